@@ -1,0 +1,76 @@
+package dataplane
+
+import (
+	"net/netip"
+	"time"
+
+	"overtap/encap"
+)
+
+// Desired is the whole state the engine shall forward by: plain data, made by
+// the configuration, the command line or a control plane. Apply compares it
+// with what runs and changes only what differs.
+type Desired struct {
+	Networks []Network
+}
+
+// Network is one VXLAN segment as it shall be.
+type Network struct {
+	Name string
+	VNI  encap.VNI
+	Port uint16 // UDP port, ours and the peers': 4789 (IANA) or 8472 (old Linux)
+
+	Device string           // name of the TAP
+	MAC    encap.MAC        // of the TAP, set before it comes up
+	MTU    encap.OverlayMTU // of the TAP
+	// Plain opens the TAP without IFF_VNET_HDR: every frame alone, every
+	// checksum complete.
+	Plain bool
+
+	Learning   bool
+	Ageing     time.Duration // whole seconds; 0 = learned entries never age
+	MaxEntries int           // bound of learned entries
+	Admit      Admit
+	Group      netip.Addr // underlay multicast group for BUM frames; invalid = per-peer copies
+
+	TTL uint8 // of the outer packet
+	TOS TOS   // of the outer packet
+	DF  bool  // do not let routers fragment
+
+	Peers []Peer
+	FDB   []StaticEntry
+}
+
+// Admit says from whom, beyond the listed peers, a network takes frames.
+type Admit struct {
+	Any      bool           // from everybody
+	Prefixes []netip.Prefix // and from these
+}
+
+// Peer is a remote VTEP as it shall be known.
+type Peer struct {
+	Address netip.Addr
+	Flood   bool // gets a copy of every broadcast, unknown unicast and multicast frame
+}
+
+// StaticEntry binds a MAC to a peer; learning never displaces it.
+type StaticEntry struct {
+	MAC  encap.MAC
+	Peer netip.Addr
+}
+
+// TOS says what the outer DSCP is. The two ECN bits always follow RFC 6040.
+type TOS struct {
+	Inherit bool  // the inner packet's DSCP
+	Value   uint8 // else this: the whole octet, of which the upper six bits count
+}
+
+// Diff names what an Apply changed, each list in the order of the names.
+type Diff struct {
+	Added, Removed, Changed []string // networks
+}
+
+// Empty reports whether nothing changed.
+func (d Diff) Empty() bool {
+	return len(d.Added)+len(d.Removed)+len(d.Changed) == 0
+}

@@ -1,0 +1,4 @@
+package dataplane
+
+// Edges opens the two ends of the road.
+type Edges interface{}

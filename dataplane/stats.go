@@ -1,0 +1,97 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"overtap/encap"
+)
+
+// Stats is a copy of every counter at one moment. The JSON names are part of
+// the command line's contract.
+type Stats struct {
+	Networks []NetworkStats `json:"networks"`
+	Peers    []PeerStats    `json:"peers"`
+	Drops    []DropStats    `json:"drops"`
+	Wire     []WireStats    `json:"wire"`
+}
+
+// Traffic counts frames and bytes of inner Ethernet frames; tx is toward the
+// wire. A superframe counts as the frames it stands for, with their headers.
+type Traffic struct {
+	TxPackets uint64 `json:"tx_packets"`
+	TxBytes   uint64 `json:"tx_bytes"`
+	RxPackets uint64 `json:"rx_packets"`
+	RxBytes   uint64 `json:"rx_bytes"`
+}
+
+// NetworkStats counts one network.
+type NetworkStats struct {
+	Network string    `json:"network"`
+	VNI     encap.VNI `json:"vni"`
+	Port    uint16    `json:"port"`
+	Traffic
+	Flooded        uint64 `json:"flooded"`         // BUM frames replicated
+	ReservedBits   uint64 `json:"reserved_bits"`   // frames taken with nonzero reserved bits in the VXLAN header
+	Entries        int    `json:"entries"`         // in the FDB
+	EntriesLearned int    `json:"entries_learned"` // of them learned
+	EntriesMax     int    `json:"entries_max"`
+	LearnRefused   uint64 `json:"learn_refused"` // frames delivered without learning: the table is at its bound
+	LearnMoved     uint64 `json:"learn_moved"`   // learned MACs that changed peer
+}
+
+// PeerStats counts one peer of one network.
+type PeerStats struct {
+	Network string     `json:"network"`
+	Peer    netip.Addr `json:"peer"`
+	Flood   bool       `json:"flood"`
+	Learned bool       `json:"learned"` // admitted by prefix or "any", not listed
+	Traffic
+}
+
+// DropStats counts the frames dropped for one reason. Only reasons that
+// happened are listed.
+type DropStats struct {
+	Network   string    `json:"network"` // "" when the frame belonged to none
+	Direction Direction `json:"direction"`
+	Reason    Drop      `json:"reason"`
+	Count     uint64    `json:"count"`
+}
+
+// WireStats counts what the sockets of one port lost before the engine saw it.
+type WireStats struct {
+	Port          uint16 `json:"port"`
+	SocketDropped uint64 `json:"socket_dropped"` // datagrams the kernel dropped at a full receive buffer
+}
+
+// FDBEntry is one row of the forwarding table; its JSON names are part of the
+// command line's contract.
+type FDBEntry struct {
+	Network string     `json:"network"`
+	VNI     encap.VNI  `json:"vni"`
+	MAC     encap.MAC  `json:"mac"`
+	Peer    netip.Addr `json:"peer"`
+	Port    uint16     `json:"port"`
+	Origin  string     `json:"origin"`      // "static", "learned", or a control plane's name
+	Age     uint32     `json:"age_seconds"` // since last seen as a source; 0 for what does not age
+}
+
+// Info describes what the engine was granted by this host.
+type Info struct {
+	Workers  int           `json:"workers"`
+	Underlay netip.Addr    `json:"underlay"`
+	Networks []NetworkInfo `json:"networks"`
+	Sources  []uint16      `json:"source_ports"` // the pool of source ports
+}
+
+// NetworkInfo describes one network's TAP.
+type NetworkInfo struct {
+	Network  string           `json:"network"`
+	VNI      encap.VNI        `json:"vni"`
+	Port     uint16           `json:"port"`
+	Device   string           `json:"device"`
+	MAC      encap.MAC        `json:"mac"`
+	MTU      encap.OverlayMTU `json:"mtu"`
+	Queues   int              `json:"queues"`
+	Offloads []string         `json:"offloads"` // granted by the kernel: "csum", "tso4", "tso6", "ecn", "uso"
+	Lost     bool             `json:"lost"`     // the device was deleted under us
+}

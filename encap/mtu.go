@@ -1,0 +1,56 @@
+package encap
+
+import "fmt"
+
+// OverlayMTU is the largest inner IP packet in bytes that a network carries:
+// what the containers' devices are set to. The inner Ethernet header does not
+// count.
+type OverlayMTU uint16
+
+// UnderlayMTU is the largest outer IP packet in bytes that the path between two
+// VTEPs carries.
+type UnderlayMTU uint32
+
+// Bytes that stand around an inner frame or packet.
+const (
+	EthernetHeaderLen = 14
+	VLANTagLen        = 4
+	IPv4HeaderLen     = 20
+	IPv6HeaderLen     = 40
+	UDPHeaderLen      = 8
+
+	// VXLANOverhead4 and VXLANOverhead6 are what VXLAN adds to an inner IP
+	// packet over IPv4 and IPv6: outer IP, UDP, VXLAN and inner Ethernet
+	// headers, without inner 802.1Q tags.
+	VXLANOverhead4 = IPv4HeaderLen + UDPHeaderLen + VXLANHeaderLen + EthernetHeaderLen
+	VXLANOverhead6 = IPv6HeaderLen + UDPHeaderLen + VXLANHeaderLen + EthernetHeaderLen
+)
+
+// MinOverlayMTU4 and MinOverlayMTU6 are the least that IPv4 (RFC 791) and IPv6
+// (RFC 8200 section 5) can live with.
+const (
+	MinOverlayMTU4 OverlayMTU = 68
+	MinOverlayMTU6 OverlayMTU = 1280
+)
+
+// VXLANOverlay returns the overlay MTU that fits an underlay of MTU u, over
+// IPv6 when v6. It is an error when nothing useful is left.
+func (u UnderlayMTU) VXLANOverlay(v6 bool) (OverlayMTU, error) {
+	over := UnderlayMTU(VXLANOverhead4)
+	if v6 {
+		over = VXLANOverhead6
+	}
+	if u < over+UnderlayMTU(MinOverlayMTU4) {
+		return 0, fmt.Errorf("underlay MTU %d: want at least %d, %d of which are VXLAN's overhead",
+			u, over+UnderlayMTU(MinOverlayMTU4), over)
+	}
+	return OverlayMTU(min(u-over, 65535)), nil
+}
+
+// VXLANUnderlay returns the underlay MTU that carries overlay MTU o whole.
+func (o OverlayMTU) VXLANUnderlay(v6 bool) UnderlayMTU {
+	if v6 {
+		return UnderlayMTU(o) + VXLANOverhead6
+	}
+	return UnderlayMTU(o) + VXLANOverhead4
+}
