@@ -31,7 +31,14 @@ type Network struct {
 	Ageing     time.Duration // whole seconds; 0 = learned entries never age
 	MaxEntries int           // bound of learned entries
 	Admit      Admit
-	Group      netip.Addr // underlay multicast group for BUM frames; invalid = per-peer copies
+	// VLANDrop drops inner 802.1Q-tagged frames both ways, as RFC 7348 section
+	// 6.1 has it for decapsulation; the default passes them, as the kernel does.
+	VLANDrop bool
+	// ReservedDrop drops datagrams with nonzero reserved bits in the VXLAN
+	// header, as the kernel does; the default ignores the bits (RFC 7348
+	// section 5) and counts them.
+	ReservedDrop bool
+	Group        netip.Addr // underlay multicast group for BUM frames; invalid = per-peer copies
 
 	TTL uint8 // of the outer packet
 	TOS TOS   // of the outer packet

@@ -12,7 +12,10 @@ type Options struct {
 	Underlay netip.Addr // outer source address; sockets bind to it
 	Device   string     // bind the sockets to this device too; "" = any
 	Workers  int        // pairs of outbound and inbound threads; 0 = one per CPU
-	Edges    Edges      // nil = this host's TAPs and UDP sockets
+	// SourcePorts is the size of the pool of source ports that spreads flows
+	// over the underlay's equal-cost paths; 0 = 32.
+	SourcePorts int
+	Edges       Edges // nil = this host's TAPs and UDP sockets
 }
 
 // EventKind says what happened to the engine that its owner should act on.
