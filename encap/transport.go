@@ -1,0 +1,52 @@
+package encap
+
+// Transport says where the IP packet of a frame and its transport header stand.
+// Offsets count bytes from the start of the frame; 0 < L3 < L4 <= End.
+type Transport struct {
+	L3 int // the IP header
+	L4 int // the transport header, whole or not: its own view checks that
+	// End is where the IP packet ends; what follows in the frame is padding.
+	End   int
+	V6    bool
+	Proto uint8 // transport protocol, ProtoTCP and so on
+	// Fragment reports a part of a datagram. Only a first fragment has a
+	// transport header at L4, and none has a checksum that can be judged.
+	Fragment bool
+}
+
+// FindTransport finds the IP packet in an Ethernet frame and the transport
+// header in it, looking through up to two VLAN tags and IPv6's extension
+// headers. It reports false for what is not IP, or is cut off or malformed
+// down to there. Superframes are frames like others.
+func FindTransport(frame []byte) (Transport, bool) {
+	eth, err := ParseEthernet(frame)
+	if err != nil {
+		return Transport{}, false
+	}
+	l3 := eth.L3Offset()
+	switch eth.EtherType() {
+	case EtherTypeIPv4:
+		p, err := ParseIPv4(eth.Payload())
+		if err != nil {
+			return Transport{}, false
+		}
+		return Transport{
+			L3: l3, L4: l3 + p.HeaderLen(), End: l3 + len(p),
+			Proto: p.Protocol(), Fragment: p.IsFragment(),
+		}, true
+	case EtherTypeIPv6:
+		p, err := ParseIPv6(eth.Payload())
+		if err != nil {
+			return Transport{}, false
+		}
+		proto, offset, fragment, ok := p.Transport()
+		if !ok {
+			return Transport{}, false
+		}
+		return Transport{
+			L3: l3, L4: l3 + offset, End: l3 + len(p),
+			V6: true, Proto: proto, Fragment: fragment,
+		}, true
+	}
+	return Transport{}, false
+}
