@@ -21,9 +21,12 @@ const (
 
 	// VXLANOverhead4 and VXLANOverhead6 are what VXLAN adds to an inner IP
 	// packet over IPv4 and IPv6: outer IP, UDP, VXLAN and inner Ethernet
-	// headers, without inner 802.1Q tags.
+	// headers. Every inner 802.1Q tag adds VLANTagLen.
 	VXLANOverhead4 = IPv4HeaderLen + UDPHeaderLen + VXLANHeaderLen + EthernetHeaderLen
 	VXLANOverhead6 = IPv6HeaderLen + UDPHeaderLen + VXLANHeaderLen + EthernetHeaderLen
+
+	// IPIPOverhead is what IP-in-IP (RFC 2003) adds: the outer IPv4 header.
+	IPIPOverhead = IPv4HeaderLen
 )
 
 // MinOverlayMTU4 and MinOverlayMTU6 are the least that IPv4 (RFC 791) and IPv6
@@ -54,3 +57,21 @@ func (o OverlayMTU) VXLANUnderlay(v6 bool) UnderlayMTU {
 	}
 	return UnderlayMTU(o) + VXLANOverhead4
 }
+
+// IPIPOverlay returns the overlay MTU that fits an underlay of MTU u through
+// IP-in-IP. It is an error when nothing useful is left.
+func (u UnderlayMTU) IPIPOverlay() (OverlayMTU, error) {
+	if u < IPIPOverhead+UnderlayMTU(MinOverlayMTU4) {
+		return 0, fmt.Errorf("underlay MTU %d: want at least %d, %d of which are IP-in-IP's overhead",
+			u, IPIPOverhead+UnderlayMTU(MinOverlayMTU4), IPIPOverhead)
+	}
+	return OverlayMTU(min(u-IPIPOverhead, 65535)), nil
+}
+
+// IPIPUnderlay returns the underlay MTU that carries overlay MTU o whole
+// through IP-in-IP.
+func (o OverlayMTU) IPIPUnderlay() UnderlayMTU { return UnderlayMTU(o) + IPIPOverhead }
+
+// FrameLen returns the length in bytes of the longest Ethernet frame that
+// overlay MTU o allows with the given number of VLAN tags.
+func (o OverlayMTU) FrameLen(tags int) int { return EthernetHeaderLen + tags*VLANTagLen + int(o) }
