@@ -1,0 +1,155 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// TunDevice is the character device that TAPs come from.
+const TunDevice = "/dev/net/tun"
+
+// Plan is what a run is about to ask of this host.
+type Plan struct {
+	Tun      string     // TunDevice
+	Underlay netip.Addr // outer source address
+	Device   string     // the underlay's device; "" = any
+	Ports    []uint16   // UDP ports to bind on the underlay address
+	Networks []Network
+}
+
+// Preflight looks whether p can work and returns every obstacle at once, each
+// with what to do about it. It leaves nothing behind. It must run in the
+// network namespace of the thread that called New.
+func (h *Host) Preflight(p Plan) error {
+	errs := []error{checkNetAdmin(), checkTun(p.Tun)}
+	if err := h.checkUnderlay(p.Underlay, p.Device); err != nil {
+		errs = append(errs, err)
+	} else {
+		for _, port := range p.Ports {
+			errs = append(errs, h.checkUDP(netip.AddrPortFrom(p.Underlay, port), p.Device))
+		}
+	}
+	for _, n := range p.Networks {
+		if err := h.checkNetwork(n); err != nil {
+			errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkNetAdmin looks for the capability that TAPs and links need.
+func checkNetAdmin() error {
+	var data [2]unix.CapUserData // version 3 of the call: 64 bits in two words
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	if err := unix.Capget(&hdr, &data[0]); err != nil {
+		return fmt.Errorf("reading this process's capabilities: %w", err)
+	}
+	if data[0].Effective&(1<<unix.CAP_NET_ADMIN) == 0 {
+		return errors.New("the capability CAP_NET_ADMIN is missing: run as root, or in a container with --cap-add NET_ADMIN")
+	}
+	return nil
+}
+
+// checkTun opens the TUN device and closes it again.
+func checkTun(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	switch {
+	case err == nil:
+		return f.Close()
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
+		return fmt.Errorf("there is no %s: load it with `modprobe tun`, or give it to the container with --device %s", path, path)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("may not open %s: run as root, or give it to the container with --device %s", path, path)
+	default:
+		return fmt.Errorf("opening %s: %w", path, err)
+	}
+}
+
+// checkNetwork looks for names that are taken and ports that are missing.
+func (h *Host) checkNetwork(n Network) error {
+	var errs []error
+	if l, err := h.nl.LinkByName(n.Device); err == nil {
+		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for tap",
+			n.Device, l.Type(), n.Device))
+	} else if !gone(err) {
+		errs = append(errs, fmt.Errorf("looking for %s: %w", n.Device, err))
+	}
+	bridge := 0
+	if n.Bridge != "" {
+		if l, err := h.nl.LinkByName(n.Bridge); err == nil {
+			bridge = l.Attrs().Index
+			if l.Type() != "bridge" {
+				errs = append(errs, notABridge(n.Bridge, l.Type()))
+			}
+		} else if !gone(err) {
+			errs = append(errs, fmt.Errorf("looking for %s: %w", n.Bridge, err))
+		}
+	}
+	for _, p := range n.Ports {
+		switch l, err := h.nl.LinkByName(p); {
+		case gone(err):
+			errs = append(errs, fmt.Errorf("the port %s does not exist: create it first, or take it out of ports", p))
+		case err != nil:
+			errs = append(errs, fmt.Errorf("looking for %s: %w", p, err))
+		case l.Attrs().MasterIndex != 0 && l.Attrs().MasterIndex != bridge:
+			errs = append(errs, portTaken(p, h.linkName(l.Attrs().MasterIndex)))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// checkUDP binds the port as the engine will and lets it go again.
+func (h *Host) checkUDP(addr netip.AddrPort, device string) error {
+	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
+		if device == "" {
+			return nil
+		}
+		var err error
+		if cerr := c.Control(func(fd uintptr) { err = unix.BindToDevice(int(fd), device) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	c, err := lc.ListenPacket(context.Background(), "udp", addr.String())
+	switch {
+	case err == nil:
+		return c.Close()
+	case errors.Is(err, unix.EADDRINUSE):
+		who := fmt.Sprintf("find who has it with `ss -ulpn sport = :%d`", addr.Port())
+		if dev := h.vxlanAt(addr.Port()); len(dev) > 0 {
+			who = fmt.Sprintf("most likely by the kernel's vxlan device %s: remove that with `ip link del %s`",
+				strings.Join(dev, ", "), dev[0])
+		}
+		return fmt.Errorf("UDP port %d on %s is taken: %s, or choose another port", addr.Port(), addr.Addr(), who)
+	default:
+		return fmt.Errorf("binding UDP port %d on %s: %w", addr.Port(), addr.Addr(), err)
+	}
+}
+
+// vxlanAt names the kernel's vxlan devices that are up on a UDP port: a vxlan
+// device holds its socket, on every address, only while it is up (vxlan_open).
+func (h *Host) vxlanAt(port uint16) []string {
+	links, err := h.links()
+	if err != nil {
+		return nil // the hint is lost, not the error
+	}
+	var names []string
+	for _, l := range links {
+		if v, ok := l.(*netlink.Vxlan); ok && v.Port == int(port) && v.Attrs().RawFlags&unix.IFF_UP != 0 {
+			names = append(names, v.Attrs().Name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
