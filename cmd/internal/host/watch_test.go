@@ -125,12 +125,16 @@ func TestOthersDoNotFlush(t *testing.T) {
 	if err := h.Setup(blue()); err != nil {
 		t.Fatal(err)
 	}
-	startWatch(t, h)
 	tap := link(t, "vx-blue")
 	learn(t, tap, mac, unix.NUD_REACHABLE)
+	startWatch(t, h)
 	eventually(t, "the flush at the start", func() bool { return !on(t, tap, mac) })
 
 	learn(t, tap, mac, unix.NUD_REACHABLE)
+	if err := errors.Join(netlink.LinkSetDown(tap), netlink.LinkSetUp(tap)); err != nil {
+		t.Fatal(err)
+	}
+	learn(t, tap, mac, unix.NUD_REACHABLE) // the kernel flushes a port that goes down
 	other := newLink(t, &netlink.Bridge{LinkAttrs: named("other")})
 	veth := newLink(t, &netlink.Veth{LinkAttrs: named("new0"), PeerName: "new1"})
 	for _, err := range []error{
