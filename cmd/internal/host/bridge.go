@@ -36,15 +36,26 @@ func (h *Host) bridge(n Network) (netlink.Link, error) {
 	index := l.Attrs().Index
 	if l.Attrs().Alias == bridgeAlias {
 		h.remember("removing the bridge "+n.Bridge, func() error { return h.removeBridge(n.Bridge, index) })
-		if l.Attrs().MTU != int(n.MTU) {
-			if err := h.nl.LinkSetMTU(l, int(n.MTU)); err != nil {
-				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, n.MTU, err)
+		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
+			if err := h.nl.LinkSetMTU(l, mtu); err != nil {
+				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 			}
 		}
 	} else if l.Attrs().RawFlags&unix.IFF_UP == 0 {
 		h.remember("taking "+n.Bridge+" down again", func() error { return h.nl.LinkSetDown(l) })
 	}
 	return l, h.up(l)
+}
+
+// bridgeMTU returns the least MTU of the networks that share n's bridge.
+func (h *Host) bridgeMTU(n Network) int {
+	mtu := n.MTU
+	for _, o := range h.networks {
+		if o.Bridge == n.Bridge && o.Name != n.Name {
+			mtu = min(mtu, o.MTU)
+		}
+	}
+	return int(mtu)
 }
 
 // makeBridge creates and marks n's bridge.

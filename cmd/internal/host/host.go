@@ -46,9 +46,14 @@ type Host struct {
 
 	mu       sync.Mutex
 	undo     []step             // in the order things were made
-	networks map[string]Network // set up, by name
-	watched  map[int]string     // bridge's index -> network's name
-	done     map[string]bool    // keys of undo
+	networks map[string]placed // set up, by name
+	done     map[string]bool   // keys of undo
+}
+
+// placed is a network that was set up.
+type placed struct {
+	Network
+	bridge int // index of its bridge; 0 = none
 }
 
 // step is one thing to undo.
@@ -74,8 +79,7 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 		raw:      map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: raw}},
 		log:      log,
 		underlay: underlay,
-		networks: make(map[string]Network),
-		watched:  make(map[int]string),
+		networks: make(map[string]placed),
 		done:     make(map[string]bool),
 	}, nil
 }
@@ -92,53 +96,55 @@ func (h *Host) Close() {
 func (h *Host) Setup(n Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if err := h.setup(n); err != nil {
+	bridge, err := h.setup(n)
+	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}
-	h.networks[n.Name] = n
+	h.networks[n.Name] = placed{n, bridge}
 	return nil
 }
 
-func (h *Host) setup(n Network) error {
+// setup returns the index of the bridge, 0 for none.
+func (h *Host) setup(n Network) (int, error) {
 	tap, err := h.nl.LinkByName(n.Device)
 	if err != nil {
-		return fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
+		return 0, fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
 	}
 	if tap.Attrs().MTU != int(n.MTU) {
 		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
-			return fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
+			return 0, fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
 		}
 	}
 	if tap.Attrs().TxQLen != txQueueLen {
 		if err := h.nl.LinkSetTxQLen(tap, txQueueLen); err != nil {
-			return fmt.Errorf("setting the queue length of %s to %d: %w", n.Device, txQueueLen, err)
+			return 0, fmt.Errorf("setting the queue length of %s to %d: %w", n.Device, txQueueLen, err)
 		}
 	}
 
-	carrier := tap // of the addresses
+	carrier, bridge := tap, 0 // carrier of the addresses
 	if n.Bridge != "" {
 		if carrier, err = h.bridge(n); err != nil {
-			return err
+			return 0, err
 		}
 		if err := h.enslaveTAP(tap, carrier); err != nil {
-			return err
+			return 0, err
 		}
-		h.watched[carrier.Attrs().Index] = n.Name
+		bridge = carrier.Attrs().Index
 	}
 	for _, a := range n.Addresses {
 		if err := h.address(carrier, a, n.Bridge != ""); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if err := h.up(tap); err != nil {
-		return err
+		return 0, err
 	}
 	for _, p := range n.Ports {
 		if err := h.port(p, carrier); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return bridge, nil
 }
 
 // enslaveTAP makes the TAP a port of the bridge.
@@ -197,7 +203,6 @@ func (h *Host) Undo() error {
 	h.undo = nil
 	clear(h.done)
 	clear(h.networks)
-	clear(h.watched)
 	return errors.Join(errs...)
 }
 

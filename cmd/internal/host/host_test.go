@@ -332,6 +332,27 @@ func TestTwoNetworksUndo(t *testing.T) {
 	absent(t, "brvx0")
 }
 
+// Networks that share a bridge get the least of their MTUs on it, whatever the
+// order.
+func TestSharedBridge(t *testing.T) {
+	h := newHost(t)
+	a, b := blue(), Network{Name: "red", Device: "vx-red", MTU: 1400, Bridge: "br-blue"}
+	newTAP(t, a.Device)
+	newTAP(t, b.Device)
+	for _, n := range []Network{a, b, a} {
+		if err := h.Setup(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := link(t, "br-blue").Attrs().MTU; got != 1400 {
+		t.Errorf("MTU %d", got)
+	}
+	if err := h.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	absent(t, "br-blue")
+}
+
 func TestBridgeMAC(t *testing.T) {
 	m := BridgeMAC("br-blue", underlay)
 	if !m.IsSource() || m>>40&2 == 0 {

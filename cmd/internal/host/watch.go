@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -111,7 +112,11 @@ func (h *Host) event(ports map[int]port, u netlink.LinkUpdate) {
 	if is.master != was.master {
 		h.checkMTU(u.Link)
 	}
-	h.flushBeside(is.master, u.Attrs().Name)
+	for _, n := range h.on(is.master) {
+		if n.Device != u.Attrs().Name {
+			h.flush(n, h.log.With("joined", u.Attrs().Name))
+		}
+	}
 }
 
 func portOf(l netlink.Link) port {
@@ -119,35 +124,37 @@ func portOf(l netlink.Link) port {
 	return port{master: a.MasterIndex, running: a.RawFlags&unix.IFF_RUNNING != 0}
 }
 
-// flushBeside flushes the TAP's port of the bridge, if the bridge is one of
-// ours and the device that joined is not the TAP itself.
-func (h *Host) flushBeside(bridge int, joined string) {
+// on returns the networks set up on a bridge.
+func (h *Host) on(bridge int) []Network {
 	h.mu.Lock()
-	n, ok := h.networks[h.watched[bridge]]
-	h.mu.Unlock()
-	if !ok || n.Device == joined {
-		return
+	defer h.mu.Unlock()
+	var all []Network
+	for _, n := range h.networks {
+		if n.bridge != 0 && n.bridge == bridge {
+			all = append(all, n.Network)
+		}
 	}
-	h.flush(n, "joined", joined)
+	return all
 }
 
-// flushAll flushes the TAP's port of every bridge.
+// flushAll flushes the TAPs' ports of every bridge.
 func (h *Host) flushAll() {
 	h.mu.Lock()
 	var all []Network
-	for _, name := range h.watched {
-		if n, ok := h.networks[name]; ok {
-			all = append(all, n)
+	for _, n := range h.networks {
+		if n.bridge != 0 {
+			all = append(all, n.Network)
 		}
 	}
 	h.mu.Unlock()
 	for _, n := range all {
-		h.flush(n)
+		h.flush(n, h.log)
 	}
 }
 
-func (h *Host) flush(n Network, why ...any) {
-	log := h.log.With("network", n.Name, "device", n.Device).With(why...)
+// flush flushes the port of n's TAP.
+func (h *Host) flush(n Network, log *slog.Logger) {
+	log = log.With("network", n.Name, "device", n.Device)
 	l, err := h.nl.LinkByName(n.Device)
 	if err == nil {
 		err = h.flushPort(l.Attrs().Index)
@@ -156,7 +163,7 @@ func (h *Host) flush(n Network, why ...any) {
 	case err == nil:
 		log.Debug("bridge entries of the TAP's port flushed")
 	case gone(err), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		// The TAP is gone or no port any more: nothing to flush.
+		// The TAP is gone or no port any more (br_setlink): nothing to flush.
 		log.Debug("no bridge port to flush", "err", err)
 	default:
 		log.Warn("cannot flush the bridge entries of the TAP's port: a container that moved here may be unreachable until they age", "err", err)
@@ -166,12 +173,10 @@ func (h *Host) flush(n Network, why ...any) {
 // checkMTU names a port that sends frames larger than its network carries: the
 // TAP's MTU does not set the containers'.
 func (h *Host) checkMTU(l netlink.Link) {
-	h.mu.Lock()
-	n, ok := h.networks[h.watched[l.Attrs().MasterIndex]]
-	h.mu.Unlock()
-	if !ok || l.Attrs().Name == n.Device || l.Attrs().MTU <= int(n.MTU) {
-		return
+	for _, n := range h.on(l.Attrs().MasterIndex) {
+		if l.Attrs().Name != n.Device && l.Attrs().MTU > int(n.MTU) {
+			h.log.Warn("a bridge port's MTU is above the network's: its larger frames will be dropped; set the MTU of both its ends",
+				"network", n.Name, "port", l.Attrs().Name, "mtu", l.Attrs().MTU, "want", n.MTU)
+		}
 	}
-	h.log.Warn("a bridge port's MTU is above the network's: its larger frames will be dropped; set the MTU of both its ends",
-		"network", n.Name, "port", l.Attrs().Name, "mtu", l.Attrs().MTU, "want", n.MTU)
 }
