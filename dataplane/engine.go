@@ -2,9 +2,16 @@ package dataplane
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
 
-	"overtap/encap"
+	"golang.org/x/sys/unix"
+
+	"overtap/fdb"
 )
 
 // Options are fixed for an engine's life.
@@ -23,57 +30,243 @@ type EventKind uint8
 
 // The events.
 const (
-	// DeviceLost: a network's TAP was deleted under the engine. Its queues are
-	// closed; removing and adding the network opens them anew.
+	// DeviceLost: a network's TAP was deleted under the engine, which has
+	// stopped reading it. Removing and adding the network opens it anew.
 	DeviceLost EventKind = iota
-	// SegmentationRefused: the underlay's route refuses UDP_SEGMENT; the
-	// engine sends every datagram alone from now on.
+	// SegmentationRefused: the underlay refused UDP_SEGMENT; the engine sends
+	// every datagram alone from now on.
 	SegmentationRefused
+	// WireFailed: a socket can no longer be read, and is not any more.
+	WireFailed
 )
 
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string
+	Network string // of DeviceLost
+	Port    uint16 // of WireFailed
 	Err     error
 }
 
+// beat is the period of the coarse clock and of all upkeep.
+const beat = time.Second
+
 // Engine forwards frames between TAPs and the wire. Its door is Apply and Stats
-// (with FDB, Info and Flush beside them for the operator's eyes and hands).
-type Engine struct{}
+// (with FDB, Info and Flush beside them for the operator's eyes and hands); all
+// of it may be called from any goroutine.
+type Engine struct {
+	options Options
+	edges   Edges
+	workers int
+	clock   fdb.Clock
+	started time.Time
 
-var errNotYet = errors.New("not yet")
+	catalogue atomic.Pointer[catalogue]
+	epoch     atomic.Uint64
+	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
+	strangers []tally   // by thread, for frames that belong to no network
+	events    chan Event
+	stop      chan struct{}
+	beating   sync.WaitGroup
 
-// New starts the engine's threads; nothing is forwarded before Apply.
-func New(o Options) (*Engine, error) { return nil, errNotYet }
-
-// Apply makes what runs be d and says what changed. On an error what ran before
-// still runs, unchanged. It may be called from any goroutine.
-func (e *Engine) Apply(d Desired) (Diff, error) { return Diff{}, errNotYet }
-
-// Stats copies out all counters.
-func (e *Engine) Stats() Stats { return Stats{} }
-
-// Info says what the kernel granted.
-func (e *Engine) Info() Info { return Info{} }
-
-// FDB copies out the forwarding entries of the named network, or of all for "",
-// ordered by network and MAC.
-func (e *Engine) FDB(network string) ([]FDBEntry, error) { return nil, errNotYet }
-
-// Match selects learned entries; zero fields match everything.
-type Match struct {
-	Network string
-	MAC     encap.MAC
-	Peer    netip.Addr
+	mu     sync.Mutex // the door, one at a time
+	closed bool
+	wires  map[uint16][]Wire // by UDP port, by worker
 }
 
-// Flush forgets the learned entries that m selects and returns how many.
-// Static entries go by Apply.
-func (e *Engine) Flush(m Match) (int, error) { return 0, errNotYet }
+// New opens the source ports and starts the engine's threads; nothing is
+// forwarded before Apply. It raises GOMAXPROCS when that would let the threads
+// starve the rest of the program.
+func New(o Options) (*Engine, error) {
+	if !o.Underlay.IsValid() || o.Underlay.Is4In6() {
+		return nil, fmt.Errorf("underlay address %q: want an IPv4 or IPv6 address", o.Underlay)
+	}
+	e := &Engine{
+		options: o, edges: o.Edges, workers: o.Workers, started: time.Now(),
+		events: make(chan Event, 16), stop: make(chan struct{}),
+		wires: make(map[uint16][]Wire),
+	}
+	if e.workers <= 0 {
+		e.workers = runtime.NumCPU()
+	}
+	if e.edges == nil {
+		edges, err := newHostEdges(o)
+		if err != nil {
+			return nil, err
+		}
+		e.edges = edges
+	}
+	e.clock.Set(1)
+	e.catalogue.Store(newCatalogue(nil))
+	e.strangers = make([]tally, 2*e.workers)
+	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
+		runtime.GOMAXPROCS(want)
+	}
+	if err := e.startThreads(); err != nil {
+		return nil, errors.Join(err, e.edges.Close())
+	}
+	e.beating.Go(e.upkeep)
+	return e, nil
+}
 
-// Events delivers what the owner should act on. It is never closed before Close.
-func (e *Engine) Events() <-chan Event { return nil }
+func (e *Engine) startThreads() error {
+	for range 2 * e.workers {
+		t, err := newThread()
+		if err != nil {
+			for _, t := range e.threads {
+				t.close()
+			}
+			return err
+		}
+		e.threads = append(e.threads, t)
+	}
+	for w := range e.workers {
+		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		go e.threads[2*w].loop(&e.epoch, func(p *port) { e.runOutbound(out, p) })
+		go e.threads[2*w+1].loop(&e.epoch, func(p *port) { e.runInbound(in, p) })
+	}
+	return nil
+}
+
+func (e *Engine) runOutbound(o *outbound, p *port) {
+	err := o.run(p.net, p.dev, p.wire)
+	if err == nil {
+		return
+	}
+	// The TAP was deleted (EBADFD) or cannot be read: without this the loop
+	// would find it readable for ever.
+	e.threads[o.thread].unwatch(p.fd)
+	if !p.net.lost.Swap(true) {
+		e.notify(Event{Kind: DeviceLost, Network: p.net.config.Name, Err: err})
+	}
+}
+
+func (e *Engine) runInbound(in *inbound, p *port) {
+	if err := in.run(e.catalogue.Load(), p.udp, p.wire); err != nil && !passing(err) {
+		e.threads[in.thread].unwatch(p.fd)
+		e.notify(Event{Kind: WireFailed, Port: p.udp, Err: err})
+	}
+}
+
+// passing reports an error that a socket tells once and then works on: what
+// the network answered to something sent, or a device that went down.
+func passing(err error) bool {
+	for _, e := range []unix.Errno{unix.ECONNREFUSED, unix.ENETDOWN, unix.ENETUNREACH,
+		unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.EMSGSIZE, unix.EPROTO, unix.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// notify never waits: an owner that does not listen misses events.
+func (e *Engine) notify(ev Event) {
+	select {
+	case e.events <- ev:
+	default:
+	}
+}
+
+// Events delivers what the owner should act on. It is never closed.
+func (e *Engine) Events() <-chan Event { return e.events }
+
+// upkeep advances the clock and does once a beat what no thread of the road
+// should.
+func (e *Engine) upkeep() {
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	refused := false
+	for {
+		select {
+		case <-e.stop:
+			return
+		case <-tick.C:
+		}
+		e.clock.Set(uint32(time.Since(e.started)/time.Second) + 1)
+		e.sweep()
+		if err := e.edges.SegmentationRefused(); err != nil && !refused {
+			refused = true
+			e.notify(Event{Kind: SegmentationRefused, Err: err})
+		}
+	}
+}
+
+// sweep ages entries and peers, and frees the IDs of peers that nothing has
+// pointed to for a beat.
+func (e *Engine) sweep() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.catalogue.Load().networks {
+		n.table.SweepBeat()
+		n.retire(n.peers.Expire())
+		for i := range n.tallies {
+			for _, id := range n.retired {
+				n.tallies[i].forget(id)
+			}
+		}
+		n.peers.Release(n.retired)
+		n.retired, n.leaving = n.leaving, n.retired[:0]
+	}
+}
+
+// retire forgets the entries behind peers that are gone; their IDs are freed
+// two beats later.
+func (n *network) retire(gone []fdb.PeerID) {
+	if len(gone) == 0 {
+		return
+	}
+	behind := make(map[fdb.PeerID]bool, len(gone))
+	for _, id := range gone {
+		behind[id] = true
+	}
+	n.table.Flush(func(e fdb.Entry) bool { return behind[e.Peer] })
+	n.leaving = append(n.leaving, gone...)
+}
+
+// quiesce returns when no thread uses anything that was unpublished before.
+func (e *Engine) quiesce() {
+	target := e.epoch.Add(1)
+	for _, t := range e.threads {
+		t.kick()
+		for t.epoch.Load() < target {
+			time.Sleep(50 * time.Microsecond)
+		}
+	}
+}
 
 // Close stops the threads and closes every TAP and socket; the TAPs vanish.
-func (e *Engine) Close() error { return nil }
+func (e *Engine) Close() error {
+	err := e.shut()
+	e.beating.Wait()
+	return err
+}
+
+func (e *Engine) shut() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil
+	}
+	e.closed = true
+	close(e.stop)
+	for _, t := range e.threads {
+		t.stop.Store(true)
+		t.kick()
+	}
+	for _, t := range e.threads {
+		<-t.done
+		t.close()
+	}
+	var errs []error
+	for _, n := range e.catalogue.Load().networks {
+		errs = append(errs, n.close())
+	}
+	for _, wires := range e.wires {
+		for _, w := range wires {
+			errs = append(errs, w.Close())
+		}
+	}
+	errs = append(errs, e.edges.Close())
+	return errors.Join(errs...)
+}

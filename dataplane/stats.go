@@ -81,6 +81,9 @@ type Info struct {
 	Underlay netip.Addr    `json:"underlay"`
 	Networks []NetworkInfo `json:"networks"`
 	Sources  []uint16      `json:"source_ports"` // the pool of source ports
+	// SegmentationRefused: the underlay refused UDP_SEGMENT, so that every
+	// datagram is sent alone.
+	SegmentationRefused bool `json:"segmentation_refused"`
 }
 
 // NetworkInfo describes one network's TAP.
@@ -94,4 +97,6 @@ type NetworkInfo struct {
 	Queues   int              `json:"queues"`
 	Offloads []string         `json:"offloads"` // granted by the kernel: "csum", "tso4", "tso6", "ecn", "uso"
 	Lost     bool             `json:"lost"`     // the device was deleted under us
+	// TableBytes is what the forwarding table takes when it is full.
+	TableBytes int `json:"table_bytes"`
 }

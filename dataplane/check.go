@@ -1,0 +1,109 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// check reports everything about d that cannot be, all at once.
+func (d *Desired) check(underlay netip.Addr) error {
+	var errs []error
+	names := make(map[string]bool)
+	devices := make(map[string]string)
+	vnis := make(map[[2]uint32]string)
+	for i := range d.Networks {
+		n := &d.Networks[i]
+		fail := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("network %q: "+format, append([]any{n.Name}, args...)...))
+		}
+		if n.Name == "" || names[n.Name] {
+			fail("its name is empty or taken")
+		}
+		names[n.Name] = true
+		if other, taken := devices[n.Device]; taken {
+			fail("TAP %s belongs to network %q", n.Device, other)
+		}
+		devices[n.Device] = n.Name
+		key := [2]uint32{uint32(n.Port), uint32(n.VNI)}
+		if other, taken := vnis[key]; taken {
+			fail("VNI %d on port %d belongs to network %q", n.VNI, n.Port, other)
+		}
+		vnis[key] = n.Name
+		n.check(underlay, fail)
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
+	if n.Device == "" || len(n.Device) > 15 {
+		fail("TAP name %q: want 1 to 15 bytes", n.Device)
+	}
+	if n.VNI > encap.MaxVNI {
+		fail("VNI %d: want at most %d", n.VNI, encap.MaxVNI)
+	}
+	if n.Port == 0 {
+		fail("port 0: want 1 to 65535")
+	}
+	if !n.MAC.IsSource() {
+		fail("MAC %s: want a unicast address", n.MAC)
+	}
+	if n.MTU < encap.MinOverlayMTU4 {
+		fail("MTU %d: want at least %d", n.MTU, encap.MinOverlayMTU4)
+	}
+	if n.TTL == 0 {
+		fail("TTL 0: want 1 to 255")
+	}
+	if n.MaxEntries < 1 {
+		fail("bound of %d learned entries: want at least 1", n.MaxEntries)
+	}
+	if n.Ageing < 0 || n.Ageing%time.Second != 0 {
+		fail("ageing %s: want whole seconds, or 0 for never", n.Ageing)
+	}
+	if g := n.Group; g.IsValid() && (!g.IsMulticast() || g.Is4() != underlay.Is4()) {
+		fail("group %s: want a multicast address of the underlay's family", g)
+	}
+	for _, p := range n.allPeers() {
+		if !p.Addr.IsValid() || p.Addr.Is4() != underlay.Is4() || p.Addr.IsMulticast() || p.Addr.IsUnspecified() {
+			fail("peer %s: want a unicast address of the underlay's family", p.Addr)
+		}
+		if p.Addr == underlay {
+			fail("peer %s is this host's own underlay address", p.Addr)
+		}
+	}
+	seen := make(map[encap.MAC]bool)
+	for _, s := range n.FDB {
+		if s.MAC.IsZero() || s.MAC == n.MAC || s.MAC > encap.BroadcastMAC {
+			fail("static entry for %s: want another MAC than zero and the TAP's own", s.MAC)
+		}
+		if seen[s.MAC] {
+			fail("static entry for %s stands twice", s.MAC)
+		}
+		seen[s.MAC] = true
+	}
+}
+
+// allPeers are the listed peers and those that only a static entry names.
+func (n *Network) allPeers() []fdb.Peer {
+	peers := make([]fdb.Peer, 0, len(n.Peers))
+	listed := make(map[netip.Addr]int)
+	for _, p := range n.Peers {
+		if i, twice := listed[p.Address]; twice {
+			peers[i].Flood = peers[i].Flood || p.Flood
+			continue
+		}
+		listed[p.Address] = len(peers)
+		peers = append(peers, fdb.Peer{Addr: p.Address, Flood: p.Flood})
+	}
+	for _, s := range n.FDB {
+		if _, ok := listed[s.Peer]; !ok {
+			listed[s.Peer] = len(peers)
+			peers = append(peers, fdb.Peer{Addr: s.Peer})
+		}
+	}
+	return peers
+}

@@ -1,0 +1,49 @@
+// Package dataplane is the engine: it takes frames from TAPs to the underlay
+// and back.
+//
+// # The road out (outbound.go), on the outbound thread of a worker
+//
+//  1. run: Device.ReadBatch fills an arena; a superframe comes in one piece,
+//     with Headroom before it.
+//  2. forward: the frame's Ethernet header is checked, its source withdrawn
+//     from what was learned of other hosts, its destination looked up in the
+//     network's FDB.
+//  3. An unknown or group destination goes to flood: the flood list, or the
+//     underlay's multicast group.
+//  4. Nobody to send to: a drop with a name.
+//  5. encapsulate: the checksum is finished and the VXLAN header put before
+//     the frame, or (segment.go) before each segment of a superframe, whose
+//     payload stays where it was read.
+//  6. queue: one Send per destination, or one more payload of the run before.
+//  7. send: Wire.WriteBatch; what it refused is a drop with a name.
+//
+// # The road in (inbound.go), on the inbound thread of a worker
+//
+//  1. run: Wire.ReadBatch receives datagrams, or runs of them.
+//  2. datagram: a run is taken apart.
+//  3. payload: the VXLAN header is parsed and gives the network.
+//  4. The sender is admitted, before anything behind the header is looked at.
+//  5. deliver: the inner Ethernet header is checked, a congestion mark carried
+//     in.
+//  6. learn: the source MAC is bound to the sender.
+//  7. queue: the vnet header tells the kernel which checksum to finish and
+//     where to cut (describe, in segment.go).
+//  8. flush: Device.WriteBatch; what it refused is a drop with a name.
+//
+// A frame from the wire goes to a TAP and nowhere else (split horizon): VXLAN
+// has no TTL to end a loop.
+//
+// # Threads
+//
+// A worker is two OS threads, one each way (thread_linux.go), which sleep in
+// epoll and run each batch to its end. They share with each other and with the
+// door only atomics: the catalogue of networks, each network's policy, its FDB
+// and its peers (package fdb). Nothing on the road locks, allocates, logs or
+// copies payload. What the door takes away it unpublishes, waits until every
+// thread has come round (quiesce), and closes.
+//
+// # The door
+//
+// Control reaches the road through Engine.Apply, which takes plain data
+// (desired.go), and looks at it through Stats, FDB and Info (observe.go).
+package dataplane

@@ -1,0 +1,258 @@
+package dataplane
+
+import (
+	"golang.org/x/sys/unix"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+const (
+	// inDatagrams are taken from a socket at once.
+	inDatagrams = receiveBatch
+	// inFrames wait for one WriteBatch to a TAP.
+	inFrames = 256
+)
+
+// inbound is the road from the wire to the TAPs for one worker. Its thread
+// alone touches it.
+type inbound struct {
+	thread    int
+	worker    int
+	strangers *tally // for frames that belong to no network
+
+	datagrams []Datagram
+	vnis      map[encap.VNI]*network // of the port at hand
+
+	n      *network // of the frames at hand; nil at the start of a batch
+	p      *policy
+	tally  *tally
+	frames []OutFrame
+	parts  [][]byte
+}
+
+func newInbound(thread, worker int, strangers *tally) *inbound {
+	return &inbound{
+		thread: thread, worker: worker, strangers: strangers,
+		datagrams: make([]Datagram, inDatagrams),
+		frames:    make([]OutFrame, 0, inFrames),
+		parts:     make([][]byte, 0, inFrames),
+	}
+}
+
+// run takes one batch from the wire to the devices (step 1 of the road).
+func (in *inbound) run(c *catalogue, port uint16, w Wire) error {
+	count, err := w.ReadBatch(in.datagrams)
+	in.vnis, in.n = c.byPort[port], nil
+	for i := range in.datagrams[:count] {
+		in.datagram(&in.datagrams[i])
+	}
+	in.flush()
+	return err
+}
+
+// datagram takes a received run apart (step 2).
+func (in *inbound) datagram(d *Datagram) {
+	if d.Truncated {
+		in.strangers.drop(DropTruncated, 1)
+		return
+	}
+	if d.SegSize == 0 || d.SegSize >= len(d.Data) {
+		in.payload(d, d.Data, 0)
+		return
+	}
+	if superframe(d) {
+		in.payload(d, d.Data, d.SegSize)
+		return
+	}
+	for rest := d.Data; len(rest) > 0; {
+		size := min(d.SegSize, len(rest))
+		in.payload(d, rest[:size:size], 0)
+		rest = rest[size:]
+	}
+}
+
+// superframe tells the two meanings of SegSize apart: an inner packet that goes
+// on beyond the first segment's end is one UDP superframe, cut by nobody yet.
+func superframe(d *Datagram) bool {
+	if len(d.Data) < encap.VXLANHeaderLen {
+		return false
+	}
+	t, ok := encap.FindTransport(d.Data[encap.VXLANHeaderLen:])
+	return ok && encap.VXLANHeaderLen+t.End > d.SegSize
+}
+
+// payload takes one VXLAN packet in (steps 3 to 7) and counts it when it is
+// dropped.
+func (in *inbound) payload(d *Datagram, b []byte, segSize int) {
+	h, err := encap.ParseVXLAN(b)
+	if err != nil {
+		in.strangers.drop(headerDrop(err), 1)
+		return
+	}
+	if !in.enter(h.VNI) {
+		in.strangers.drop(DropVXLANVNINotFound, 1)
+		return
+	}
+	id, admission := in.n.peers.Admit(d.From)
+	if admission != fdb.Admitted {
+		in.tally.drop(admissionDrop(admission), 1)
+		return
+	}
+	if h.Reserved {
+		if in.p.reservedDrop {
+			in.tally.drop(DropVXLANInvalidHdr, 1)
+			return
+		}
+		in.tally.reserved.Add(1)
+	}
+	frame := b[encap.VXLANHeaderLen:]
+	if drop := in.deliver(frame, id, d.TOS, segSize); drop != dropNone {
+		in.tally.drop(drop, 1)
+	}
+}
+
+// enter makes the VNI's network the one at hand (step 3).
+func (in *inbound) enter(vni encap.VNI) bool {
+	if in.n != nil && in.p.vni == vni {
+		return true
+	}
+	n := in.vnis[vni]
+	if n == nil {
+		return false
+	}
+	in.flush()
+	in.n, in.p, in.tally = n, n.policy.Load(), &n.tallies[in.thread]
+	return true
+}
+
+// deliver checks an admitted frame, learns from it and queues it for the TAP
+// (steps 5 to 7).
+func (in *inbound) deliver(frame []byte, id fdb.PeerID, outerTOS uint8, segSize int) Drop {
+	eth, err := encap.ParseEthernet(frame)
+	if err != nil {
+		return DropTooShort
+	}
+	src := eth.Src()
+	switch {
+	case !src.IsSource():
+		return DropMACInvalidSource
+	case src == in.p.mac:
+		return DropLocalMAC
+	case eth.Dst().IsBridgeControl():
+		return DropBridgeControl
+	case in.p.vlanDrop && eth.Tags() != 0:
+		return DropVLANTagged
+	}
+	if d := in.decapECN(frame, outerTOS); d != dropNone {
+		return d
+	}
+	if in.p.learning && in.learn(src, id) == fdb.LearnOutranked {
+		return DropVXLANEntryExists
+	}
+	t, isIP := encap.FindTransport(frame)
+	vnet, ok := describe(frame, t, isIP, in.p.mtu, segSize)
+	if !ok {
+		return DropTooBig
+	}
+	in.queue(frame, vnet, id)
+	return dropNone
+}
+
+// decapECN carries a congestion mark from the outer header into the inner one
+// (step 5; RFC 6040 section 4.2).
+func (in *inbound) decapECN(frame []byte, outer uint8) Drop {
+	if outer&encap.ECNMask == encap.NotECT {
+		return dropNone // nothing to carry in
+	}
+	inner, isIP := encap.InnerTOS(frame)
+	if !isIP {
+		return dropNone
+	}
+	ecn, ok := encap.DecapECN(inner, outer)
+	if !ok {
+		return DropIPTunnelECN
+	}
+	if ecn != inner&encap.ECNMask {
+		encap.SetInnerECN(frame, ecn)
+	}
+	return dropNone
+}
+
+// learn notes which peer the source lives behind (step 6). A frame is delivered
+// also when nothing can be learned from it.
+func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
+	v := in.n.table.Learn(src, id)
+	switch v {
+	case fdb.LearnFull:
+		in.tally.learnRefused.Add(1)
+	case fdb.LearnMoved:
+		in.tally.learnMoved.Add(1)
+	}
+	return v
+}
+
+// queue appends the frame to those that wait for the TAP (step 7).
+func (in *inbound) queue(frame []byte, vnet encap.VnetHdr, id fdb.PeerID) {
+	if len(in.frames) == cap(in.frames) {
+		in.flush()
+	}
+	first := len(in.parts)
+	in.parts = append(in.parts, frame)
+	f := OutFrame{VNet: vnet, Parts: in.parts[first:], peer: id, segs: 1, size: len(frame)}
+	if vnet.GSOSize != 0 {
+		headers, size := int(vnet.HdrLen), int(vnet.GSOSize)
+		f.segs = (len(frame) - headers + size - 1) / size
+		f.size += (f.segs - 1) * headers
+	}
+	in.frames = append(in.frames, f)
+}
+
+// flush writes what waits to the TAP of the network at hand and counts what
+// became of it (step 8).
+func (in *inbound) flush() {
+	if len(in.frames) == 0 {
+		return
+	}
+	in.n.devices[in.worker].WriteBatch(in.frames)
+	for i := range in.frames {
+		f := &in.frames[i]
+		if f.Errno != 0 {
+			in.tally.drop(tapDrop(f.Errno), f.segs)
+		} else {
+			in.tally.count(f.peer, f.segs, f.size)
+		}
+	}
+	in.frames = in.frames[:0]
+	in.parts = in.parts[:0]
+}
+
+// headerDrop names what is wrong with a VXLAN header.
+func headerDrop(err error) Drop {
+	if err == encap.ErrNoVNIFlag {
+		return DropVXLANInvalidHdr
+	}
+	return DropTooShort
+}
+
+// admissionDrop names why a sender was not admitted.
+func admissionDrop(a fdb.Admission) Drop {
+	if a == fdb.AdmitDenied {
+		return DropPeerNotAdmitted
+	}
+	return DropPeerTableFull
+}
+
+// tapDrop names what a TAP's errno means for a frame (drivers/net/tun.c,
+// tun_get_user).
+func tapDrop(e unix.Errno) Drop {
+	switch e {
+	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
+		return DropTapFull
+	case unix.EIO, unix.EBADFD, unix.ENODEV, unix.ENETDOWN:
+		return DropTapDown
+	case unix.EINVAL:
+		return DropBadOffload
+	}
+	return DropTapDown
+}

@@ -1,0 +1,96 @@
+package dataplane
+
+import (
+	"errors"
+	"net/netip"
+	"sync/atomic"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// network is a Network at work. The threads read policy, table, peers and their
+// own device and tallies; everything else is the door's.
+type network struct {
+	policy  atomic.Pointer[policy]
+	table   *fdb.Table
+	peers   *fdb.Peers
+	devices []Device // by worker
+	tallies []tally  // by thread
+	lost    atomic.Bool
+
+	config  Network      // as applied
+	group   Wire         // receives from config.Group; nil without one
+	leaving []fdb.PeerID // of peers gone since the last beat
+	retired []fdb.PeerID // of peers gone before it
+}
+
+func (n *network) close() error {
+	var errs []error
+	for _, d := range n.devices {
+		errs = append(errs, d.Close())
+	}
+	if n.group != nil {
+		errs = append(errs, n.group.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// policy is what the road needs of a network's configuration, published whole.
+type policy struct {
+	vni          encap.VNI
+	port         uint16
+	mac          encap.MAC
+	mtu          encap.OverlayMTU
+	ttl          uint8
+	tos          TOS
+	df           bool
+	learning     bool
+	vlanDrop     bool
+	reservedDrop bool
+	group        netip.Addr
+}
+
+func newPolicy(c *Network) *policy {
+	return &policy{
+		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
+		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning,
+		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
+	}
+}
+
+// outerTOS is the outer header's octet for a frame whose inner packet has tos.
+func (p *policy) outerTOS(tos uint8, isIP bool) uint8 {
+	outer := p.tos.Value
+	if p.tos.Inherit {
+		outer = 0
+		if isIP {
+			outer = tos
+		}
+	}
+	outer &^= encap.ECNMask
+	if isIP {
+		outer |= encap.EncapECN(tos)
+	}
+	return outer
+}
+
+// catalogue finds networks for the threads; it is immutable and published
+// whole.
+type catalogue struct {
+	networks []*network
+	byPort   map[uint16]map[encap.VNI]*network
+}
+
+func newCatalogue(networks []*network) *catalogue {
+	c := &catalogue{networks: networks, byPort: make(map[uint16]map[encap.VNI]*network)}
+	for _, n := range networks {
+		m := c.byPort[n.config.Port]
+		if m == nil {
+			m = make(map[encap.VNI]*network)
+			c.byPort[n.config.Port] = m
+		}
+		m[n.config.VNI] = n
+	}
+	return c
+}

@@ -1,0 +1,185 @@
+package dataplane
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// Stats copies out all counters.
+func (e *Engine) Stats() Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := Stats{Networks: []NetworkStats{}, Peers: []PeerStats{}, Drops: []DropStats{}, Wire: []WireStats{}}
+	for _, n := range e.catalogue.Load().networks {
+		s.Networks = append(s.Networks, n.stats())
+		for p := range n.peers.All() {
+			s.Peers = append(s.Peers, n.peerStats(p))
+		}
+		s.Drops = appendDrops(s.Drops, n.config.Name, n.tallies)
+	}
+	s.Drops = appendDrops(s.Drops, "", e.strangers)
+	for udp, wires := range e.wires {
+		w := WireStats{Port: udp}
+		for i := range wires {
+			w.SocketDropped += wires[i].Dropped()
+		}
+		s.Wire = append(s.Wire, w)
+	}
+	slices.SortFunc(s.Networks, func(a, b NetworkStats) int { return cmp.Compare(a.Network, b.Network) })
+	slices.SortFunc(s.Peers, func(a, b PeerStats) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Peer.Compare(b.Peer))
+	})
+	slices.SortFunc(s.Wire, func(a, b WireStats) int { return cmp.Compare(a.Port, b.Port) })
+	return s
+}
+
+// threadDirection is the way of the frames that the i-th thread moves.
+func threadDirection(i int) Direction { return Direction(i & 1) }
+
+func (n *network) stats() NetworkStats {
+	s := NetworkStats{
+		Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+		Entries: n.table.Len(), EntriesLearned: n.table.LenLearned(), EntriesMax: n.config.MaxEntries,
+	}
+	for i := range n.tallies {
+		t := &n.tallies[i]
+		if threadDirection(i) == Outbound {
+			s.TxPackets += t.packets.Load()
+			s.TxBytes += t.bytes.Load()
+		} else {
+			s.RxPackets += t.packets.Load()
+			s.RxBytes += t.bytes.Load()
+		}
+		s.Flooded += t.flooded.Load()
+		s.ReservedBits += t.reserved.Load()
+		s.LearnRefused += t.learnRefused.Load()
+		s.LearnMoved += t.learnMoved.Load()
+	}
+	return s
+}
+
+func (n *network) peerStats(p fdb.PeerInfo) PeerStats {
+	s := PeerStats{Network: n.config.Name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned}
+	for i := range n.tallies {
+		t := n.tallies[i].peer(p.ID)
+		switch {
+		case t == nil:
+		case threadDirection(i) == Outbound:
+			s.TxPackets += t.packets.Load()
+			s.TxBytes += t.bytes.Load()
+		default:
+			s.RxPackets += t.packets.Load()
+			s.RxBytes += t.bytes.Load()
+		}
+	}
+	return s
+}
+
+// appendDrops sums the drops of the tallies by direction and reason.
+func appendDrops(out []DropStats, network string, tallies []tally) []DropStats {
+	var sums [directions][dropCount]uint64
+	for i := range tallies {
+		for d := range tallies[i].drops {
+			sums[threadDirection(i)][d] += tallies[i].drops[d].Load()
+		}
+	}
+	for dir := range sums {
+		for d, count := range sums[dir] {
+			if count != 0 {
+				out = append(out, DropStats{Network: network, Direction: Direction(dir), Reason: Drop(d), Count: count})
+			}
+		}
+	}
+	return out
+}
+
+// Info says what the kernel granted.
+func (e *Engine) Info() Info {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := Info{
+		Workers: e.workers, Underlay: e.options.Underlay,
+		Networks: []NetworkInfo{}, Sources: e.edges.SourcePorts(),
+		SegmentationRefused: e.edges.SegmentationRefused() != nil,
+	}
+	for _, n := range e.catalogue.Load().networks {
+		i.Networks = append(i.Networks, NetworkInfo{
+			Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+			Device: n.config.Device, MAC: n.config.MAC, MTU: n.config.MTU,
+			Queues: len(n.devices), Offloads: slices.Clone(n.devices[0].Offloads()),
+			Lost: n.lost.Load(), TableBytes: n.table.Bytes(),
+		})
+	}
+	return i
+}
+
+// named returns the network of that name, or all for "".
+func (e *Engine) named(name string) ([]*network, error) {
+	all := e.catalogue.Load().networks
+	if name == "" {
+		return all, nil
+	}
+	for _, n := range all {
+		if n.config.Name == name {
+			return []*network{n}, nil
+		}
+	}
+	return nil, fmt.Errorf("no network is named %q", name)
+}
+
+// FDB copies out the forwarding entries of the named network, or of all for "",
+// ordered by network and MAC.
+func (e *Engine) FDB(network string) ([]FDBEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	networks, err := e.named(network)
+	if err != nil {
+		return nil, err
+	}
+	out := []FDBEntry{}
+	for _, n := range networks {
+		for entry := range n.table.All() {
+			out = append(out, FDBEntry{
+				Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+				MAC: entry.MAC, Peer: n.peers.Addr(entry.Peer),
+				Origin: entry.Origin.String(), Age: entry.Age,
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b FDBEntry) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
+	})
+	return out, nil
+}
+
+// Match selects learned entries; zero fields match everything.
+type Match struct {
+	Network string
+	MAC     encap.MAC
+	Peer    netip.Addr
+}
+
+// Flush forgets the learned entries that m selects and returns how many.
+// Static entries go by Apply.
+func (e *Engine) Flush(m Match) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	networks, err := e.named(m.Network)
+	if err != nil {
+		return 0, err
+	}
+	count := 0
+	for _, n := range networks {
+		count += n.table.Flush(func(entry fdb.Entry) bool {
+			return entry.Origin == fdb.Learned &&
+				(m.MAC == 0 || entry.MAC == m.MAC) &&
+				(!m.Peer.IsValid() || n.peers.Addr(entry.Peer) == m.Peer)
+		})
+	}
+	return count, nil
+}

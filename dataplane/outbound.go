@@ -1,0 +1,307 @@
+package dataplane
+
+import (
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+const (
+	// A batch of frames: many small ones, or seven superframes.
+	outFrames = 128
+	outArena  = 512 << 10
+	// outSends, outParts and outHeaders bound what waits for one WriteBatch.
+	outSends   = 256
+	outParts   = 2048
+	outHeaders = 512
+	// maxRunBytes keeps a run below UDP's longest payload, whatever the family.
+	maxRunBytes = 65000
+)
+
+// outbound is the road from the TAPs to the wire for one worker. Its thread
+// alone touches it.
+type outbound struct {
+	thread int
+	batch  *FrameBatch
+
+	n      *network // of the batch at hand
+	p      *policy
+	tally  *tally
+	sends  []Send
+	parts  [][]byte
+	header []byte // slots, from the first free one
+	slots  []byte
+}
+
+func newOutbound(thread int) *outbound {
+	o := &outbound{
+		thread: thread,
+		batch:  NewFrameBatch(outFrames, outArena),
+		sends:  make([]Send, 0, outSends),
+		parts:  make([][]byte, 0, outParts),
+		slots:  make([]byte, outHeaders*headerSlot),
+	}
+	o.header = o.slots
+	return o
+}
+
+// run takes one batch from the device to the wire (step 1 of the road).
+func (o *outbound) run(n *network, dev Device, w Wire) error {
+	o.n, o.p, o.tally = n, n.policy.Load(), &n.tallies[o.thread]
+	o.batch.Reset()
+	err := dev.ReadBatch(o.batch)
+	frames := o.batch.Frames()
+	for i := range frames {
+		if d := o.forward(&frames[i], w); d != dropNone {
+			o.tally.drop(d, frames[i].count())
+		}
+	}
+	o.flush(w)
+	return err
+}
+
+// forward decides where a frame goes (steps 2 to 4).
+func (o *outbound) forward(f *Frame, w Wire) Drop {
+	eth, err := encap.ParseEthernet(f.Data)
+	if err != nil {
+		return DropTooShort
+	}
+	src, dst := eth.Src(), eth.Dst()
+	switch {
+	case !src.IsSource():
+		return DropMACInvalidSource
+	case dst.IsBridgeControl():
+		return DropBridgeControl
+	case o.p.vlanDrop && eth.Tags() != 0:
+		return DropVLANTagged
+	}
+	// A MAC that speaks on our side has moved here: what was learned of it
+	// elsewhere goes at once.
+	o.n.table.Forget(src)
+
+	if id, ok := o.n.table.Lookup(dst); ok {
+		u, d := o.encapsulate(f, eth, w)
+		if d != dropNone {
+			return d
+		}
+		o.queue(u, o.n.peers.Addr(id), id, w)
+		return dropNone
+	}
+	return o.flood(f, eth, w)
+}
+
+// flood sends a frame whose destination is not known to everyone who asked for
+// such frames, or to the underlay's multicast group. The copies share headers
+// and payload. A frame from the wire never comes here: split horizon.
+func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
+	targets := o.n.peers.Flood()
+	group := o.p.group.IsValid()
+	if len(targets) == 0 && !group {
+		return DropVXLANNoRemote
+	}
+	u, d := o.encapsulate(f, eth, w)
+	if d != dropNone {
+		return d
+	}
+	o.tally.flooded.Add(uint64(u.segs))
+	if group {
+		o.queue(u, o.p.group, fdb.NoPeer, w)
+		return dropNone
+	}
+	for _, t := range targets {
+		o.queue(u, t.Addr, t.ID, w)
+	}
+	return dropNone
+}
+
+// unit is an encapsulated frame that waits for its destination.
+type unit struct {
+	flow    uint32
+	first   int // index of its first part
+	parts   int
+	segSize int // bytes a payload when there are several
+	segs    int
+	bytes   int // of inner frames
+	tos     uint8
+}
+
+// encapsulate puts the VXLAN header before the frame, or before each segment of
+// a superframe (step 5).
+func (o *outbound) encapsulate(f *Frame, eth encap.Ethernet, w Wire) (unit, Drop) {
+	t, isIP := encap.FindTransport(f.Data)
+	tos, hasTOS := encap.InnerTOS(f.Data)
+	u := unit{tos: o.p.outerTOS(tos, hasTOS)}
+	if isIP {
+		u.flow = t.FlowHash(f.Data)
+	} else {
+		u.flow = encap.FlowHash(f.Data)
+	}
+	if f.VNet.GSO() != encap.VnetGSONone {
+		return o.segment(u, f, t, isIP, w)
+	}
+	if len(f.Data)-eth.L3Offset() > int(o.p.mtu) {
+		return u, DropTooBig
+	}
+	if f.VNet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(f) {
+		return u, DropBadOffload
+	}
+	o.reserve(1, 0, w)
+	payload := f.room[Headroom-encap.VXLANHeaderLen:]
+	encap.PutVXLAN(payload, o.p.vni)
+	u.first, u.parts, u.segs, u.bytes = len(o.parts), 1, 1, len(f.Data)
+	o.parts = append(o.parts, payload)
+	return u, dropNone
+}
+
+// segment cuts a superframe by its headers only.
+func (o *outbound) segment(u unit, f *Frame, t encap.Transport, isIP bool, w Wire) (unit, Drop) {
+	p, ok := planSegments(f, t, isIP)
+	if !ok {
+		return u, DropBadOffload
+	}
+	if p.headers-t.L3+min(p.size, t.End-p.headers) > int(o.p.mtu) {
+		return u, DropTooBig
+	}
+	if 2*p.count > outParts || p.count > outHeaders {
+		return u, DropBadOffload // segments of a few bytes: nobody honest
+	}
+	o.reserve(2*p.count, p.count, w)
+	u.first, u.parts, u.segs = len(o.parts), 2*p.count, p.count
+	u.bytes = t.End - p.headers + p.count*p.headers
+	if p.count > 1 {
+		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
+	}
+	for i := range p.count {
+		header, payload := p.header(o.header[:headerSlot], f.Data, o.p.vni, i)
+		o.header = o.header[headerSlot:]
+		o.parts = append(o.parts, header, payload)
+	}
+	return u, dropNone
+}
+
+// reserve makes room for a unit's parts and header slots: what waits is sent
+// first when there is too little.
+func (o *outbound) reserve(parts, slots int, w Wire) {
+	if len(o.parts)+parts > cap(o.parts) || slots*headerSlot > len(o.header) {
+		o.flush(w)
+	}
+}
+
+// queue addresses a unit to one destination (step 6): joined to the run before
+// it when both are alike, else as a send of its own.
+func (o *outbound) queue(u unit, to netip.Addr, id fdb.PeerID, w Wire) {
+	if o.join(u, to) {
+		return
+	}
+	// A superframe of more payloads than one send carries takes several.
+	for perSend := u.payloadsPerSend(); ; {
+		one := u
+		if u.segs > perSend {
+			one.segs, one.parts = perSend, 2*perSend
+			one.bytes = perSend * (u.segSize - encap.VXLANHeaderLen)
+		}
+		o.append(one, to, id, w)
+		if one.segs == u.segs {
+			return
+		}
+		u.first += one.parts
+		u.parts -= one.parts
+		u.segs -= one.segs
+		u.bytes -= one.bytes
+	}
+}
+
+// payloadsPerSend is how many of its payloads one UDP_SEGMENT takes.
+func (u *unit) payloadsPerSend() int {
+	if u.segSize == 0 {
+		return 1
+	}
+	return max(min(maxRun, maxRunBytes/u.segSize), 1)
+}
+
+// join appends a single frame to the last send when that is a run of single
+// frames of one flow's port to the same peer, all of one size: one system call
+// and one walk through the stack for all. A shorter frame ends the run.
+func (o *outbound) join(u unit, to netip.Addr) bool {
+	if len(o.sends) == 0 || u.segs != 1 || u.parts != 1 {
+		return false
+	}
+	s := &o.sends[len(o.sends)-1]
+	size := u.bytes + encap.VXLANHeaderLen
+	last := len(s.Parts)
+	if last != s.segs || s.To.Addr() != to || s.Flow != u.flow || s.TOS != u.tos ||
+		u.first != s.first+last || s.segs == maxRun {
+		return false
+	}
+	run := len(s.Parts[0])
+	if size > run || len(s.Parts[last-1]) != run || (last+1)*run > maxRunBytes {
+		return false
+	}
+	s.Parts = o.parts[s.first : u.first+1]
+	s.SegSize = run
+	s.segs++
+	s.bytes += u.bytes
+	return true
+}
+
+func (o *outbound) append(u unit, to netip.Addr, id fdb.PeerID, w Wire) {
+	if len(o.sends) == cap(o.sends) {
+		o.send(w)
+	}
+	s := Send{
+		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow,
+		Parts: o.parts[u.first : u.first+u.parts],
+		TOS:   u.tos, TTL: o.p.ttl, DF: o.p.df,
+		peer: id, first: u.first, segs: u.segs, bytes: u.bytes,
+	}
+	if u.segs > 1 {
+		s.SegSize = u.segSize
+	}
+	o.sends = append(o.sends, s)
+}
+
+// flush sends what waits and frees parts and header slots.
+func (o *outbound) flush(w Wire) {
+	o.send(w)
+	o.parts = o.parts[:0]
+	o.header = o.slots
+}
+
+// send hands what waits to the wire and counts what became of it (step 7).
+func (o *outbound) send(w Wire) {
+	if len(o.sends) == 0 {
+		return
+	}
+	w.WriteBatch(o.sends)
+	for i := range o.sends {
+		s := &o.sends[i]
+		if s.Refused != 0 {
+			o.tally.drop(wireDrop(s.Errno), s.Refused)
+		}
+		if sent := s.segs - s.Refused; sent > 0 {
+			o.tally.count(s.peer, sent, s.bytes*sent/s.segs)
+		}
+	}
+	o.sends = o.sends[:0]
+}
+
+// wireDrop names what a socket's errno means for a frame.
+func wireDrop(e unix.Errno) Drop {
+	switch e {
+	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
+		return DropWireFull
+	case unix.EMSGSIZE:
+		return DropTooBig
+	case unix.ENETUNREACH, unix.EHOSTUNREACH, unix.ENETDOWN, unix.EHOSTDOWN,
+		unix.ENODEV, unix.ENXIO, unix.EADDRNOTAVAIL, unix.EINVAL:
+		// EINVAL is what the route look-up says of a source address that left
+		// the host (ip_route_output_key_hash_rcu).
+		return DropNoRoute
+	case unix.EPERM, unix.EACCES:
+		return DropWireRefused
+	}
+	return DropWireError
+}

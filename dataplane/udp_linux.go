@@ -1,0 +1,363 @@
+package dataplane
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// socketBuffer is asked for on every socket that carries traffic: at
+	// 10 Gbit/s it holds some milliseconds, the time a busy CPU may take to
+	// come round.
+	socketBuffer = 8 << 20
+	// receiveBatch datagrams are taken by one recvmmsg. Their buffers hold
+	// 64 KiB each, of which small datagrams touch only the first page.
+	receiveBatch = 32
+	// bufferStride staggers the buffers, so that their first lines do not all
+	// fall into the same sets of the cache.
+	bufferStride = MaxDatagram + 1 + 3*64
+	// defaultSourcePorts is the size of the pool when nothing else is asked for.
+	defaultSourcePorts = 32
+	// RFC 7348 section 5 recommends source ports from the dynamic range.
+	firstSourcePort, lastSourcePort = 49152, 65535
+)
+
+// hostEdges are this host's TAPs and UDP sockets.
+type hostEdges struct {
+	underlay netip.Addr
+	device   string
+	sources  *sourcePool
+}
+
+// newHostEdges opens the pool of source ports on the underlay address.
+func newHostEdges(o Options) (*hostEdges, error) {
+	n := o.SourcePorts
+	if n == 0 {
+		n = defaultSourcePorts
+	}
+	e := &hostEdges{underlay: o.Underlay, device: o.Device}
+	pool, err := openSources(e, n)
+	if err != nil {
+		return nil, err
+	}
+	e.sources = pool
+	return e, nil
+}
+
+func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
+func (e *hostEdges) SourcePorts() []uint16                     { return e.sources.ports }
+func (e *hostEdges) Close() error                              { return e.sources.close() }
+
+func (e *hostEdges) SegmentationRefused() error {
+	if errno := e.sources.refused.Load(); errno != 0 {
+		return unix.Errno(errno)
+	}
+	return nil
+}
+
+// OpenPort binds a socket per worker to the underlay address; the kernel deals
+// flows to them by the hash of addresses and ports (SO_REUSEPORT).
+func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error) {
+	if err := e.probePort(port); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			for _, w := range wires {
+				w.Close()
+			}
+		}
+	}()
+	for range workers {
+		fd, err := e.socket(e.underlay, port, workers > 1)
+		if err != nil {
+			return wires, fmt.Errorf("open UDP port %d: %w", port, err)
+		}
+		wires = append(wires, newUDPWire(fd, e))
+	}
+	return wires, nil
+}
+
+// probePort is an error when anybody has the port. SO_REUSEPORT alone would let
+// a second process of the same user share it and steal every other flow.
+func (e *hostEdges) probePort(port uint16) error {
+	fd, err := e.socket(e.underlay, port, false)
+	if err != nil {
+		return fmt.Errorf("open UDP port %d: %w", port, err)
+	}
+	return unix.Close(fd)
+}
+
+// OpenGroup binds to the group itself: a socket bound to a unicast address gets
+// no multicast. There is one for all workers, since each of several would get
+// its own copy.
+func (e *hostEdges) OpenGroup(group netip.Addr, port uint16) (Wire, error) {
+	fd, err := e.socket(group, port, false)
+	if err != nil {
+		return nil, fmt.Errorf("open UDP port %d of group %s: %w", port, group, err)
+	}
+	if err := e.join(fd, group); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("join group %s: %w", group, err)
+	}
+	return newUDPWire(fd, e), nil
+}
+
+func (e *hostEdges) join(fd int, group netip.Addr) error {
+	index, err := e.interfaceIndex()
+	if err != nil {
+		return err
+	}
+	if group.Is4() {
+		return unix.SetsockoptIPMreqn(fd, unix.IPPROTO_IP, unix.IP_ADD_MEMBERSHIP,
+			&unix.IPMreqn{Multiaddr: group.As4(), Ifindex: int32(index)})
+	}
+	return unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP,
+		&unix.IPv6Mreq{Multiaddr: group.As16(), Interface: uint32(index)})
+}
+
+// interfaceIndex is that of the underlay device, or else of the device that
+// has the underlay address.
+func (e *hostEdges) interfaceIndex() (int, error) {
+	ifs, err := net.Interfaces()
+	if err != nil {
+		return 0, fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, i := range ifs {
+		if e.device != "" {
+			if i.Name == e.device {
+				return i.Index, nil
+			}
+			continue
+		}
+		addrs, err := i.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				if ip, ok := netip.AddrFromSlice(n.IP); ok && ip.Unmap() == e.underlay.WithZone("") {
+					return i.Index, nil
+				}
+			}
+		}
+	}
+	return 0, fmt.Errorf("no interface has the underlay address %s", e.underlay)
+}
+
+// socket opens a non-blocking UDP socket bound to addr and port, ready to
+// receive runs of datagrams with the outer TOS.
+func (e *hostEdges) socket(addr netip.Addr, port uint16, share bool) (int, error) {
+	family := unix.AF_INET
+	if addr.Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, unix.IPPROTO_UDP)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	if err := e.prepare(fd, family, share); err != nil {
+		unix.Close(fd)
+		return -1, err
+	}
+	if err := unix.Bind(fd, sockaddr(addr, port)); err != nil {
+		unix.Close(fd)
+		return -1, bindError(addr, port, err)
+	}
+	return fd, nil
+}
+
+func bindError(addr netip.Addr, port uint16, err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("bind %s: %w: another process or a kernel vxlan device has it",
+			netip.AddrPortFrom(addr, port), err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("bind %s: %w: the address is not on this host",
+			netip.AddrPortFrom(addr, port), err)
+	}
+	return fmt.Errorf("bind %s: %w", netip.AddrPortFrom(addr, port), err)
+}
+
+type sockopt struct {
+	name       string
+	level, opt int
+	value      int
+}
+
+func (e *hostEdges) prepare(fd, family int, share bool) error {
+	opts := []sockopt{
+		{"IP_RECVTOS", unix.IPPROTO_IP, unix.IP_RECVTOS, 1},
+		{"IP_MULTICAST_ALL", unix.IPPROTO_IP, unix.IP_MULTICAST_ALL, 0},
+		{"IP_MULTICAST_LOOP", unix.IPPROTO_IP, unix.IP_MULTICAST_LOOP, 0},
+	}
+	if family == unix.AF_INET6 {
+		opts = []sockopt{
+			{"IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1},
+			{"IPV6_RECVTCLASS", unix.IPPROTO_IPV6, unix.IPV6_RECVTCLASS, 1},
+			{"IPV6_MULTICAST_ALL", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_ALL, 0},
+			{"IPV6_MULTICAST_LOOP", unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_LOOP, 0},
+		}
+	}
+	if share {
+		opts = append(opts, sockopt{"SO_REUSEPORT", unix.SOL_SOCKET, unix.SO_REUSEPORT, 1})
+	}
+	for _, o := range opts {
+		if err := unix.SetsockoptInt(fd, o.level, o.opt, o.value); err != nil {
+			return fmt.Errorf("set %s: %w", o.name, err)
+		}
+	}
+	// UDP_GRO is since kernel 5.0; without it every datagram comes alone.
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	growBuffers(fd)
+	if e.device != "" {
+		if err := unix.BindToDevice(fd, e.device); err != nil {
+			return fmt.Errorf("bind to device %s: %w", e.device, err)
+		}
+	}
+	return nil
+}
+
+// growBuffers asks for socketBuffer, past rmem_max and wmem_max where
+// CAP_NET_ADMIN allows it, else as far as they go.
+func growBuffers(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBuffer)
+	}
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
+	}
+}
+
+func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
+	if a.Is4() {
+		return &unix.SockaddrInet4{Addr: a.As4(), Port: int(port)}
+	}
+	return &unix.SockaddrInet6{Addr: a.As16(), Port: int(port)}
+}
+
+// sourcePool holds the sockets that send: one socket has one source port, and
+// the underlay's routers spread flows by it. Any thread may send on any of
+// them. Those that may be fragmented stand apart, since DF is a socket's.
+type sourcePool struct {
+	df      []int
+	frag    []int
+	ports   []uint16     // of df, then of frag
+	refused atomic.Int32 // the errno with which the underlay refused UDP_SEGMENT
+}
+
+func openSources(e *hostEdges, n int) (*sourcePool, error) {
+	p := new(sourcePool)
+	for _, df := range []bool{true, false} {
+		for range n {
+			fd, port, err := e.openSource(df)
+			if err != nil {
+				p.close()
+				return nil, fmt.Errorf("open a source port on %s: %w", e.underlay, err)
+			}
+			p.ports = append(p.ports, port)
+			if df {
+				p.df = append(p.df, fd)
+			} else {
+				p.frag = append(p.frag, fd)
+			}
+		}
+	}
+	return p, nil
+}
+
+// openSource binds to a random free port of the dynamic range.
+func (e *hostEdges) openSource(df bool) (int, uint16, error) {
+	var lastErr error
+	for range 64 {
+		port := uint16(firstSourcePort + rand.IntN(lastSourcePort-firstSourcePort+1))
+		fd, err := e.socket(e.underlay, port, false)
+		if err != nil {
+			if lastErr = err; errors.Is(err, unix.EADDRINUSE) {
+				continue
+			}
+			return -1, 0, err
+		}
+		if err := e.prepareSource(fd, df); err != nil {
+			unix.Close(fd)
+			return -1, 0, err
+		}
+		return fd, port, nil
+	}
+	return -1, 0, lastErr
+}
+
+// prepareSource sets what only sending sockets need.
+func (e *hostEdges) prepareSource(fd int, df bool) error {
+	// Nobody reads here: what strangers send to these ports takes no memory.
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 0)
+	level, opt, value, multicast := unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT, unix.IP_MULTICAST_IF
+	if df {
+		// VTEPs must not fragment (RFC 7348 section 4.3): the path's answer
+		// comes back as EMSGSIZE.
+		value = unix.IP_PMTUDISC_DO
+	}
+	if e.underlay.Is6() {
+		level, opt, value, multicast = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT, unix.IPV6_MULTICAST_IF
+		if df {
+			value = unix.IPV6_PMTUDISC_DO
+		}
+	}
+	if err := unix.SetsockoptInt(fd, level, opt, value); err != nil {
+		return fmt.Errorf("set path MTU discovery: %w", err)
+	}
+	if err := setTTL(fd, e.underlay.Is6(), defaultTTL); err != nil {
+		return err
+	}
+	index, err := e.interfaceIndex()
+	if err != nil {
+		return err
+	}
+	if e.underlay.Is6() {
+		err = unix.SetsockoptInt(fd, level, multicast, index)
+	} else {
+		err = unix.SetsockoptIPMreqn(fd, level, multicast, &unix.IPMreqn{Ifindex: int32(index)})
+	}
+	if err != nil {
+		return fmt.Errorf("set the multicast interface: %w", err)
+	}
+	return nil
+}
+
+// setTTL sets the TTL or hop limit of unicast and multicast.
+func setTTL(fd int, v6 bool, ttl int) error {
+	level, unicast, multicast := unix.IPPROTO_IP, unix.IP_TTL, unix.IP_MULTICAST_TTL
+	if v6 {
+		level, unicast, multicast = unix.IPPROTO_IPV6, unix.IPV6_UNICAST_HOPS, unix.IPV6_MULTICAST_HOPS
+	}
+	for _, opt := range []int{unicast, multicast} {
+		if err := unix.SetsockoptInt(fd, level, opt, ttl); err != nil {
+			return fmt.Errorf("set the TTL: %w", err)
+		}
+	}
+	return nil
+}
+
+// socket returns the one that sends the flow.
+func (p *sourcePool) socket(flow uint32, df bool) int {
+	fds := p.df
+	if !df {
+		fds = p.frag
+	}
+	// Multiply-shift spreads the hash evenly over a pool of any size.
+	return fds[uint64(flow)*uint64(len(fds))>>32]
+}
+
+func (p *sourcePool) close() error {
+	var errs []error
+	for _, fd := range append(p.df, p.frag...) {
+		errs = append(errs, unix.Close(fd))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,133 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	hdr unix.Msghdr
+	len uint32
+	_   [4]byte
+}
+
+// controlLen holds every control message asked for or sent: UDP_GRO or
+// UDP_SEGMENT, TOS and TTL.
+const controlLen = 96
+
+// udpWire receives on one socket and sends through the pool of source ports.
+type udpWire struct {
+	fd      int
+	v6      bool
+	sources *sourcePool
+	rx      receiver
+	tx      transmitter
+	replay  transmitter // for runs that are sent again payload by payload
+	singles []Send      // of such a run
+}
+
+func newUDPWire(fd int, e *hostEdges) *udpWire {
+	w := &udpWire{fd: fd, v6: e.underlay.Is6(), sources: e.sources}
+	w.rx.init()
+	return w
+}
+
+func (w *udpWire) FD() int      { return w.fd }
+func (w *udpWire) Close() error { return unix.Close(w.fd) }
+
+// Dropped reads SK_MEMINFO_DROPS of the socket.
+func (w *udpWire) Dropped() uint64 {
+	const skMeminfoDrops, skMeminfoVars, soMeminfo = 8, 9, 55
+	var info [skMeminfoVars]uint32
+	size := uint32(unsafe.Sizeof(info))
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(w.fd), unix.SOL_SOCKET, soMeminfo,
+		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 {
+		return 0
+	}
+	return uint64(info[skMeminfoDrops])
+}
+
+// receiver is the memory of one recvmmsg.
+type receiver struct {
+	msgs    [receiveBatch]mmsghdr
+	iovs    [receiveBatch]unix.Iovec
+	names   [receiveBatch]unix.RawSockaddrInet6
+	control [receiveBatch][controlLen]byte
+	buffers []byte
+}
+
+func (r *receiver) init() {
+	r.buffers = make([]byte, receiveBatch*bufferStride)
+	for i := range r.msgs {
+		r.iovs[i] = unix.Iovec{Base: &r.buffers[i*bufferStride]}
+		r.iovs[i].SetLen(MaxDatagram + 1)
+		h := &r.msgs[i].hdr
+		h.Iov = &r.iovs[i]
+		h.SetIovlen(1)
+		h.Name = (*byte)(unsafe.Pointer(&r.names[i]))
+		h.Control = &r.control[i][0]
+	}
+}
+
+func (w *udpWire) ReadBatch(d []Datagram) (int, error) {
+	r := &w.rx
+	want := min(len(d), receiveBatch)
+	for i := range want {
+		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
+		r.msgs[i].hdr.SetControllen(controlLen)
+		r.msgs[i].hdr.Flags = 0
+	}
+	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(w.fd),
+		uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(want), unix.MSG_DONTWAIT, 0, 0)
+	if e != 0 {
+		if e == unix.EAGAIN || e == unix.EINTR {
+			return 0, nil
+		}
+		return 0, e
+	}
+	for i := range int(n) {
+		w.decode(i, &d[i])
+	}
+	return int(n), nil
+}
+
+// decode fills d from the i-th message.
+func (w *udpWire) decode(i int, d *Datagram) {
+	m := &w.rx.msgs[i]
+	*d = Datagram{
+		Data:      w.rx.buffers[i*bufferStride:][:m.len:m.len],
+		Truncated: m.hdr.Flags&unix.MSG_TRUNC != 0,
+	}
+	if w.v6 {
+		d.From = netip.AddrFrom16(w.rx.names[i].Addr)
+	} else {
+		d.From = netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&w.rx.names[i])).Addr)
+	}
+	c := w.rx.control[i][:min(int(m.hdr.Controllen), controlLen)]
+	for len(c) >= unix.SizeofCmsghdr {
+		h := (*unix.Cmsghdr)(unsafe.Pointer(&c[0]))
+		if h.Len < unix.SizeofCmsghdr || int(h.Len) > len(c) {
+			return
+		}
+		data := c[unix.SizeofCmsghdr:h.Len]
+		switch {
+		case h.Level == unix.IPPROTO_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			d.TOS = data[0]
+		case h.Level == unix.IPPROTO_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			d.TOS = uint8(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.IPPROTO_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			// An int here, though UDP_SEGMENT takes a u16 (net/ipv4/udp.c,
+			// udp_cmsg_recv). GRO only joins datagrams whose checksum it verified.
+			d.SegSize = int(binary.NativeEndian.Uint32(data))
+			d.Verified = true
+		}
+		c = c[min(cmsgAlign(int(h.Len)), len(c)):]
+	}
+}
+
+func cmsgAlign(n int) int { return (n + 7) &^ 7 }
