@@ -1,0 +1,91 @@
+package config
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// Desired returns the state the engine shall forward by, for an underlay that
+// carries outer packets of up to the given MTU. It fills in the MTUs that are
+// to be derived and adds the peers that only [[vxlan.fdb]] names, without
+// flooding to them. The result shares nothing with c.
+//
+// A network whose MTU the underlay cannot carry, or that is left with too small
+// a one, is a mistake; all of them are returned as Errors.
+func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) {
+	// No IP packet is larger, even where the device (the loopback one, say)
+	// would take it.
+	underlay = min(underlay, math.MaxUint16)
+	var d dataplane.Desired
+	var errs Errors
+	for i := range c.VXLAN {
+		v := &c.VXLAN[i]
+		mtu, err := v.overlayMTU(underlay, c.Underlay.Address)
+		if err != nil {
+			e := v.mtuAt
+			e.Problem = err.Error()
+			errs = append(errs, e)
+			continue
+		}
+		d.Networks = append(d.Networks, dataplane.Network{
+			Name: v.Name, VNI: v.VNI, Port: v.Port,
+			Device: v.TAP, MAC: v.MAC, MTU: mtu, Plain: !c.Engine.Offload,
+			Learning: v.Learning, Ageing: v.Ageing, MaxEntries: v.MaxEntries,
+			Admit:    dataplane.Admit{Any: v.Admit.Any, Prefixes: slices.Clone(v.Admit.Prefixes)},
+			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
+			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF,
+			Peers: v.allPeers(), FDB: slices.Clone(v.FDB),
+		})
+	}
+	if err := errs.orNil(); err != nil {
+		return dataplane.Desired{}, err
+	}
+	return d, nil
+}
+
+// overlayMTU returns the network's MTU on an underlay of the given one.
+func (v *VXLAN) overlayMTU(underlay encap.UnderlayMTU, own netip.Addr) (encap.OverlayMTU, error) {
+	most, err := underlay.VXLANOverlay(own.Is6())
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("no MTU fits the %w", err)
+	case v.MTU > most:
+		return 0, fmt.Errorf("the underlay's MTU of %d leaves room for %d; want at most that, or 0 to derive it", underlay, most)
+	case v.MTU != 0:
+		return v.MTU, nil
+	case most < encap.MinOverlayMTU6 && has6(v.Addresses):
+		return 0, fmt.Errorf("the underlay's MTU of %d leaves room for %d, too small for the IPv6 address in addresses; "+
+			"want an underlay of at least %d (RFC 8200 section 5)", underlay, most, encap.MinOverlayMTU6.VXLANUnderlay(own.Is6()))
+	}
+	return most, nil
+}
+
+// allPeers returns the listed peers, then those that only static entries name.
+func (v *VXLAN) allPeers() []dataplane.Peer {
+	peers := slices.Clone(v.Peers)
+	known := make(map[netip.Addr]bool, len(peers))
+	for _, p := range peers {
+		known[p.Address] = true
+	}
+	for _, e := range v.FDB {
+		if !known[e.Peer] {
+			known[e.Peer] = true
+			peers = append(peers, dataplane.Peer{Address: e.Peer})
+		}
+	}
+	return peers
+}
+
+// vxlanOverhead returns what VXLAN adds to an inner packet on the underlay of
+// our own address.
+func vxlanOverhead(own netip.Addr) int64 {
+	if own.Is6() {
+		return encap.VXLANOverhead6
+	}
+	return encap.VXLANOverhead4
+}

@@ -1,0 +1,179 @@
+package config
+
+// The raw structs are the schema: every key the file may hold, with its TOML
+// type. A tag `want` says what is accepted where the type alone does not.
+
+// section is embedded in the struct of every table.
+type section struct {
+	at *node // where the table stands; where it would stand when it is missing
+	ok bool  // it is a table, or missing
+}
+
+func (s *section) place(n *node) { s.at, s.ok = n, true }
+
+type rawConfig struct {
+	section
+	Underlay rawUnderlay `toml:"underlay"`
+	Control  rawControl  `toml:"control"`
+	Engine   rawEngine   `toml:"engine"`
+	Log      rawLog      `toml:"log"`
+	VXLAN    []rawVXLAN  `toml:"vxlan"`
+	IPIP     []rawIPIP   `toml:"ipip"`
+	Route    []rawRoute  `toml:"route"`
+}
+
+type rawUnderlay struct {
+	section
+	Address leaf[string] `toml:"address"`
+	Device  leaf[string] `toml:"device"`
+}
+
+type rawControl struct {
+	section
+	Socket  leaf[string] `toml:"socket"`
+	Metrics leaf[string] `toml:"metrics"`
+}
+
+type rawEngine struct {
+	section
+	Workers     leaf[int64] `toml:"workers"`
+	SourcePorts leaf[int64] `toml:"source_ports"`
+	Offload     leaf[bool]  `toml:"offload"`
+}
+
+type rawLog struct {
+	section
+	Level  leaf[string] `toml:"level"`
+	Format leaf[string] `toml:"format"`
+}
+
+type rawVXLAN struct {
+	section
+	Name       leaf[string]  `toml:"name"`
+	VNI        leaf[int64]   `toml:"vni"`
+	Port       leaf[int64]   `toml:"port"`
+	TAP        leaf[string]  `toml:"tap"`
+	MAC        leaf[string]  `toml:"mac"`
+	MTU        leaf[int64]   `toml:"mtu"`
+	Bridge     leaf[string]  `toml:"bridge"`
+	Ports      list          `toml:"ports" want:"a list of interface names, such as [\"eth1\"]"`
+	Addresses  list          `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/24\"]"`
+	Learning   leaf[bool]    `toml:"learning"`
+	Ageing     leaf[string]  `toml:"ageing" want:"a string with a unit, such as \"300s\""`
+	MaxEntries leaf[int64]   `toml:"max_entries"`
+	Admit      union         `toml:"admit"`
+	Suppress   leaf[bool]    `toml:"suppress"`
+	Group      leaf[string]  `toml:"group"`
+	TTL        leaf[int64]   `toml:"ttl"`
+	TOS        union         `toml:"tos"`
+	DF         leaf[bool]    `toml:"df"`
+	VLAN       leaf[string]  `toml:"vlan"`
+	Reserved   leaf[string]  `toml:"reserved"`
+	Peer       []rawPeer     `toml:"peer"`
+	FDB        []rawFDB      `toml:"fdb"`
+	Neighbor   []rawNeighbor `toml:"neighbor"`
+	Route      []rawRoute    `toml:"route"`
+}
+
+type rawPeer struct {
+	section
+	Address leaf[string] `toml:"address"`
+	Flood   leaf[bool]   `toml:"flood"`
+}
+
+type rawFDB struct {
+	section
+	MAC  leaf[string] `toml:"mac"`
+	Peer leaf[string] `toml:"peer"`
+}
+
+type rawNeighbor struct {
+	section
+	Address leaf[string] `toml:"address"`
+	MAC     leaf[string] `toml:"mac"`
+}
+
+type rawIPIP struct {
+	section
+	Name      leaf[string]   `toml:"name"`
+	Addresses list           `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/30\"]"`
+	MTU       leaf[int64]    `toml:"mtu"`
+	Admit     union          `toml:"admit"`
+	Route     []rawIPIPRoute `toml:"route"`
+}
+
+type rawIPIPRoute struct {
+	section
+	Prefix leaf[string] `toml:"prefix"`
+	Peer   leaf[string] `toml:"peer"`
+}
+
+type rawRoute struct {
+	section
+	Prefix leaf[string] `toml:"prefix"`
+	Via    leaf[string] `toml:"via"`
+}
+
+// binder is a key whose value is not a table.
+type binder interface {
+	// bind takes the value of n, or reports to c that it is not what is wanted.
+	bind(c *checker, n *node, want string)
+}
+
+// leaf is a key of one scalar type. When the file does not set it, at is nil;
+// when it has another type, ok is false and the mistake is reported.
+type leaf[T string | int64 | bool] struct {
+	at *node
+	ok bool
+	v  T
+}
+
+func (l *leaf[T]) bind(c *checker, n *node, want string) {
+	l.at = n
+	if l.v, l.ok = n.value.(T); l.ok {
+		return
+	}
+	if want == "" {
+		switch any(l.v).(type) {
+		case string:
+			want = "a string"
+		case int64:
+			want = "an integer"
+		case bool:
+			want = "true or false"
+		}
+	}
+	c.fail(n, "is %s; want %s", n.is(), want)
+}
+
+// or returns the value, or def when there is none.
+func (l leaf[T]) or(def T) T {
+	if l.ok {
+		return l.v
+	}
+	return def
+}
+
+// list is a key whose value is an array of strings.
+type list struct {
+	at *node
+	v  []leaf[string]
+}
+
+func (l *list) bind(c *checker, n *node, want string) {
+	l.at = n
+	if n.kind != arrayKind {
+		c.fail(n, "is %s; want %s", n.is(), want)
+		return
+	}
+	l.v = make([]leaf[string], len(n.items))
+	for i, e := range n.items {
+		l.v[i].bind(c, e, "")
+	}
+}
+
+// union is a key that takes values of several types: its section tells them
+// apart.
+type union struct{ at *node }
+
+func (u *union) bind(_ *checker, n *node, _ string) { u.at = n }
