@@ -6,7 +6,14 @@ type Transport struct {
 	L3 int // the IP header
 	L4 int // the transport header, whole or not: its own view checks that
 	// End is where the IP packet ends; what follows in the frame is padding.
-	End   int
+	End int
+	Kind
+}
+
+// Kind says what Transport's offsets lead to. It is a struct of its own because
+// the compiler keeps structs of up to four fields in registers, which the hot
+// path feels.
+type Kind struct {
 	V6    bool
 	Proto uint8 // transport protocol, ProtoTCP and so on
 	// Fragment reports a part of a datagram. Only a first fragment has a
@@ -32,7 +39,7 @@ func FindTransport(frame []byte) (Transport, bool) {
 		}
 		return Transport{
 			L3: l3, L4: l3 + p.HeaderLen(), End: l3 + len(p),
-			Proto: p.Protocol(), Fragment: p.IsFragment(),
+			Kind: Kind{Proto: p.Protocol(), Fragment: p.IsFragment()},
 		}, true
 	case EtherTypeIPv6:
 		p, err := ParseIPv6(eth.Payload())
@@ -45,7 +52,7 @@ func FindTransport(frame []byte) (Transport, bool) {
 		}
 		return Transport{
 			L3: l3, L4: l3 + offset, End: l3 + len(p),
-			V6: true, Proto: proto, Fragment: fragment,
+			Kind: Kind{V6: true, Proto: proto, Fragment: fragment},
 		}, true
 	}
 	return Transport{}, false
