@@ -176,25 +176,26 @@ func FuzzND(f *testing.F) {
 		if err != nil {
 			return
 		}
-		var target, flags []byte
+		var target []byte
+		var flags uint8
 		var options layers.ICMPv6Options
 		want := layers.ICMPv6OptSourceAddress
 		if d.IsAdvert() {
 			var ref layers.ICMPv6NeighborAdvertisement
 			err = ref.DecodeFromBytes(b[4:], gopacket.NilDecodeFeedback)
-			target, options, want, flags = ref.TargetAddress, ref.Options, layers.ICMPv6OptTargetAddress, []byte{ref.Flags}
+			target, options, want, flags = ref.TargetAddress, ref.Options, layers.ICMPv6OptTargetAddress, ref.Flags
 		} else {
 			var ref layers.ICMPv6NeighborSolicitation
 			err = ref.DecodeFromBytes(b[4:], gopacket.NilDecodeFeedback)
-			target, options, flags = ref.TargetAddress, ref.Options, []byte{0}
+			target, options = ref.TargetAddress, ref.Options
 		}
 		if err != nil {
 			t.Fatalf("accepted what gopacket refuses: %v", err)
 		}
 		equalBytes(t, "Target", d.Target().AsSlice(), target)
-		equal(t, "Router", d.Router(), flags[0]&0x80 != 0)
-		equal(t, "Solicited", d.Solicited(), flags[0]&0x40 != 0)
-		equal(t, "Override", d.Override(), flags[0]&0x20 != 0)
+		equal(t, "Router", d.Router(), flags&0x80 != 0)
+		equal(t, "Solicited", d.Solicited(), flags&0x40 != 0)
+		equal(t, "Override", d.Override(), flags&0x20 != 0)
 		link, has := d.LinkAddr()
 		for _, o := range options {
 			if o.Type == want && len(o.Data) == MACLen {
