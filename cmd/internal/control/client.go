@@ -1,0 +1,132 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// clientTimeout bounds a whole request: a forwarding table of a million entries
+// takes a few seconds.
+const clientTimeout = time.Minute
+
+// Client asks the daemon behind one socket.
+type Client struct {
+	socket string
+	http   http.Client
+}
+
+// NewClient returns a client of the daemon at the socket. It connects with each
+// request.
+func NewClient(socket string) *Client {
+	var d net.Dialer
+	return &Client{socket: socket, http: http.Client{
+		Timeout: clientTimeout,
+		Transport: &http.Transport{
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return d.DialContext(ctx, "unix", socket)
+			},
+			DisableKeepAlives: true,
+		},
+	}}
+}
+
+// Status says what runs.
+func (c *Client) Status(ctx context.Context) (Status, error) {
+	var s Status
+	err := c.do(ctx, http.MethodGet, pathStatus, nil, &s)
+	return s, err
+}
+
+// Stats returns all counters.
+func (c *Client) Stats(ctx context.Context) (dataplane.Stats, error) {
+	var s dataplane.Stats
+	err := c.do(ctx, http.MethodGet, pathStats, nil, &s)
+	return s, err
+}
+
+// FDB returns the forwarding entries of the named network, or of all for "".
+func (c *Client) FDB(ctx context.Context, network string) ([]dataplane.FDBEntry, error) {
+	var e []dataplane.FDBEntry
+	q := url.Values{"network": {network}}
+	err := c.do(ctx, http.MethodGet, pathFDB+"?"+q.Encode(), nil, &e)
+	return e, err
+}
+
+// AddFDB adds a static entry that belongs to the command line.
+func (c *Client) AddFDB(ctx context.Context, e Entry) error {
+	return c.do(ctx, http.MethodPost, pathFDB, e, nil)
+}
+
+// DeleteFDB removes an entry of the command line, or a learned one.
+func (c *Client) DeleteFDB(ctx context.Context, network string, mac encap.MAC) error {
+	q := url.Values{"network": {network}, "mac": {mac.String()}}
+	return c.do(ctx, http.MethodDelete, pathFDB+"?"+q.Encode(), nil, nil)
+}
+
+// FlushFDB forgets the learned entries that m selects and returns how many.
+func (c *Client) FlushFDB(ctx context.Context, m Match) (int, error) {
+	var f flushed
+	err := c.do(ctx, http.MethodPost, pathFlush, m, &f)
+	return f.Flushed, err
+}
+
+// do sends in, when it is not nil, and reads the answer into out, when it is
+// not nil. What the daemon refuses is an error with the daemon's words.
+func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
+	var body io.Reader
+	if in != nil {
+		b, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("writing the request: %w", err)
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://overtap"+path, body)
+	if err != nil {
+		return fmt.Errorf("making the request: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return c.explain(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var f failure
+		if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f); err != nil || f.Error == "" {
+			return fmt.Errorf("what answers at %s is no overtap daemon: it says %s", c.socket, resp.Status)
+		}
+		return errors.New(f.Error)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
+		return fmt.Errorf("reading the answer from %s: %w", c.socket, err)
+	}
+	return nil
+}
+
+// explain says what to do about a daemon that does not answer.
+func (c *Client) explain(err error) error {
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
+		return fmt.Errorf("no overtap daemon answers at %s: start one with `overtap run --config FILE`, or name its socket with --socket", c.socket)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("may not open %s: run the command as root", c.socket)
+	}
+	return fmt.Errorf("asking the daemon at %s: %w", c.socket, err)
+}

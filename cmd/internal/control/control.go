@@ -1,0 +1,92 @@
+// Package control is the daemon's ear: JSON over HTTP on a unix socket, a
+// server for the daemon and a client for the command line. The paths carry a
+// version; what they answer is part of the command line's contract.
+package control
+
+import (
+	"net/netip"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// The paths.
+const (
+	pathStatus = "/v1/status"
+	pathStats  = "/v1/stats"
+	pathFDB    = "/v1/fdb"
+	pathFlush  = "/v1/fdb/flush"
+)
+
+// Daemon is what the server needs of the daemon; an error's text is for the
+// operator.
+type Daemon interface {
+	// Status says what runs.
+	Status() Status
+	// Stats copies out all counters.
+	Stats() dataplane.Stats
+	// FDB copies out the forwarding entries of the named network, or of all
+	// for "".
+	FDB(network string) ([]dataplane.FDBEntry, error)
+	// AddFDB adds a static entry that belongs to the command line. The network
+	// may be "" when there is only one.
+	AddFDB(e Entry) error
+	// DeleteFDB removes an entry of the command line, or a learned one.
+	DeleteFDB(network string, mac encap.MAC) error
+	// FlushFDB forgets the learned entries that m selects and returns how many.
+	FlushFDB(m Match) (int, error)
+}
+
+// Entry is a static forwarding entry as the command line gives it.
+type Entry struct {
+	Network string     `json:"network"`
+	MAC     encap.MAC  `json:"mac"`
+	Peer    netip.Addr `json:"peer"`
+}
+
+// Match selects learned entries; what is zero or absent matches everything.
+type Match struct {
+	Network string     `json:"network,omitempty"`
+	MAC     encap.MAC  `json:"mac,omitzero"`
+	Peer    netip.Addr `json:"peer,omitzero"`
+}
+
+// Status says what runs.
+type Status struct {
+	Version     string          `json:"version"`
+	PID         int             `json:"pid"`
+	Ready       bool            `json:"ready"`
+	Uptime      uint64          `json:"uptime_seconds"`
+	Config      string          `json:"config"` // path of the file
+	Underlay    Underlay        `json:"underlay"`
+	Workers     int             `json:"workers"`
+	SourcePorts []uint16        `json:"source_ports"`
+	Networks    []NetworkStatus `json:"networks"`
+}
+
+// Underlay is the network that carries the outer packets.
+type Underlay struct {
+	Address netip.Addr        `json:"address"`
+	Device  string            `json:"device"` // "" = any
+	MTU     encap.UnderlayMTU `json:"mtu"`
+}
+
+// NetworkStatus is one network as it runs.
+type NetworkStatus struct {
+	dataplane.NetworkInfo
+	Bridge         string         `json:"bridge"` // "" = none
+	Addresses      []netip.Prefix `json:"addresses"`
+	Entries        int            `json:"entries"` // in the FDB
+	EntriesLearned int            `json:"entries_learned"`
+	EntriesMax     int            `json:"entries_max"`
+}
+
+// flushed answers a flush.
+type flushed struct {
+	Flushed int `json:"flushed"`
+}
+
+// failure answers a request that was refused.
+type failure struct {
+	Error string `json:"error"`
+}

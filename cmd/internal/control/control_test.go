@@ -1,0 +1,274 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// fake is a daemon with one network and no state but what it was asked.
+type fake struct {
+	entries []dataplane.FDBEntry
+	added   Entry
+	deleted encap.MAC
+	match   Match
+}
+
+func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+func (f *fake) Stats() dataplane.Stats { return dataplane.Stats{} }
+
+func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
+	if network == "red" {
+		return nil, errors.New(`there is no network "red": name one of blue`)
+	}
+	return f.entries, nil
+}
+
+func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
+
+func (f *fake) DeleteFDB(_ string, mac encap.MAC) error { f.deleted = mac; return nil }
+
+func (f *fake) FlushFDB(m Match) (int, error) { f.match = m; return 3, nil }
+
+// serve runs a server until the test's end, or until the returned function is
+// called, which tells how long it took.
+func serve(t *testing.T, d Daemon) (socket string, stop func() time.Duration) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "run", "control.sock")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Serve(ctx, l, d, slog.New(slog.DiscardHandler)) }()
+	stopped := false
+	stop = func() time.Duration {
+		if stopped {
+			return 0
+		}
+		stopped = true
+		start := time.Now()
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		took := time.Since(start)
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		return took
+	}
+	t.Cleanup(func() { stop() })
+	return socket, stop
+}
+
+func TestRoundTrip(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	const mac = encap.MAC(0x02420a000104)
+	peer := netip.MustParseAddr("192.0.2.2")
+	f := &fake{entries: []dataplane.FDBEntry{{Network: "blue", VNI: 100, MAC: mac, Peer: peer, Port: 4789, Origin: "learned", Age: 7}}}
+	socket, stop := serve(t, f)
+	defer stop()
+	c, ctx := NewClient(socket), t.Context()
+
+	entries, err := c.FDB(ctx, "")
+	if err != nil || !reflect.DeepEqual(entries, f.entries) {
+		t.Errorf("FDB: %v, %v", entries, err)
+	}
+	if _, err := c.FDB(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
+		t.Errorf("unknown network: %v", err)
+	}
+	if err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.added != (Entry{"blue", mac, peer}) {
+		t.Errorf("add: %v, %v", f.added, err)
+	}
+	if err := c.DeleteFDB(ctx, "blue", mac); err != nil || f.deleted != mac {
+		t.Errorf("delete: %v, %v", f.deleted, err)
+	}
+	if n, err := c.FlushFDB(ctx, Match{Peer: peer}); err != nil || n != 3 || f.match != (Match{Peer: peer}) {
+		t.Errorf("flush: %d, %v, %v", n, f.match, err)
+	}
+	if s, err := c.Status(ctx); err != nil || s.Version != "v1" {
+		t.Errorf("status: %v, %v", s, err)
+	}
+}
+
+// raw sends one request as written and returns status and body.
+func raw(t *testing.T, socket, method, path, body string) (int, string) {
+	t.Helper()
+	hc := http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		},
+	}}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://x"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, strings.TrimSpace(string(b))
+}
+
+// Empty lists are [], never null.
+func TestNoNull(t *testing.T) {
+	socket, _ := serve(t, &fake{})
+	for _, path := range []string{pathStatus, pathStats, pathFDB} {
+		code, body := raw(t, socket, http.MethodGet, path, "")
+		if code != http.StatusOK || strings.Contains(body, "null") {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	socket, _ := serve(t, &fake{})
+	for _, tc := range []struct {
+		method, path, body string
+		code               int
+		want               string
+	}{
+		{"GET", "/v2/status", "", 404, "of another version than the command"},
+		{"PUT", pathStatus, "", 404, "knows no PUT /v1/status"},
+		{"POST", pathFDB, "{", 400, "reading the request"},
+		{"POST", pathFDB, `{"mac":"zz"}`, 400, "MAC address"},
+		{"POST", pathFDB, `{"colour":"blue"}`, 400, "unknown field"},
+		{"POST", pathFDB, `{} {}`, 400, "more than one JSON value"},
+		{"POST", pathFDB, `{"network":"` + strings.Repeat("x", 1<<20) + `"}`, 400, "too large"},
+		{"DELETE", pathFDB + "?mac=1", "", 400, "MAC address"},
+	} {
+		code, body := raw(t, socket, tc.method, tc.path, tc.body)
+		var f failure
+		if err := json.Unmarshal([]byte(body), &f); err != nil || code != tc.code || !strings.Contains(f.Error, tc.want) {
+			t.Errorf("%s %s %.40s: %d %s", tc.method, tc.path, tc.body, code, body)
+		}
+	}
+}
+
+// A client that asks for much and reads nothing holds up neither the others nor
+// the daemon's end.
+func TestClientThatNeverReads(t *testing.T) {
+	f := &fake{entries: make([]dataplane.FDBEntry, 200_000)}
+	socket, stop := serve(t, f)
+	for range 8 {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := io.WriteString(c, "GET "+pathFDB+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	if _, err := NewClient(socket).Status(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if took := stop(); took > 5*time.Second {
+		t.Errorf("stopping took %v", took)
+	}
+}
+
+func TestSocketFile(t *testing.T) {
+	socket, stop := serve(t, &fake{})
+	dir := filepath.Dir(socket)
+	for path, want := range map[string]os.FileMode{socket: os.ModeSocket | 0o600, dir: os.ModeDir | 0o755} {
+		if info, err := os.Stat(path); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v; want %v", path, info.Mode(), err, want)
+		}
+	}
+	if _, err := Listen(socket); err == nil || !strings.Contains(err.Error(), "another overtap daemon answers at "+socket) {
+		t.Errorf("listening twice: %v", err)
+	}
+	stop()
+	if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the directory made for the socket is left: %v", err)
+	}
+}
+
+func TestFoundDirectoryStays(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Dir(socket)); err != nil {
+		t.Error(err)
+	}
+}
+
+// The file that a daemon left when it was killed is replaced.
+func TestStaleSocket(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	l.Close()
+	_, err = NewClient(socket).Status(t.Context())
+	if err == nil || !strings.HasPrefix(err.Error(), "no overtap daemon answers at "+socket) {
+		t.Errorf("asking a dead daemon: %v", err)
+	}
+	fresh, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh.Close()
+}
+
+func TestNoSocket(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Listen(file); err == nil || !strings.Contains(err.Error(), "exists and is no socket") {
+		t.Errorf("listening on a file: %v", err)
+	}
+	if _, err := os.Stat(file); err != nil {
+		t.Errorf("the file was removed: %v", err)
+	}
+}
+
+// Something else that speaks on the socket is named as such.
+func TestNotOvertap(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.NotFoundHandler()}
+	go srv.Serve(l)
+	defer srv.Close()
+	_, err = NewClient(socket).Stats(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "is no overtap daemon: it says 404") {
+		t.Errorf("error: %v", err)
+	}
+}

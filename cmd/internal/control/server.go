@@ -1,0 +1,169 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// Bounds on what a client can hold: a request's size, and how long it may take
+// to send one, to read the answer and to idle.
+const (
+	maxBody      = 64 << 10
+	readTimeout  = 5 * time.Second
+	writeTimeout = 30 * time.Second
+	idleTimeout  = 30 * time.Second
+	// stopTimeout is what requests under way get at the daemon's end.
+	stopTimeout = time.Second
+)
+
+// Serve answers requests on l until ctx ends, and then returns nil. It closes l.
+func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) error {
+	srv := &http.Server{
+		Handler:           handler(d),
+		ReadHeaderTimeout: readTimeout,
+		ReadTimeout:       readTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return ServeHTTP(ctx, srv, l)
+}
+
+// ServeHTTP runs srv on l until ctx ends, gives requests under way a second,
+// and then cuts them off.
+func ServeHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
+	case <-ctx.Done():
+	}
+	grace, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		// A client that does not read what it asked for.
+		_ = srv.Close()
+	}
+	<-failed
+	return nil
+}
+
+// handler routes the requests to d.
+func handler(d Daemon) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathStatus, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, completeStatus(d.Status()))
+	})
+	mux.HandleFunc("GET "+pathStats, func(w http.ResponseWriter, _ *http.Request) {
+		reply(w, completeStats(d.Stats()))
+	})
+	mux.HandleFunc("GET "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
+		entries, err := d.FDB(r.URL.Query().Get("network"))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		reply(w, notNil(entries))
+	})
+	mux.HandleFunc("POST "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
+		var e Entry
+		if !request(w, r, &e) {
+			return
+		}
+		answer(w, struct{}{}, d.AddFDB(e))
+	})
+	mux.HandleFunc("DELETE "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
+		q := r.URL.Query()
+		mac, err := encap.ParseMAC(q.Get("mac"))
+		if err == nil {
+			err = d.DeleteFDB(q.Get("network"), mac)
+		}
+		answer(w, struct{}{}, err)
+	})
+	mux.HandleFunc("POST "+pathFlush, func(w http.ResponseWriter, r *http.Request) {
+		var m Match
+		if !request(w, r, &m) {
+			return
+		}
+		n, err := d.FlushFDB(m)
+		answer(w, flushed{n}, err)
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
+	})
+	return mux
+}
+
+// request reads a request's body into v. When it cannot, it has answered.
+func request(w http.ResponseWriter, r *http.Request, v any) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil {
+		if _, more := dec.Token(); !errors.Is(more, io.EOF) {
+			err = errors.New("more than one JSON value")
+		}
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("reading the request: %w", err))
+		return false
+	}
+	return true
+}
+
+func answer(w http.ResponseWriter, v any, err error) {
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err)
+		return
+	}
+	reply(w, v)
+}
+
+// reply writes v. An error means that the client has gone: there is nobody to
+// tell.
+func reply(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func refuse(w http.ResponseWriter, code int, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(failure{err.Error()})
+}
+
+// completeStats makes empty lists of absent ones, which JSON would write as
+// null.
+func completeStats(s dataplane.Stats) dataplane.Stats {
+	s.Networks, s.Peers, s.Drops, s.Wire = notNil(s.Networks), notNil(s.Peers), notNil(s.Drops), notNil(s.Wire)
+	return s
+}
+
+// completeStatus does the same for a Status.
+func completeStatus(s Status) Status {
+	s.SourcePorts, s.Networks = notNil(s.SourcePorts), notNil(slices.Clone(s.Networks))
+	for i := range s.Networks {
+		n := &s.Networks[i]
+		n.Addresses, n.Offloads = notNil(n.Addresses), notNil(n.Offloads)
+	}
+	return s
+}
+
+func notNil[T any](s []T) []T {
+	if s == nil {
+		return []T{}
+	}
+	return s
+}

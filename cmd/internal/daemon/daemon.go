@@ -1,0 +1,220 @@
+// Package daemon is what `overtap run` does: it looks whether the
+// configuration can work on this host, starts the engine, sets the host up,
+// serves the control socket and the metrics, acts on the engine's events, and
+// takes everything down again.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/host"
+	"overtap/cmd/internal/metrics"
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// Engine is what the daemon asks of *dataplane.Engine.
+type Engine interface {
+	Apply(dataplane.Desired) (dataplane.Diff, error)
+	Stats() dataplane.Stats
+	Info() dataplane.Info
+	FDB(network string) ([]dataplane.FDBEntry, error)
+	Flush(dataplane.Match) (int, error)
+	Events() <-chan dataplane.Event
+	Close() error
+}
+
+// Options say what to run.
+type Options struct {
+	Config  *config.Config
+	Path    string // of the configuration, for status
+	Version string
+	Log     *slog.Logger
+	// NewEngine starts the engine; it is given what Config says.
+	NewEngine func(dataplane.Options) (Engine, error)
+}
+
+// daemon is a running one. It implements control.Daemon.
+type daemon struct {
+	Options
+	host    *host.Host
+	engine  Engine
+	mtu     encap.UnderlayMTU
+	started time.Time
+	ready   atomic.Bool
+	backoff time.Duration // before a repair is tried a second time
+	refused sync.Once     // the warning about segmentation
+
+	mu     sync.Mutex        // held over every Apply
+	base   dataplane.Desired // what the configuration says
+	static static            // entries of the command line
+	lost   map[string]bool   // networks taken out until their repair
+}
+
+// Run runs until ctx ends, and then returns nil when all was taken down
+// cleanly. Of a step that fails, what came before it is undone. It must run in
+// the network namespace that it serves, on every thread.
+func Run(ctx context.Context, o Options) (err error) {
+	d := &daemon{
+		Options: o,
+		started: time.Now(),
+		backoff: time.Second,
+		static:  make(static),
+		lost:    make(map[string]bool),
+	}
+	var undo []func() error
+	defer func() {
+		d.ready.Store(false)
+		for _, f := range slices.Backward(undo) {
+			err = errors.Join(err, f())
+		}
+		if err == nil {
+			o.Log.Info("stopped")
+		}
+	}()
+
+	if d.host, err = host.New(o.Config.Underlay.Address, o.Log); err != nil {
+		return err
+	}
+	undo = append(undo, func() error { d.host.Close(); return nil })
+	if err := d.preflight(); err != nil {
+		return err
+	}
+	var web net.Listener
+	if o.Config.Control.Metrics != "" {
+		if web, err = net.Listen("tcp", o.Config.Control.Metrics); err != nil {
+			return fmt.Errorf("listening for metrics (control.metrics): %w", err)
+		}
+		undo = append(undo, func() error { return closed(web.Close()) })
+	}
+
+	d.engine, err = o.NewEngine(dataplane.Options{
+		Underlay:    o.Config.Underlay.Address,
+		Device:      o.Config.Underlay.Device,
+		Workers:     o.Config.Engine.Workers,
+		SourcePorts: o.Config.Engine.SourcePorts,
+	})
+	if err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
+	undo = append(undo, d.closeEngine)
+	if _, err := d.engine.Apply(d.base); err != nil {
+		return fmt.Errorf("applying the configuration: %w", err)
+	}
+
+	undo = append(undo, d.undoHost)
+	for _, n := range d.base.Networks {
+		if err := d.host.Setup(d.hostNetwork(n)); err != nil {
+			return fmt.Errorf("setting the host up: %w", err)
+		}
+	}
+
+	socket, err := control.Listen(o.Config.Control.Socket)
+	if err != nil {
+		return err
+	}
+	undo = append(undo, socket.Close)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return d.serve(ctx, socket, web)
+}
+
+// serve runs the daemon's tasks until ctx ends or one of them fails.
+func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return control.Serve(ctx, socket, d, d.Log) })
+	if web != nil {
+		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.ready.Load})
+		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
+	}
+	g.Go(func() error { return d.host.Watch(ctx) })
+	g.Go(func() error { return d.events(ctx) })
+
+	d.ready.Store(true)
+	d.Log.Info("ready",
+		"version", d.Version,
+		"underlay", d.Config.Underlay.Address,
+		"networks", len(d.base.Networks),
+		"socket", d.Config.Control.Socket)
+	notify(d.Log, "READY=1")
+	<-ctx.Done()
+	notify(d.Log, "STOPPING=1")
+	d.Log.Info("stopping")
+	return g.Wait()
+}
+
+// preflight fills in what the configuration says on this host's underlay, and
+// returns every obstacle that is known before anything is made.
+func (d *daemon) preflight() error {
+	c := d.Config
+	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device}
+	for i := range c.VXLAN {
+		v := &c.VXLAN[i]
+		plan.Networks = append(plan.Networks, host.Network{Name: v.Name, Device: v.TAP, Bridge: v.Bridge})
+		if !slices.Contains(plan.Ports, v.Port) {
+			plan.Ports = append(plan.Ports, v.Port)
+		}
+	}
+	// First: against a daemon that runs already, all else would fail too.
+	if err := control.CheckFree(c.Control.Socket); err != nil {
+		return err
+	}
+	errs := []error{d.host.Preflight(plan)}
+	var err error
+	if d.mtu, err = d.host.UnderlayMTU(c.Underlay.Address, c.Underlay.Device); err == nil {
+		// Else Preflight has said so.
+		d.base, err = c.Desired(d.mtu)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// hostNetwork is what the host shall look like around n's TAP.
+func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
+	v := d.vxlan(n.Name)
+	return host.Network{Name: n.Name, Device: n.Device, MTU: n.MTU, Bridge: v.Bridge, Addresses: v.Addresses}
+}
+
+// vxlan is what the configuration says of a network that it has.
+func (d *daemon) vxlan(name string) config.VXLAN {
+	i := slices.IndexFunc(d.Config.VXLAN, func(v config.VXLAN) bool { return v.Name == name })
+	if i < 0 {
+		return config.VXLAN{}
+	}
+	return d.Config.VXLAN[i]
+}
+
+func (d *daemon) closeEngine() error {
+	if err := d.engine.Close(); err != nil {
+		return fmt.Errorf("stopping the engine: %w", err)
+	}
+	return nil
+}
+
+func (d *daemon) undoHost() error {
+	if err := d.host.Undo(); err != nil {
+		return fmt.Errorf("undoing the host's set-up: %w", err)
+	}
+	return nil
+}
+
+// closed drops the error of closing a listener a second time.
+func closed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}

@@ -1,0 +1,161 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// fakeEngine stands in for *dataplane.Engine: it opens real TAPs, forwards
+// nothing, and fails where a test says so.
+type fakeEngine struct {
+	t      *testing.T
+	events chan dataplane.Event
+	closed chan struct{}
+
+	mu       sync.Mutex
+	desired  dataplane.Desired
+	taps     map[string][]*os.File
+	learned  []dataplane.FDBEntry
+	refuse   func(dataplane.Desired) error // of Apply
+	applied  int
+	closeErr error
+}
+
+func newFakeEngine(t *testing.T) *fakeEngine {
+	return &fakeEngine{
+		t: t, events: make(chan dataplane.Event, 8), closed: make(chan struct{}),
+		taps: make(map[string][]*os.File),
+	}
+}
+
+func (e *fakeEngine) Apply(d dataplane.Desired) (dataplane.Diff, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.refuse != nil {
+		if err := e.refuse(d); err != nil {
+			return dataplane.Diff{}, err
+		}
+	}
+	e.applied++
+	for name, fds := range e.taps {
+		if !slices.ContainsFunc(d.Networks, func(n dataplane.Network) bool { return n.Device == name }) {
+			closeAll(fds)
+			delete(e.taps, name)
+		}
+	}
+	for _, n := range d.Networks {
+		if _, ok := e.taps[n.Device]; ok {
+			continue
+		}
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = n.Device
+		tap := &netlink.Tuntap{LinkAttrs: attrs, Mode: netlink.TUNTAP_MODE_TAP, Queues: 1, NonPersist: true,
+			Flags: netlink.TUNTAP_MULTI_QUEUE_DEFAULTS}
+		if err := netlink.LinkAdd(tap); err != nil {
+			return dataplane.Diff{}, fmt.Errorf("opening the TAP %s: %w", n.Device, err)
+		}
+		e.taps[n.Device] = tap.Fds
+	}
+	e.desired = d
+	return dataplane.Diff{}, nil
+}
+
+func closeAll(fds []*os.File) {
+	for _, f := range fds {
+		f.Close()
+	}
+}
+
+func (e *fakeEngine) Stats() dataplane.Stats {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var s dataplane.Stats
+	for _, n := range e.desired.Networks {
+		s.Networks = append(s.Networks, dataplane.NetworkStats{Network: n.Name, Entries: len(n.FDB)})
+	}
+	return s
+}
+
+func (e *fakeEngine) Info() dataplane.Info {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := dataplane.Info{Workers: 2}
+	for _, n := range e.desired.Networks {
+		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU})
+	}
+	return i
+}
+
+func (e *fakeEngine) FDB(network string) ([]dataplane.FDBEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []dataplane.FDBEntry
+	for _, n := range e.desired.Networks {
+		for _, s := range n.FDB {
+			out = append(out, dataplane.FDBEntry{Network: n.Name, MAC: s.MAC, Peer: s.Peer, Origin: "static"})
+		}
+	}
+	return append(out, e.learned...), nil
+}
+
+func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := len(e.learned)
+	e.learned = slices.DeleteFunc(e.learned, func(l dataplane.FDBEntry) bool {
+		return (m.Network == "" || m.Network == l.Network) && (m.MAC == 0 || m.MAC == l.MAC)
+	})
+	return before - len(e.learned), nil
+}
+
+func (e *fakeEngine) Events() <-chan dataplane.Event { return e.events }
+
+func (e *fakeEngine) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for name, fds := range e.taps {
+		closeAll(fds)
+		delete(e.taps, name)
+	}
+	close(e.closed)
+	return e.closeErr
+}
+
+// lose deletes a network's TAP as somebody else would, and says so.
+func (e *fakeEngine) lose(network, device string) {
+	e.t.Helper()
+	l, err := netlink.LinkByName(device)
+	if err == nil {
+		err = netlink.LinkDel(l)
+	}
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	e.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: network, Err: errors.New("EBADFD")}
+}
+
+// entries returns a network's static entries and peers as they were applied.
+func (e *fakeEngine) entries(network string) (map[encap.MAC]netip.Addr, []dataplane.Peer) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, n := range e.desired.Networks {
+		if n.Name == network {
+			m := make(map[encap.MAC]netip.Addr)
+			for _, s := range n.FDB {
+				m[s.MAC] = s.Peer
+			}
+			return m, n.Peers
+		}
+	}
+	return nil, nil
+}

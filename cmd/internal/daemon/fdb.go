@@ -1,0 +1,170 @@
+package daemon
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"overtap/cmd/internal/control"
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// static holds the forwarding entries of the command line by network. They lie
+// over what the configuration says: each source withdraws only its own.
+type static map[string]map[encap.MAC]netip.Addr
+
+// desired is what the engine shall do: the configuration, without the networks
+// that wait for repair, with the command line's entries. The caller holds mu.
+func (d *daemon) desired() dataplane.Desired {
+	var out dataplane.Desired
+	for _, n := range d.base.Networks {
+		if d.lost[n.Name] {
+			continue
+		}
+		n.Peers, n.FDB = slices.Clone(n.Peers), slices.Clone(n.FDB)
+		own := d.static[n.Name]
+		for _, mac := range slices.Sorted(maps.Keys(own)) {
+			peer := own[mac]
+			n.FDB = append(n.FDB, dataplane.StaticEntry{MAC: mac, Peer: peer})
+			// To name a peer is to admit it, as in the configuration; nothing
+			// is flooded to it.
+			if !slices.ContainsFunc(n.Peers, func(p dataplane.Peer) bool { return p.Address == peer }) {
+				n.Peers = append(n.Peers, dataplane.Peer{Address: peer})
+			}
+		}
+		out.Networks = append(out.Networks, n)
+	}
+	return out
+}
+
+// FDB implements control.Daemon.
+func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
+	if network != "" {
+		if _, err := d.network(network); err != nil {
+			return nil, err
+		}
+	}
+	return d.engine.FDB(network)
+}
+
+// AddFDB implements control.Daemon.
+func (d *daemon) AddFDB(e control.Entry) error {
+	n, err := d.network(e.Network)
+	if err != nil {
+		return err
+	}
+	if err := d.checkEntry(n, e); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	own := d.static[n.Name]
+	if own == nil {
+		own = make(map[encap.MAC]netip.Addr)
+		d.static[n.Name] = own
+	}
+	old, had := own[e.MAC]
+	own[e.MAC] = e.Peer
+	if _, err := d.engine.Apply(d.desired()); err != nil {
+		if had {
+			own[e.MAC] = old
+		} else {
+			delete(own, e.MAC)
+		}
+		return fmt.Errorf("adding %s to network %s: %w", e.MAC, n.Name, err)
+	}
+	return nil
+}
+
+// checkEntry refuses what the configuration would refuse, and what belongs to
+// it.
+func (d *daemon) checkEntry(n dataplane.Network, e control.Entry) error {
+	own := d.Config.Underlay.Address
+	switch {
+	case e.MAC.IsZero() || e.MAC.IsBridgeControl() || e.MAC == n.MAC:
+		return fmt.Errorf("%s cannot lie behind a peer: it is zero, reserved for bridges or the network's own device", e.MAC)
+	case !e.Peer.IsValid() || e.Peer.IsUnspecified() || e.Peer.IsMulticast() || e.Peer.Zone() != "" || e.Peer.Is6() && e.Peer.IsLinkLocalUnicast():
+		return fmt.Errorf("%s is not the address of a peer: want the unicast address of another host on the underlay", e.Peer)
+	case e.Peer.BitLen() != own.BitLen():
+		return fmt.Errorf("%s is of another family than the underlay address %s: want the same", e.Peer, own)
+	case e.Peer == own:
+		return fmt.Errorf("%s is this host's own underlay address: want that of another host", e.Peer)
+	}
+	return configured(n, e.MAC)
+}
+
+// configured refuses to touch an entry of the configuration.
+func configured(n dataplane.Network, mac encap.MAC) error {
+	for _, s := range n.FDB {
+		if s.MAC == mac {
+			return fmt.Errorf("the entry %s of network %s (peer %s) belongs to the configuration: change it there", mac, n.Name, s.Peer)
+		}
+	}
+	return nil
+}
+
+// DeleteFDB implements control.Daemon.
+func (d *daemon) DeleteFDB(network string, mac encap.MAC) error {
+	n, err := d.network(network)
+	if err != nil {
+		return err
+	}
+	if err := configured(n, mac); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	own := d.static[n.Name]
+	if peer, ok := own[mac]; ok {
+		delete(own, mac)
+		if _, err := d.engine.Apply(d.desired()); err != nil {
+			own[mac] = peer
+			return fmt.Errorf("removing %s from network %s: %w", mac, n.Name, err)
+		}
+		return nil
+	}
+	flushed, err := d.flush(dataplane.Match{Network: n.Name, MAC: mac})
+	if err == nil && flushed == 0 {
+		err = fmt.Errorf("network %s has no entry %s: see `overtap fdb show`", n.Name, mac)
+	}
+	return err
+}
+
+// FlushFDB implements control.Daemon.
+func (d *daemon) FlushFDB(m control.Match) (int, error) {
+	if m.Network != "" {
+		if _, err := d.network(m.Network); err != nil {
+			return 0, err
+		}
+	}
+	return d.flush(dataplane.Match{Network: m.Network, MAC: m.MAC, Peer: m.Peer})
+}
+
+func (d *daemon) flush(m dataplane.Match) (int, error) {
+	n, err := d.engine.Flush(m)
+	if err != nil {
+		return n, fmt.Errorf("flushing learned entries: %w", err)
+	}
+	return n, nil
+}
+
+// network returns the network of a name, as configured; for "" the only one.
+func (d *daemon) network(name string) (dataplane.Network, error) {
+	known := make([]string, 0, len(d.base.Networks))
+	for _, n := range d.base.Networks {
+		if n.Name == name || name == "" && len(d.base.Networks) == 1 {
+			return n, nil
+		}
+		known = append(known, n.Name)
+	}
+	switch {
+	case len(known) == 0:
+		return dataplane.Network{}, fmt.Errorf("this daemon has no network: give it one in %s", d.Path)
+	case name == "":
+		return dataplane.Network{}, fmt.Errorf("there are several networks: name one of %s with --network", strings.Join(known, ", "))
+	}
+	return dataplane.Network{}, fmt.Errorf("there is no network %q: name one of %s", name, strings.Join(known, ", "))
+}

@@ -1,0 +1,41 @@
+package daemon
+
+import (
+	"os"
+	"time"
+
+	"overtap/cmd/internal/control"
+	"overtap/dataplane"
+)
+
+// Stats implements control.Daemon.
+func (d *daemon) Stats() dataplane.Stats { return d.engine.Stats() }
+
+// Status implements control.Daemon.
+func (d *daemon) Status() control.Status {
+	info := d.engine.Info()
+	s := control.Status{
+		Version:     d.Version,
+		PID:         os.Getpid(),
+		Ready:       d.ready.Load(),
+		Uptime:      uint64(time.Since(d.started) / time.Second),
+		Config:      d.Path,
+		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: d.mtu},
+		Workers:     info.Workers,
+		SourcePorts: info.Sources,
+		Networks:    make([]control.NetworkStatus, 0, len(info.Networks)),
+	}
+	counts := make(map[string]dataplane.NetworkStats)
+	for _, n := range d.engine.Stats().Networks {
+		counts[n.Network] = n
+	}
+	for _, n := range info.Networks {
+		v, c := d.vxlan(n.Network), counts[n.Network]
+		s.Networks = append(s.Networks, control.NetworkStatus{
+			NetworkInfo: n,
+			Bridge:      v.Bridge, Addresses: v.Addresses,
+			Entries: c.Entries, EntriesLearned: c.EntriesLearned, EntriesMax: c.EntriesMax,
+		})
+	}
+	return s
+}

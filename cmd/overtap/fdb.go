@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+
+	"github.com/spf13/cobra"
+
+	"overtap/cmd/internal/control"
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+func newFDBCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "fdb",
+		Short: "Show and change the forwarding table",
+	}
+	c.AddCommand(newFDBShowCommand(), newFDBAddCommand(), newFDBDelCommand(), newFDBFlushCommand())
+	return c
+}
+
+// macFlag and peerFlag are optional addresses on the command line.
+type (
+	macFlag  struct{ encap.MAC }
+	peerFlag struct{ netip.Addr }
+)
+
+// Set implements pflag.Value.
+func (f *macFlag) Set(s string) error { return f.UnmarshalText([]byte(s)) }
+
+// Type implements pflag.Value.
+func (f *macFlag) Type() string { return "MAC" }
+
+// String returns "" when the flag is not set.
+func (f *macFlag) String() string {
+	if f.IsZero() {
+		return ""
+	}
+	return f.MAC.String()
+}
+
+// Set implements pflag.Value.
+func (f *peerFlag) Set(s string) (err error) {
+	f.Addr, err = parsePeer(s)
+	return err
+}
+
+// Type implements pflag.Value.
+func (f *peerFlag) Type() string { return "ADDRESS" }
+
+// String returns "" when the flag is not set.
+func (f *peerFlag) String() string {
+	if !f.IsValid() {
+		return ""
+	}
+	return f.Addr.String()
+}
+
+func parsePeer(s string) (netip.Addr, error) {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return netip.Addr{}, fmt.Errorf("peer %q: want an IP address such as 192.0.2.2 or 2001:db8::2", s)
+	}
+	return a.Unmap(), nil
+}
+
+// match holds the flags that select entries.
+type match struct {
+	network string
+	mac     macFlag
+	peer    peerFlag
+}
+
+func (m *match) add(c *cobra.Command) {
+	addNetwork(c, &m.network)
+	c.Flags().Var(&m.mac, "mac", "only this MAC")
+	c.Flags().Var(&m.peer, "peer", "only entries of this peer")
+}
+
+func addNetwork(c *cobra.Command, network *string) {
+	c.Flags().StringVar(network, "network", "", "the network's `NAME`")
+}
+
+func newFDBShowCommand() *cobra.Command {
+	var d daemonFlags
+	var m match
+	var origin string
+	var json bool
+	c := &cobra.Command{
+		Use:   "show",
+		Short: "Show forwarding entries",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			all, err := d.client().FDB(c.Context(), m.network)
+			if err != nil {
+				return err
+			}
+			entries := make([]dataplane.FDBEntry, 0, len(all))
+			for _, e := range all {
+				if (m.mac.IsZero() || e.MAC == m.mac.MAC) && (!m.peer.IsValid() || e.Peer == m.peer.Addr) &&
+					(origin == "" || e.Origin == origin) {
+					entries = append(entries, e)
+				}
+			}
+			if json {
+				return printJSON(c.OutOrStdout(), entries)
+			}
+			t := table{header: []string{"NETWORK", "VNI", "MAC", "PEER", "PORT", "ORIGIN", "AGE"}}
+			for _, e := range entries {
+				age := "-"
+				if e.Origin == "learned" {
+					age = fmt.Sprintf("%ds", e.Age)
+				}
+				t.add(e.Network, e.VNI, e.MAC, e.Peer, e.Port, e.Origin, age)
+			}
+			return t.print(c.OutOrStdout())
+		},
+	}
+	d.add(c)
+	m.add(c)
+	c.Flags().StringVar(&origin, "origin", "", "only entries of this `ORIGIN`: static or learned")
+	addJSON(c, &json)
+	return c
+}
+
+func newFDBAddCommand() *cobra.Command {
+	var d daemonFlags
+	var network string
+	c := &cobra.Command{
+		Use:   "add [--network NAME] MAC PEER",
+		Short: "Bind a MAC to a peer until the daemon ends or the entry is deleted",
+		Long: `Bind a MAC to a peer: a static entry, which learning never displaces, and which
+lasts until ` + "`overtap fdb del`" + ` or the daemon's end. Entries of the configuration are
+changed there.`,
+		Example: "  overtap fdb add --network blue 02:42:0a:00:01:04 192.0.2.2",
+		Args:    cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			mac, err := encap.ParseMAC(args[0])
+			if err != nil {
+				return usageError{c.CommandPath(), err}
+			}
+			peer, err := parsePeer(args[1])
+			if err != nil {
+				return usageError{c.CommandPath(), err}
+			}
+			return d.client().AddFDB(c.Context(), control.Entry{Network: network, MAC: mac, Peer: peer})
+		},
+	}
+	d.add(c)
+	addNetwork(c, &network)
+	return c
+}
+
+func newFDBDelCommand() *cobra.Command {
+	var d daemonFlags
+	var network string
+	c := &cobra.Command{
+		Use:     "del [--network NAME] MAC",
+		Short:   "Delete an entry that `fdb add` made, or a learned one",
+		Example: "  overtap fdb del --network blue 02:42:0a:00:01:04",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			mac, err := encap.ParseMAC(args[0])
+			if err != nil {
+				return usageError{c.CommandPath(), err}
+			}
+			return d.client().DeleteFDB(c.Context(), network, mac)
+		},
+	}
+	d.add(c)
+	addNetwork(c, &network)
+	return c
+}
+
+func newFDBFlushCommand() *cobra.Command {
+	var d daemonFlags
+	var m match
+	c := &cobra.Command{
+		Use:     "flush",
+		Short:   "Forget learned entries: all, or those the flags select",
+		Example: "  overtap fdb flush --network blue --peer 192.0.2.2",
+		Args:    cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			n, err := d.client().FlushFDB(c.Context(), control.Match{Network: m.network, MAC: m.mac.MAC, Peer: m.peer.Addr})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s flushed\n", plural(n, "entry", "entries"))
+			return err
+		},
+	}
+	d.add(c)
+	m.add(c)
+	return c
+}

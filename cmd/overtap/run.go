@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/daemon"
+	"overtap/dataplane"
+)
+
+// stopLimit bounds the shutdown. It takes milliseconds; only a kernel that does
+// not answer makes it long.
+const stopLimit = 15 * time.Second
+
+func newRunCommand() *cobra.Command {
+	var path string
+	c := &cobra.Command{
+		Use:   "run --config FILE",
+		Short: "Run the daemon until SIGTERM or SIGINT",
+		Long: `Run the daemon: open a TAP device per network, put it on its bridge, and forward
+between it and the peers. Logs go to stderr; a line with "ready" says that
+traffic flows. On SIGTERM or SIGINT everything that was made is removed.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := load(c, path)
+			if err != nil {
+				return err
+			}
+			log := newLogger(c.ErrOrStderr(), cfg.Log)
+			ctx, stop := untilSignal(c.Context(), log)
+			defer stop()
+			return daemon.Run(ctx, daemon.Options{
+				Config: cfg, Path: path, Version: buildVersion(), Log: log, NewEngine: newEngine,
+			})
+		},
+	}
+	addConfig(c, &path)
+	return c
+}
+
+// newEngine starts the engine on this host's TAPs and sockets.
+func newEngine(o dataplane.Options) (daemon.Engine, error) {
+	e, err := dataplane.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// newLogger returns the daemon's log.
+func newLogger(w io.Writer, c config.Log) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
+
+// untilSignal returns a context that ends with the first SIGTERM or SIGINT.
+// Later ones change nothing: the shutdown goes on, and ends at its limit.
+func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, func() {
+		time.AfterFunc(stopLimit, func() {
+			log.Error(fmt.Sprintf("the shutdown did not end within %v: leaving what is left behind", stopLimit))
+			os.Exit(exitError)
+		})
+	})
+
+	// Its default action is to end the process with nothing undone.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hup:
+				log.Warn("SIGHUP ignored: this version does not reload; restart the daemon to apply a new configuration")
+			}
+		}
+	}()
+	return ctx, stop
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"overtap/dataplane"
+)
+
+func newStatsCommand() *cobra.Command {
+	var d daemonFlags
+	var network string
+	var json bool
+	c := &cobra.Command{
+		Use:   "stats",
+		Short: "Show all counters, and why frames were dropped",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := d.client().Stats(c.Context())
+			if err != nil {
+				return err
+			}
+			if s, err = only(s, network); err != nil {
+				return err
+			}
+			if json {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return printStats(c.OutOrStdout(), s)
+		},
+	}
+	d.add(c)
+	addNetwork(c, &network)
+	addJSON(c, &json)
+	return c
+}
+
+// printStats prints one table a subject, and leaves out those that are empty.
+func printStats(w io.Writer, s dataplane.Stats) error {
+	networks := &table{header: []string{"NETWORK", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
+		"FLOODED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
+	for _, n := range s.Networks {
+		networks.add(n.Network, n.VNI, n.Port, n.TxPackets, n.TxBytes, n.RxPackets, n.RxBytes,
+			n.Flooded, n.Entries, n.EntriesLearned, n.EntriesMax, n.LearnMoved, n.LearnRefused)
+	}
+	drops := &table{header: []string{"DROPPED", "NETWORK", "DIRECTION", "REASON", "WHY"}}
+	for _, d := range s.Drops {
+		drops.add(d.Count, d.Network, d.Direction, d.Reason, d.Reason.Text())
+	}
+	wire := &table{header: []string{"SOCKET DROPPED", "PORT", "WHY"}}
+	for _, v := range s.Wire {
+		if v.SocketDropped > 0 {
+			wire.add(v.SocketDropped, v.Port, "the kernel found the receive buffer full")
+		}
+	}
+
+	first := true
+	for _, t := range []*table{networks, peerTable(s.Peers), drops, wire} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if !first {
+			fmt.Fprintln(w)
+		}
+		first = false
+		if err := t.print(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}

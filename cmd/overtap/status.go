@@ -1,0 +1,71 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"overtap/cmd/internal/control"
+)
+
+func newStatusCommand() *cobra.Command {
+	var d daemonFlags
+	var json bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the daemon runs and what this host granted it",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			s, err := d.client().Status(c.Context())
+			if err != nil {
+				return err
+			}
+			if json {
+				return printJSON(c.OutOrStdout(), s)
+			}
+			return printStatus(c.OutOrStdout(), s)
+		},
+	}
+	d.add(c)
+	addJSON(c, &json)
+	return c
+}
+
+func printStatus(w io.Writer, s control.Status) error {
+	state := "ready"
+	if !s.Ready {
+		state = "not ready"
+	}
+	fmt.Fprintf(w, "overtap %s, pid %d: %s, up %v\n", s.Version, s.PID, state, time.Duration(s.Uptime)*time.Second)
+	fmt.Fprintf(w, "config    %s\n", s.Config)
+	on := ""
+	if s.Underlay.Device != "" {
+		on = " on " + s.Underlay.Device
+	}
+	fmt.Fprintf(w, "underlay  %s%s, MTU %d\n", s.Underlay.Address, on, s.Underlay.MTU)
+	fmt.Fprintf(w, "workers   %d\n", s.Workers)
+	if len(s.SourcePorts) > 0 {
+		fmt.Fprintf(w, "source    %s\n", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
+	}
+	if len(s.Networks) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := table{header: []string{"NETWORK", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
+	for _, n := range s.Networks {
+		state := "up"
+		if n.Lost {
+			state = "lost"
+		}
+		addresses := make([]string, len(n.Addresses))
+		for i, a := range n.Addresses {
+			addresses[i] = a.String()
+		}
+		t.add(n.Network, n.VNI, n.Port, n.Device, state, n.MAC, n.MTU, n.Bridge, strings.Join(addresses, ","),
+			n.Entries, n.Queues, strings.Join(n.Offloads, ","))
+	}
+	return t.print(w)
+}
