@@ -86,6 +86,7 @@ func gopacketTransport(frame []byte) (at Transport, ok bool) {
 	// Layers are slices of the frame: what is left of the capacity tells where.
 	offset := func(b []byte) int { return cap(frame) - cap(b) }
 	tags := 0
+walk:
 	for _, layer := range packet.Layers() {
 		switch l := layer.(type) {
 		case *layers.Ethernet:
@@ -94,6 +95,9 @@ func gopacketTransport(frame []byte) (at Transport, ok bool) {
 				return Transport{}, false
 			}
 		case *layers.IPv4:
+			if ok { // inside the IPv6 packet
+				break walk
+			}
 			return Transport{
 				L3: offset(l.Contents), L4: offset(l.Payload), End: offset(l.Contents) + int(l.Length),
 				Kind: Kind{
@@ -102,12 +106,13 @@ func gopacketTransport(frame []byte) (at Transport, ok bool) {
 				},
 			}, l.Version == 4 && l.Payload != nil
 		case *layers.IPv6:
-			at = Transport{
-				L3: offset(l.Contents), L4: offset(l.Contents) + IPv6HeaderLen,
-				End:  offset(l.Contents) + IPv6HeaderLen + int(l.Length),
-				Kind: Kind{V6: true, Proto: uint8(l.NextHeader)},
+			if ok || l.Version != 6 {
+				break walk
 			}
-			ok = l.Version == 6
+			l3 := offset(l.Contents)
+			at = Transport{L3: l3, L4: l3 + IPv6HeaderLen, End: l3 + IPv6HeaderLen + int(l.Length),
+				Kind: Kind{V6: true, Proto: uint8(l.NextHeader)}}
+			ok = true
 		case *layers.IPv6HopByHop:
 			at.Proto, at.L4 = uint8(l.NextHeader), at.L4+l.ActualLength
 		case *layers.IPv6Routing:
@@ -118,14 +123,14 @@ func gopacketTransport(frame []byte) (at Transport, ok bool) {
 			at.Proto, at.L4, at.Fragment = uint8(l.NextHeader), at.L4+len(l.Contents), true
 			return at, ok
 		default:
-			switch at.Proto {
-			case ipv6HopByHop, ipv6Routing, ipv6DestOptions, ipv6Fragment:
-				return Transport{}, false // an extension header that gopacket refused
-			}
-			return at, ok
+			break walk
 		}
 	}
-	return at, ok && at.Proto != ipv6HopByHop && at.Proto != ipv6Routing && at.Proto != ipv6DestOptions && at.Proto != ipv6Fragment
+	switch at.Proto {
+	case ipv6HopByHop, ipv6Routing, ipv6DestOptions, ipv6Fragment:
+		return Transport{}, false // an extension header that gopacket refused, or no IP at all
+	}
+	return at, ok
 }
 
 func TestFindTransportByGopacket(t *testing.T) {
