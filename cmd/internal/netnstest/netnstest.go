@@ -23,7 +23,7 @@ const inside = "OVERTAP_TEST_NETNS"
 // namespace with the loopback up, and returns the tests' exit code. Without
 // root it runs the tests where they are; those that need the namespace ask
 // Require.
-func Main(m *testing.M) int {
+func Main(m interface{ Run() int }) int {
 	if os.Geteuid() != 0 {
 		return m.Run()
 	}

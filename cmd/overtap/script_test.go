@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/netnstest"
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// inNetns runs the tests in a network namespace of their own.
+type inNetns struct{ *testing.M }
+
+func (m inNetns) Run() int { return netnstest.Main(m.M) }
+
+func TestMain(m *testing.M) {
+	testscript.Main(inNetns{m}, map[string]func(){"overtap": main})
+}
+
+// TestScripts runs testdata/script/*.txtar. Each finds a stand-in for the
+// daemon at $SOCKET, filled by fakeDaemon, and another without any network at
+// $EMPTY.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(env *testscript.Env) error {
+			for name, d := range map[string]control.Daemon{"SOCKET": &fakeDaemon{full: true}, "EMPTY": &fakeDaemon{}} {
+				path := filepath.Join(env.WorkDir, name)
+				l, err := control.Listen(path)
+				if err != nil {
+					return err
+				}
+				ctx, cancel := context.WithCancel(context.Background())
+				done := make(chan error, 1)
+				go func() { done <- control.Serve(ctx, l, d, slog.New(slog.DiscardHandler)) }()
+				env.Defer(func() {
+					cancel()
+					if err := <-done; err != nil {
+						t.Error(err)
+					}
+				})
+				env.Setenv(name, path)
+			}
+			// A configuration whose socket is taken; it must be an absolute path.
+			text := fmt.Sprintf("[underlay]\naddress = \"192.0.2.1\"\n[control]\nsocket = %q\n", filepath.Join(env.WorkDir, "SOCKET"))
+			return os.WriteFile(filepath.Join(env.WorkDir, "taken.toml"), []byte(text), 0o600)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit2": exit2},
+		Condition: func(cond string) (bool, error) {
+			if cond != "root" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			if os.Geteuid() != 0 && os.Getenv("REQUIRE_ROOT") == "1" {
+				return false, fmt.Errorf("this test needs root")
+			}
+			return os.Geteuid() == 0, nil
+		},
+	})
+}
+
+// exit2 runs a command that must end with the exit code of a usage error and
+// print what matches a pattern to stderr, and nothing to stdout:
+//
+//	exit2 PATTERN COMMAND ARGUMENT...
+func exit2(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exit2 pattern command argument...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != exitUsage {
+		ts.Fatalf("ended with %v; want exit code %d", err, exitUsage)
+	}
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("stdout: %s", out)
+	}
+	if ok, err := regexp.MatchString(args[0], ts.ReadFile("stderr")); err != nil || !ok {
+		ts.Fatalf("stderr lacks %s: %v", args[0], err)
+	}
+}
+
+// fakeDaemon answers with one of everything that a verb prints.
+type fakeDaemon struct {
+	full  bool
+	added []control.Entry
+}
+
+var (
+	peer2 = netip.MustParseAddr("192.0.2.2")
+	peer3 = netip.MustParseAddr("2001:db8::3")
+)
+
+const (
+	staticMAC  = encap.MAC(0x02420a000104)
+	learnedMAC = encap.MAC(0x02420a000105)
+)
+
+func (f *fakeDaemon) Status() control.Status {
+	s := control.Status{
+		Version: "v1.2.3", PID: 4242, Ready: true, Uptime: 3723, Config: "/etc/overtap.toml",
+		Underlay: control.Underlay{Address: netip.MustParseAddr("192.0.2.1"), Device: "eth0", MTU: 1500},
+		Workers:  2, SourcePorts: []uint16{49152, 49153},
+	}
+	if f.full {
+		s.Networks = []control.NetworkStatus{{
+			NetworkInfo: dataplane.NetworkInfo{Network: "blue", VNI: 100, Port: 4789, Device: "vx-blue",
+				MAC: 0x0242c0000201, MTU: 1450, Queues: 2, Offloads: []string{"csum", "tso4"}},
+			Bridge: "br-blue", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")},
+			Entries: 2, EntriesLearned: 1, EntriesMax: 65536,
+		}, {
+			NetworkInfo: dataplane.NetworkInfo{Network: "red", VNI: 101, Port: 8472, Device: "red", MTU: 1450, Lost: true},
+		}}
+	}
+	return s
+}
+
+func (f *fakeDaemon) Stats() dataplane.Stats {
+	if !f.full {
+		return dataplane.Stats{}
+	}
+	return dataplane.Stats{
+		Networks: []dataplane.NetworkStats{
+			{Network: "blue", VNI: 100, Port: 4789, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100, RxPackets: 22, RxBytes: 2200},
+				Flooded: 3, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
+			{Network: "red", VNI: 101, Port: 8472, EntriesMax: 10},
+		},
+		Peers: []dataplane.PeerStats{
+			{Network: "blue", Peer: peer2, Flood: true, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100}},
+			{Network: "red", Peer: peer3, Learned: true, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
+		},
+		Drops: []dataplane.DropStats{
+			{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7},
+			{Network: "blue", Direction: dataplane.Outbound, Reason: dataplane.DropTooBig, Count: 9},
+		},
+		Wire: []dataplane.WireStats{{Port: 4789, SocketDropped: 6}, {Port: 8472}},
+	}
+}
+
+func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
+	if !f.full {
+		return nil, nil
+	}
+	all := []dataplane.FDBEntry{
+		{Network: "blue", VNI: 100, MAC: staticMAC, Peer: peer2, Port: 4789, Origin: "static"},
+		{Network: "blue", VNI: 100, MAC: learnedMAC, Peer: peer2, Port: 4789, Origin: "learned", Age: 12},
+		{Network: "red", VNI: 101, MAC: learnedMAC, Peer: peer3, Port: 8472, Origin: "learned"},
+	}
+	for _, e := range f.added {
+		all = append(all, dataplane.FDBEntry{Network: e.Network, MAC: e.MAC, Peer: e.Peer, Origin: "static"})
+	}
+	switch network {
+	case "":
+		return all, nil
+	case "blue", "red":
+		return slices.DeleteFunc(all, func(e dataplane.FDBEntry) bool { return e.Network != network }), nil
+	}
+	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+}
+
+func (f *fakeDaemon) AddFDB(e control.Entry) error {
+	f.added = append(f.added, e)
+	return nil
+}
+
+func (f *fakeDaemon) DeleteFDB(_ string, mac encap.MAC) error {
+	if mac == staticMAC {
+		return fmt.Errorf("the entry %s belongs to the configuration: change it there", mac)
+	}
+	f.added = slices.DeleteFunc(f.added, func(e control.Entry) bool { return e.MAC == mac })
+	return nil
+}
+
+func (f *fakeDaemon) FlushFDB(m control.Match) (int, error) {
+	if m.Network == "blue" && m.MAC == learnedMAC && m.Peer == peer2 {
+		return 1, nil
+	}
+	return 2, nil
+}
