@@ -72,7 +72,7 @@ func (h *Host) furnish(c *Host, s ContainerSpec) error {
 
 // MoveContainer takes the container off host from and puts it on a bridge of
 // host to, as an orchestrator does: its MAC, addresses and open connections
-// stay. It announces itself only if it has IPv6.
+// stay. It announces itself only if it has IPv6. On return frames pass.
 func MoveContainer(c, from, to *Host, bridge string) error {
 	err := from.onLink("move to host "+to.name, c.name, func(nl *netlink.Handle, l netlink.Link) error {
 		return nl.LinkSetNsFd(l, int(to.ns.Fd()))
@@ -83,5 +83,8 @@ func MoveContainer(c, from, to *Host, bridge string) error {
 	if err := to.SetMaster(c.name, bridge); err != nil {
 		return err
 	}
-	return to.SetUp(c.name)
+	if err := to.SetUp(c.name); err != nil {
+		return err
+	}
+	return awaitCarrier(to, c.name, c, ContainerDev)
 }

@@ -40,21 +40,27 @@ func check(t testing.TB, err error) {
 	}
 }
 
-// machine is what a lab must leave as it was: namespaces with names and the
-// devices of this process's own namespace.
-func machine(t testing.TB) string {
+// labNamed returns a lab name of this process's own.
+func labNamed(s string) string { return fmt.Sprintf("self%d-%s", os.Getpid(), s) }
+
+// remains returns what is left outside of the labs of labNamed: their files,
+// and devices that belong inside.
+func remains(t testing.TB) (left []string) {
 	files, _ := os.ReadDir("/run/netns")
-	var s []string
 	for _, f := range files {
-		if strings.Contains(f.Name(), fmt.Sprintf("ot-t%d", os.Getpid())) || strings.Contains(f.Name(), "selftest") {
-			s = append(s, f.Name())
+		if strings.Contains(f.Name(), labNamed("")) {
+			left = append(left, f.Name())
 		}
 	}
 	for _, l := range must[[]net.Interface](t)(net.Interfaces()) {
-		s = append(s, l.Name)
+		if strings.HasPrefix(l.Name, "selftest") {
+			left = append(left, l.Name)
+		}
 	}
-	return strings.Join(s, " ")
+	return left
 }
+
+func openFiles(t testing.TB) int { return len(must[[]os.DirEntry](t)(os.ReadDir("/proc/self/fd"))) }
 
 func ownNamespace(t testing.TB) string {
 	return must[string](t)(os.Readlink("/proc/thread-self/ns/net"))
@@ -63,26 +69,25 @@ func ownNamespace(t testing.TB) string {
 func TestDestroyLeavesNothing(t *testing.T) {
 	netlabtest.Root(t)
 	home := ownNamespace(t)
-	before := machine(t)
-	leaks := goleak.IgnoreCurrent()
+	leaks, files := goleak.IgnoreCurrent(), openFiles(t)
 	threads := func() int { return len(must[[]os.DirEntry](t)(os.ReadDir("/proc/self/task"))) }
 
-	const name = "selftest-1"
+	name := labNamed("1")
 	var started int
 	for i := range 5 {
 		lab := must[*netlab.Lab](t)(netlab.New(name))
 		defer lab.Destroy()
 		a := must[*netlab.Host](t)(lab.AddHost("a"))
 		b := must[*netlab.Host](t)(lab.AddHost("b"))
-		check(t, netlab.AddVeth(a, "eth0", b, "eth0", 1500))
+		check(t, netlab.AddVeth(a, "selftest0", b, "selftest1", 1500))
 		if _, err := lab.AddHost("a"); !errors.Is(err, netlab.ErrExists) {
 			t.Errorf("second host of one name: %v, want ErrExists", err)
 		}
 		if _, err := netlab.New(name); !errors.Is(err, netlab.ErrExists) {
 			t.Errorf("second lab of one name: %v, want ErrExists", err)
 		}
-		if links := must[[]string](t)(a.Links()); fmt.Sprint(links) != "[eth0]" {
-			t.Errorf("devices of host a: %v, want eth0", links)
+		if links := must[[]string](t)(a.Links()); fmt.Sprint(links) != "[selftest0]" {
+			t.Errorf("devices of host a: %v, want selftest0", links)
 		}
 		check(t, lab.Destroy())
 		check(t, lab.Destroy())
@@ -90,8 +95,8 @@ func TestDestroyLeavesNothing(t *testing.T) {
 			started = threads()
 		}
 	}
-	if got := machine(t); got != before {
-		t.Errorf("left behind:\n%s\nbefore:\n%s", got, before)
+	if left := remains(t); left != nil {
+		t.Errorf("left behind: %v", left)
 	}
 	if got := ownNamespace(t); got != home {
 		t.Errorf("the caller is in %s now, was in %s", got, home)
@@ -100,13 +105,15 @@ func TestDestroyLeavesNothing(t *testing.T) {
 	if n := threads(); n > started+3 {
 		t.Errorf("%d threads, %d after the first lab", n, started)
 	}
+	if n := openFiles(t); n != files {
+		t.Errorf("%d files open, %d before", n, files)
+	}
 	goleak.VerifyNone(t, leaks)
 }
 
 func TestCrashedLabIsFoundAndRemoved(t *testing.T) {
 	netlabtest.Root(t)
-	before := machine(t)
-	const name = "selftest-crash"
+	name := labNamed("crash")
 	lab := must[*netlab.Lab](t)(netlab.New(name))
 	a := must[*netlab.Host](t)(lab.AddHost("a"))
 	must[*netlab.Host](t)(lab.AddHost("b"))
@@ -138,8 +145,8 @@ func TestCrashedLabIsFoundAndRemoved(t *testing.T) {
 	}
 	check(t, again.Destroy())
 	check(t, lab.Destroy())
-	if got := machine(t); got != before {
-		t.Errorf("left behind:\n%s\nbefore:\n%s", got, before)
+	if left := remains(t); left != nil {
+		t.Errorf("left behind: %v", left)
 	}
 	if err := unix.Kill(pid, 0); !errors.Is(err, unix.ESRCH) {
 		// Reaped in the background.
@@ -162,7 +169,7 @@ func TestNamesAreChecked(t *testing.T) {
 			t.Errorf("Open(%q): %v, want a complaint about the name", name, err)
 		}
 	}
-	lab := must[*netlab.Lab](t)(netlab.New("selftest-names"))
+	lab := must[*netlab.Lab](t)(netlab.New(labNamed("names")))
 	defer lab.Destroy()
 	for _, name := range []string{"", "a-b", "../a", "A", strings.Repeat("a", 16)} {
 		if _, err := lab.AddHost(name); err == nil {

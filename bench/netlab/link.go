@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -30,7 +31,7 @@ func (h *Host) onLink(doing, dev string, f func(*netlink.Handle, netlink.Link) e
 }
 
 // AddVeth joins a and b by a veth pair with the given ends and MTU, both up.
-// An MTU of 0 is the kernel's 1500.
+// An MTU of 0 is the kernel's 1500. It returns once frames pass.
 func AddVeth(a *Host, aDev string, b *Host, bDev string, mtu int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU = aDev, mtu
@@ -46,7 +47,38 @@ func AddVeth(a *Host, aDev string, b *Host, bDev string, mtu int) error {
 	if err := a.SetUp(aDev); err != nil {
 		return err
 	}
-	return b.SetUp(bDev)
+	if err := b.SetUp(bDev); err != nil {
+		return err
+	}
+	return awaitCarrier(a, aDev, b, bDev)
+}
+
+// awaitCarrier waits until both ends of a veth pair carry frames. The kernel
+// says so after the fact, from a work queue (linkwatch_do_dev); until then a
+// bridge keeps the port blocked and an end drops what it is given.
+func awaitCarrier(a *Host, aDev string, b *Host, bDev string) error {
+	deadline := time.Now().Add(10 * time.Second)
+	for _, end := range []struct {
+		h   *Host
+		dev string
+	}{{a, aDev}, {b, bDev}} {
+		for up := false; !up; {
+			err := end.h.onLink("wait for its carrier", end.dev, func(_ *netlink.Handle, l netlink.Link) error {
+				up = l.Attrs().OperState == netlink.OperUp
+				if !up && time.Now().After(deadline) {
+					return fmt.Errorf("still %v after 10 s", l.Attrs().OperState)
+				}
+				return nil
+			})
+			if err != nil {
+				return err
+			}
+			if !up {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}
+	return nil
 }
 
 // AddBridge makes a bridge and sets it up. It floods multicast without

@@ -107,6 +107,7 @@ const echoLen = 8
 type pinger struct {
 	fd       int
 	v6       bool
+	to       unix.Sockaddr
 	reply    byte   // the ICMP type of an answer
 	out, in  []byte // one message each
 	sentAt   []time.Time
@@ -132,13 +133,12 @@ func newPinger(h *Host, dst netip.Addr, o PingOptions) (*pinger, error) {
 	}
 	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
 	p.out[0], p.reply = 8, 0
-	var to unix.Sockaddr
 	if p.v6 {
 		family, proto = unix.AF_INET6, unix.IPPROTO_ICMPV6
 		p.out[0], p.reply = 128, 129
-		to = &unix.SockaddrInet6{Addr: dst.As16()}
+		p.to = &unix.SockaddrInet6{Addr: dst.As16()}
 	} else {
-		to = &unix.SockaddrInet4{Addr: dst.As4()}
+		p.to = &unix.SockaddrInet4{Addr: dst.As4()}
 	}
 	for i := echoLen + 2; i < len(p.out); i++ {
 		p.out[i] = byte(rand.Uint32())
@@ -156,7 +156,7 @@ func newPinger(h *Host, dst netip.Addr, o PingOptions) (*pinger, error) {
 	}
 	// Connected, for only then errors from the path reach the socket
 	// (kernel ping_err) and the path MTU can be asked for.
-	if err := unix.Connect(p.fd, to); err != nil {
+	if err := unix.Connect(p.fd, p.to); err != nil {
 		unix.Close(p.fd)
 		return nil, fmt.Errorf("connect: %w", err)
 	}
@@ -184,6 +184,10 @@ func (p *pinger) pathMTU() int {
 		level, opt = unix.IPPROTO_IPV6, unix.IPV6_MTU
 	}
 	mtu, err := unix.GetsockoptInt(p.fd, level, opt)
+	if err != nil && unix.Connect(p.fd, p.to) == nil {
+		// The socket had lost its cached route, as after any change of routes.
+		mtu, err = unix.GetsockoptInt(p.fd, level, opt)
+	}
 	if err != nil {
 		return 0
 	}
