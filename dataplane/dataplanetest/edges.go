@@ -1,0 +1,238 @@
+package dataplanetest
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/dataplane"
+)
+
+// Sent is what one dataplane.Send asked for, its bytes copied and cut.
+type Sent struct {
+	To       netip.AddrPort
+	Flow     uint32
+	Payloads [][]byte // without those refused
+	SegSize  int
+	TOS, TTL uint8
+	DF       bool
+}
+
+// Edges are one host's on an Underlay. They implement dataplane.Edges.
+type Edges struct {
+	underlay *Underlay
+	addr     netip.Addr
+	segments atomic.Pointer[error]
+	buffer   atomic.Int64 // of a socket, in datagrams
+
+	mu         sync.Mutex
+	taps       map[string]*TAP
+	wires      []*Wire
+	failDevice map[string]error
+	failPort   map[uint16]error
+	failGroup  error
+	refuse     unix.Errno
+	refuseMost int
+	recording  bool
+	sent       []Sent
+	closed     bool
+}
+
+var _ dataplane.Edges = (*Edges)(nil)
+
+// Edges returns a new host with the address.
+func (u *Underlay) Edges(addr netip.Addr) *Edges {
+	e := &Edges{
+		underlay: u, addr: addr, taps: make(map[string]*TAP),
+		failDevice: make(map[string]error), failPort: make(map[uint16]error),
+	}
+	e.buffer.Store(defaultBuffer)
+	return e
+}
+
+// TAP returns the device of that name; the test fails when there is none.
+func (e *Edges) TAP(name string) *TAP {
+	e.underlay.tb.Helper()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.taps[name] == nil {
+		e.underlay.tb.Fatalf("there is no TAP %s", name)
+	}
+	return e.taps[name]
+}
+
+// FailDevice makes OpenDevice of that name fail with err, until nil ends it.
+func (e *Edges) FailDevice(name string, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failDevice[name] = err
+}
+
+// FailPort makes OpenPort of that port fail with err, until nil ends it.
+func (e *Edges) FailPort(port uint16, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failPort[port] = err
+}
+
+// FailGroup makes OpenGroup fail with err, until nil ends it.
+func (e *Edges) FailGroup(err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failGroup = err
+}
+
+// RefuseSends makes every send fail with errno, of a run its first most
+// payloads; 0 ends it.
+func (e *Edges) RefuseSends(errno unix.Errno, most int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refuse, e.refuseMost = errno, most
+}
+
+// FailWires makes every read of a socket fail with errno; the descriptors are
+// readable from now on. 0 ends it.
+func (e *Edges) FailWires(errno unix.Errno) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, w := range e.wires {
+		w.mu.Lock()
+		w.fail = errno
+		w.mu.Unlock()
+		w.event.raise()
+	}
+}
+
+// SetBuffer bounds the datagrams that wait in a socket.
+func (e *Edges) SetBuffer(datagrams int) { e.buffer.Store(int64(datagrams)) }
+
+// RefuseSegmentation makes SegmentationRefused return err.
+func (e *Edges) RefuseSegmentation(err error) { e.segments.Store(&err) }
+
+// Record begins to keep what is sent, for Sent.
+func (e *Edges) Record() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.recording = true
+}
+
+// Sent returns what was sent since Record or the last call, in order.
+func (e *Edges) Sent() []Sent {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.sent
+	e.sent = nil
+	return s
+}
+
+// OpenDevice creates a TAP in memory; a name that is taken is EBUSY.
+func (e *Edges) OpenDevice(s dataplane.DeviceSpec) ([]dataplane.Device, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if err := e.failDevice[s.Name]; err != nil {
+		return nil, err
+	}
+	if t := e.taps[s.Name]; t != nil && t.open() {
+		return nil, fmt.Errorf("create TAP %s: %w", s.Name, unix.EBUSY)
+	}
+	t := newTAP(e.underlay.tb, s)
+	e.taps[s.Name] = t
+	var queues []dataplane.Device
+	for _, q := range t.Queues {
+		queues = append(queues, q)
+	}
+	return queues, nil
+}
+
+// open reports whether any queue is.
+func (t *TAP) open() bool {
+	for _, q := range t.Queues {
+		if !q.event.closed.Load() {
+			return true
+		}
+	}
+	return false
+}
+
+// OpenPort binds a socket for each worker; a port that is taken is EADDRINUSE.
+func (e *Edges) OpenPort(port uint16, workers int) ([]dataplane.Wire, error) {
+	e.mu.Lock()
+	err := e.failPort[port]
+	e.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	return e.bind(e.underlay.sockets, netip.AddrPortFrom(e.addr, port), workers)
+}
+
+// OpenGroup binds a socket to the group; one that is taken is EADDRINUSE.
+func (e *Edges) OpenGroup(group netip.Addr, port uint16) (dataplane.Wire, error) {
+	e.mu.Lock()
+	err := e.failGroup
+	e.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	wires, err := e.bind(e.underlay.members, netip.AddrPortFrom(group, port), 1)
+	if err != nil {
+		return nil, err
+	}
+	return wires[0], nil
+}
+
+func (e *Edges) bind(table map[netip.AddrPort][]*Wire, at netip.AddrPort, n int) ([]dataplane.Wire, error) {
+	u := e.underlay
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, w := range table[at] {
+		if w.edges == e {
+			return nil, fmt.Errorf("bind %s: %w", at, unix.EADDRINUSE)
+		}
+	}
+	var wires []dataplane.Wire
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for range n {
+		w := &Wire{edges: e, bound: at, event: newEvent(u.tb)}
+		table[at] = append(table[at], w)
+		e.wires = append(e.wires, w)
+		wires = append(wires, w)
+	}
+	return wires, nil
+}
+
+// SourcePorts returns a pool of one.
+func (e *Edges) SourcePorts() []uint16 { return []uint16{49152} }
+
+// SegmentationRefused returns what RefuseSegmentation was told.
+func (e *Edges) SegmentationRefused() error {
+	if err := e.segments.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// Close is a violation while a TAP or socket is open, and a second time.
+func (e *Edges) Close() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	tb := e.underlay.tb
+	if e.closed {
+		tb.Error("the edges were closed twice")
+	}
+	e.closed = true
+	for name, t := range e.taps {
+		if t.open() {
+			tb.Errorf("TAP %s is still open", name)
+		}
+	}
+	for _, w := range e.wires {
+		if !w.event.closed.Load() {
+			tb.Errorf("port %s is still open", w.bound)
+		}
+	}
+	return nil
+}

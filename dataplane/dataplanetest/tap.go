@@ -1,0 +1,210 @@
+package dataplanetest
+
+import (
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// patience is how long a Wait waits before it fails its test.
+const patience = 10 * time.Second
+
+// Frame is an Ethernet frame with its vnet header.
+type Frame struct {
+	VNet encap.VnetHdr
+	Data []byte
+}
+
+// TAP is a device in memory. What a test injects, the engine reads; what the
+// engine writes, the test collects.
+type TAP struct {
+	Spec   dataplane.DeviceSpec
+	Queues []*Device
+
+	tb        testing.TB
+	mu        sync.Mutex
+	written   []Frame
+	refuse    unix.Errno
+	unwritten int
+}
+
+func newTAP(tb testing.TB, s dataplane.DeviceSpec) *TAP {
+	t := &TAP{Spec: s, tb: tb}
+	for range s.Queues {
+		t.Queues = append(t.Queues, &Device{tap: t, event: newEvent(tb)})
+	}
+	return t
+}
+
+// Inject lets the engine read the frames, each from the queue of its flow. After
+// the device was closed they vanish.
+func (t *TAP) Inject(frames ...Frame) {
+	for _, f := range frames {
+		q := t.Queues[int(encap.FlowHash(f.Data))%len(t.Queues)]
+		q.inject(f)
+	}
+}
+
+// Written returns what the engine wrote since the last call, in order within a
+// flow.
+func (t *TAP) Written() []Frame {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w := t.written
+	t.written = nil
+	return w
+}
+
+// Wait returns what Written does once that is n frames or more.
+func (t *TAP) Wait(n int) []Frame {
+	t.tb.Helper()
+	for deadline := time.Now().Add(patience); ; time.Sleep(200 * time.Microsecond) {
+		t.mu.Lock()
+		have := len(t.written)
+		t.mu.Unlock()
+		if have >= n {
+			return t.Written()
+		}
+		if time.Now().After(deadline) {
+			t.tb.Fatalf("TAP %s: %d frames were written within %s, want %d", t.Spec.Name, have, patience, n)
+		}
+	}
+}
+
+// RefuseWrites makes every write fail with e, until 0 ends it.
+func (t *TAP) RefuseWrites(e unix.Errno) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.refuse = e
+}
+
+// Refused is how many frames were refused.
+func (t *TAP) Refused() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.unwritten
+}
+
+// FailReads makes every read fail with e, as EBADFD of a TAP that was deleted;
+// the descriptors are readable from now on.
+func (t *TAP) FailReads(e unix.Errno) {
+	for _, q := range t.Queues {
+		q.mu.Lock()
+		q.fail = e
+		q.mu.Unlock()
+		q.event.raise()
+	}
+}
+
+// Reads is how often the engine called ReadBatch.
+func (t *TAP) Reads() int {
+	n := 0
+	for _, q := range t.Queues {
+		q.mu.Lock()
+		n += q.reads
+		q.mu.Unlock()
+	}
+	return n
+}
+
+// Device is one queue of a TAP.
+type Device struct {
+	tap            *TAP
+	event          event
+	reader, writer one
+
+	mu      sync.Mutex
+	waiting []Frame
+	fail    unix.Errno
+	reads   int
+}
+
+func (q *Device) inject(f Frame) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.event.closed.Load() {
+		return
+	}
+	q.waiting = append(q.waiting, Frame{VNet: f.VNet, Data: slices.Clone(f.Data)})
+	q.event.raise()
+}
+
+// FD returns the eventfd that is readable while frames wait.
+func (q *Device) FD() int { return q.event.fd }
+
+// Offloads returns every offload, or none of a plain TAP.
+func (q *Device) Offloads() []string {
+	if q.tap.Spec.Plain {
+		return nil
+	}
+	return []string{"csum", "tso4", "tso6", "ecn", "uso"}
+}
+
+// Close closes the queue. A second time is a violation.
+func (q *Device) Close() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if err := q.event.close(); err != nil {
+		q.tap.tb.Errorf("TAP %s was closed twice", q.tap.Spec.Name)
+		return err
+	}
+	return nil
+}
+
+// ReadBatch hands over what waits, with dirt in the room before each frame.
+func (q *Device) ReadBatch(b *dataplane.FrameBatch) error {
+	q.reader.enter(q.tap.tb, "ReadBatch of TAP "+q.tap.Spec.Name)
+	defer q.reader.leave()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.reads++
+	if q.event.closed.Load() {
+		q.tap.tb.Errorf("TAP %s was read after it was closed", q.tap.Spec.Name)
+		return unix.EBADF
+	}
+	if q.fail != 0 {
+		return q.fail
+	}
+	for len(q.waiting) > 0 {
+		slot := b.Slot(dataplane.Headroom)
+		if slot == nil {
+			return nil
+		}
+		f := q.waiting[0]
+		poison(slot[:dataplane.Headroom])
+		b.Commit(copy(slot[dataplane.Headroom:], f.Data), f.VNet)
+		q.waiting = q.waiting[1:]
+	}
+	q.event.lower()
+	return nil
+}
+
+// WriteBatch checks and collects the frames.
+func (q *Device) WriteBatch(f []dataplane.OutFrame) (refused int) {
+	t := q.tap
+	q.writer.enter(t.tb, "WriteBatch of TAP "+t.Spec.Name)
+	defer q.writer.leave()
+	if q.event.closed.Load() {
+		t.tb.Errorf("TAP %s was written after it was closed", t.Spec.Name)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := range f {
+		if err := CheckOutFrame(&t.Spec, &f[i]); err != nil {
+			t.tb.Errorf("TAP %s: frame %d of %d: %v", t.Spec.Name, i, len(f), err)
+		}
+		if f[i].Errno = t.refuse; t.refuse != 0 {
+			refused++
+			continue
+		}
+		t.written = append(t.written, Frame{VNet: f[i].VNet, Data: slices.Concat(f[i].Parts...)})
+	}
+	t.unwritten += refused
+	return refused
+}

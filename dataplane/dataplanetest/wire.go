@@ -1,0 +1,148 @@
+package dataplanetest
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/dataplane"
+)
+
+// defaultBuffer is how many datagrams wait in a socket before more are dropped.
+const defaultBuffer = 1 << 16
+
+// Wire is one socket in memory.
+type Wire struct {
+	edges          *Edges
+	bound          netip.AddrPort
+	event          event
+	reader, writer one
+
+	mu      sync.Mutex
+	waiting []dataplane.Datagram
+	lent    [][]byte // of the last ReadBatch
+	dropped uint64
+	fail    unix.Errno
+}
+
+// FD returns the eventfd that is readable while datagrams wait.
+func (w *Wire) FD() int { return w.event.fd }
+
+// receive puts a copy of d into the socket.
+func (w *Wire) receive(d dataplane.Datagram) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) >= int(w.edges.buffer.Load()) {
+		w.dropped++
+		return
+	}
+	d.Data = slices.Clip(slices.Clone(d.Data))
+	w.waiting = append(w.waiting, d)
+	w.event.raise()
+}
+
+// ReadBatch hands over what waits and overwrites what it handed over before.
+func (w *Wire) ReadBatch(d []dataplane.Datagram) (int, error) {
+	tb := w.edges.underlay.tb
+	w.reader.enter(tb, "ReadBatch of port "+w.bound.String())
+	defer w.reader.leave()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, b := range w.lent {
+		poison(b)
+	}
+	w.lent = w.lent[:0]
+	if w.event.closed.Load() {
+		tb.Errorf("port %s was read after it was closed", w.bound)
+		return 0, unix.EBADF
+	}
+	if w.fail != 0 {
+		return 0, w.fail
+	}
+	n := copy(d, w.waiting)
+	w.waiting = w.waiting[n:]
+	for i := range d[:n] {
+		w.lent = append(w.lent, d[i].Data)
+	}
+	if len(w.waiting) == 0 {
+		w.event.lower()
+	}
+	return n, nil
+}
+
+// WriteBatch checks the sends and gives them to the underlay.
+func (w *Wire) WriteBatch(s []dataplane.Send) (refused int) {
+	tb := w.edges.underlay.tb
+	w.writer.enter(tb, "WriteBatch of port "+w.bound.String())
+	defer w.writer.leave()
+	if w.event.closed.Load() {
+		tb.Errorf("port %s was written after it was closed", w.bound)
+	}
+	for i := range s {
+		if w.send(&s[i]) {
+			refused++
+		}
+	}
+	return refused
+}
+
+func (w *Wire) send(s *dataplane.Send) (refused bool) {
+	e := w.edges
+	s.Errno, s.Refused = 0, 0
+	payloads, err := Payloads(s)
+	if err != nil {
+		e.underlay.tb.Errorf("port %s: send to %s: %v", w.bound, s.To, err)
+		return false
+	}
+	if s.To.Addr().Is4() != e.addr.Is4() {
+		e.underlay.tb.Errorf("port %s: send to %s, of the other family", w.bound, s.To)
+	}
+	e.mu.Lock()
+	if e.refuse != 0 {
+		s.Errno = e.refuse
+		s.Refused = min(e.refuseMost, len(payloads))
+	}
+	pass := payloads[s.Refused:]
+	if e.recording {
+		e.sent = append(e.sent, Sent{
+			To: s.To, Flow: s.Flow, Payloads: pass, SegSize: s.SegSize, TOS: s.TOS, TTL: s.TTL, DF: s.DF,
+		})
+	}
+	e.mu.Unlock()
+	e.underlay.carry(e, s, pass)
+	return s.Refused > 0
+}
+
+// Dropped is how many datagrams found the socket full.
+func (w *Wire) Dropped() uint64 {
+	if w.event.closed.Load() {
+		w.edges.underlay.tb.Errorf("port %s was asked for its counters after it was closed", w.bound)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.dropped
+}
+
+// Close takes the socket off the underlay. A second time is a violation.
+func (w *Wire) Close() error {
+	u := w.edges.underlay
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.event.close(); err != nil {
+		u.tb.Errorf("port %s was closed twice", w.bound)
+		return err
+	}
+	for _, table := range []map[netip.AddrPort][]*Wire{u.sockets, u.members} {
+		if rest := slices.DeleteFunc(table[w.bound], func(o *Wire) bool { return o == w }); len(rest) > 0 {
+			table[w.bound] = rest
+		} else {
+			delete(table, w.bound)
+		}
+	}
+	u.held = slices.DeleteFunc(u.held, func(p parcel) bool { return p.to == w })
+	return nil
+}
