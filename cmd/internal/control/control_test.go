@@ -191,6 +191,7 @@ func TestClientThatNeverReads(t *testing.T) {
 	if took := stop(); took > 5*time.Second {
 		t.Errorf("stopping took %v", took)
 	}
+	goleak.VerifyNone(t) // nobody writes to them any more
 }
 
 func TestSocketFile(t *testing.T) {

@@ -316,6 +316,9 @@ func TestEndDuringStart(t *testing.T) {
 	if strings.Contains(r.log.String(), "ready") {
 		t.Errorf("log: %s", r.log)
 	}
+	if _, err := os.Stat(filepath.Dir(r.socket)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket's directory is left: %v", err)
+	}
 }
 
 // What fails while taking down is told, and the rest is taken down all the same.

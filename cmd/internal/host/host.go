@@ -45,7 +45,7 @@ type Host struct {
 	underlay netip.Addr
 
 	mu       sync.Mutex
-	undo     []step             // in the order things were made
+	undo     []step            // in the order things were made
 	networks map[string]placed // set up, by name
 	done     map[string]bool   // keys of undo
 }
