@@ -52,8 +52,7 @@ func Sum(b []byte, initial uint64) uint64 {
 		b = b[8:]
 	}
 	sum, carry = bits.Add64(sum, tail(b), carry)
-	// The sum may be all ones here, so that adding the carry carries again.
-	sum, carry = bits.Add64(sum, 0, carry)
+	// The tail is below 2^56, so a sum that carried is too: this carries no more.
 	return sum + carry
 }
 
