@@ -156,6 +156,7 @@ func sampleFrames(tb testing.TB) map[string][]byte {
 			fromHex(tb, "424203 0000000000")...),
 	}
 	frames["padded"] = append(bytes.Clone(frames["arp"]), make([]byte, 18)...)
+	frames["padded udp6"] = append(bytes.Clone(frames["udp6"]), make([]byte, 5)...)
 	frames["padded udp4"] = append(bytes.Clone(frames["udp4"]), make([]byte, 5)...)
 	return frames
 }

@@ -17,6 +17,7 @@ func TestFindTransport(t *testing.T) {
 		"padded udp4":     {L3: 14, L4: 34, End: 85, Kind: Kind{Proto: ProtoUDP}},
 		"tcp6":            {L3: 14, L4: 54, End: 129, Kind: Kind{V6: true, Proto: ProtoTCP}},
 		"udp6":            {L3: 14, L4: 54, End: 105, Kind: Kind{V6: true, Proto: ProtoUDP}},
+		"padded udp6":     {L3: 14, L4: 54, End: 105, Kind: Kind{V6: true, Proto: ProtoUDP}},
 		"vlan":            {L3: 18, L4: 38, End: 89, Kind: Kind{Proto: ProtoUDP}},
 		"qinq":            {L3: 22, L4: 62, End: 137, Kind: Kind{V6: true, Proto: ProtoTCP}},
 		"echo4":           {L3: 14, L4: 34, End: 85, Kind: Kind{Proto: ProtoICMPv4}},
