@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,7 +76,7 @@ func handler(d Daemon) http.Handler {
 			refuse(w, http.StatusBadRequest, err)
 			return
 		}
-		reply(w, notNil(entries))
+		replyEntries(w, entries)
 	})
 	mux.HandleFunc("POST "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
 		var e Entry
@@ -136,6 +137,27 @@ func answer(w http.ResponseWriter, v any, err error) {
 func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
+}
+
+// replyEntries writes what reply would, entry by entry: a table of a million
+// entries is not held once more as text, and for a client that has gone the
+// work ends.
+func replyEntries(w http.ResponseWriter, entries []dataplane.FDBEntry) {
+	w.Header().Set("Content-Type", "application/json")
+	buf := bufio.NewWriterSize(w, 32<<10)
+	enc := json.NewEncoder(buf)
+	between := byte('[')
+	for i := range entries {
+		if buf.WriteByte(between) != nil || enc.Encode(&entries[i]) != nil {
+			return
+		}
+		between = ','
+	}
+	if len(entries) == 0 {
+		_ = buf.WriteByte('[')
+	}
+	_ = buf.WriteByte(']')
+	_ = buf.Flush()
 }
 
 func refuse(w http.ResponseWriter, code int, err error) {
