@@ -1,0 +1,160 @@
+package fdb
+
+import (
+	"net/netip"
+	"sync/atomic"
+)
+
+// Peers holds the remote VTEPs of one network: the listed ones, which Set names,
+// and the learned ones, which the policy of Set let in when they first sent.
+//
+// Readers find a peer by its address in an index and by its ID in a list, both
+// published whole or filled in place under the token. A peer's address and ID
+// never change, so what a reader found is right however old it is.
+type Peers struct {
+	hash  hashKey
+	clock *Clock
+	self  netip.Addr
+	max   int // bound of learned peers
+
+	policy atomic.Pointer[policy]
+	index  atomic.Pointer[index]
+	byID   atomic.Pointer[[]atomic.Pointer[peer]] // a retired peer stays until released
+	flood  atomic.Pointer[[]Target]
+
+	writer  token
+	count   atomic.Int64
+	learned atomic.Int64
+	nextID  PeerID   // never given so far
+	free    []PeerID // released, the oldest first; the token's holder's
+}
+
+// Target is one receiver of BUM frames.
+type Target struct {
+	ID   PeerID
+	Addr netip.Addr
+}
+
+// peer is one VTEP.
+type peer struct {
+	id    PeerID
+	addr  netip.Addr // unmapped
+	state atomic.Uint32
+	seen  atomic.Uint32 // second of the last frame; kept only while learned
+}
+
+// The states of a peer.
+const (
+	stateLearned uint32 = iota
+	stateListed
+	stateFlood   // listed, with flood set
+	stateRetired // removed, its ID not yet released
+)
+
+// NewPeers returns an empty set, which admits nobody. self is the network's own
+// underlay address, which never is a peer; invalid is none. At most maxLearned
+// peers are admitted beyond the listed ones.
+func NewPeers(self netip.Addr, maxLearned int, c *Clock) *Peers {
+	p := &Peers{hash: newHashKey(), clock: c, self: self.Unmap(), max: maxLearned, nextID: 1}
+	p.policy.Store(new(policy))
+	p.index.Store(newIndex(0))
+	p.byID.Store(new([]atomic.Pointer[peer]))
+	p.flood.Store(new([]Target))
+	return p
+}
+
+// Admit says whether a frame from underlay address a is taken, and as whose. An
+// IPv4-mapped IPv6 address counts as the IPv4 one. For a known peer nothing is
+// stored but, once a second, the time of a learned one. Only the first frame of
+// a newly admitted peer allocates: its record, and at times a larger index.
+func (p *Peers) Admit(a netip.Addr) (PeerID, Admission) {
+	a = a.Unmap()
+	if r := p.index.Load().find(a, p.hash.addr(a)); r != nil {
+		r.touch(p.clock)
+		return r.id, AdmitKnown
+	}
+	if a == p.self || !p.policy.Load().admits(a) {
+		return NoPeer, AdmitDenied
+	}
+	return p.admit(a)
+}
+
+// admit is Admit for a stranger whom the policy lets in.
+func (p *Peers) admit(a netip.Addr) (PeerID, Admission) {
+	if !p.writer.try() {
+		return NoPeer, AdmitBusy
+	}
+	defer p.writer.release()
+
+	// Another worker, or Set, may have been here first.
+	hash := p.hash.addr(a)
+	if r := p.index.Load().find(a, hash); r != nil {
+		return r.id, AdmitKnown
+	}
+	if !p.policy.Load().admits(a) {
+		return NoPeer, AdmitDenied
+	}
+	if p.LenLearned() >= p.max || p.idsLeft() == 0 {
+		return NoPeer, AdmitFull
+	}
+	r := p.newPeer(a, stateLearned)
+	x := p.index.Load()
+	if x.isFull() {
+		x = p.reindex(x.peers())
+	}
+	x.insert(r, hash)
+	p.count.Add(1)
+	p.learned.Add(1)
+	return r.id, AdmitAdded
+}
+
+// touch notes the time of a frame from r, which ages learned peers.
+func (r *peer) touch(c *Clock) {
+	if r.state.Load() != stateLearned {
+		return
+	}
+	if now := c.Now(); r.seen.Load() != now {
+		r.seen.Store(now)
+	}
+}
+
+// Addr returns the address of the peer with that ID. It answers for a removed
+// peer too, until Release; then and for an ID never given it returns the invalid
+// address.
+func (p *Peers) Addr(id PeerID) netip.Addr {
+	if r := p.lookup(id); r != nil {
+		return r.addr
+	}
+	return netip.Addr{}
+}
+
+func (p *Peers) lookup(id PeerID) *peer {
+	if byID := *p.byID.Load(); int(id) < len(byID) {
+		return byID[id].Load()
+	}
+	return nil
+}
+
+// Flood returns who gets a copy of each BUM frame: the peers listed with Flood,
+// in the order of their listing. Learned peers are not among them. RFC 7348
+// leaves replication to the sender, and the sender's operator lists the
+// receivers: a stranger who falls under an admitted prefix must not, by sending
+// one frame, subscribe to the network's broadcasts. The slice is shared and must
+// not be modified; a later Set publishes another.
+func (p *Peers) Flood() []Target { return *p.flood.Load() }
+
+// ID returns the ID of the peer, listed or learned, with that address.
+func (p *Peers) ID(a netip.Addr) (PeerID, bool) {
+	a = a.Unmap()
+	if r := p.index.Load().find(a, p.hash.addr(a)); r != nil {
+		return r.id, true
+	}
+	return NoPeer, false
+}
+
+// Len returns the number of peers, listed and learned; removed ones whose ID was
+// not released do not count.
+func (p *Peers) Len() int { return int(p.count.Load()) }
+
+// LenLearned returns how many of Len are learned.
+func (p *Peers) LenLearned() int { return int(p.learned.Load()) }

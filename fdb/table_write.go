@@ -1,0 +1,185 @@
+package fdb
+
+import (
+	"errors"
+	"fmt"
+
+	"overtap/encap"
+)
+
+// Errors of Put and Peers.Set.
+var (
+	// ErrOutranked: an entry of a higher origin stands.
+	ErrOutranked = errors.New("an entry of a higher rank exists")
+	// ErrFull: no slot or no ID is left.
+	ErrFull = errors.New("table full")
+	// ErrInvalid: the arguments can never make an entry.
+	ErrInvalid = errors.New("invalid")
+)
+
+// roomSlots is how many slots Learn sweeps when the table is at its bound: 16
+// cache lines in a row, so that a flood of new addresses stays cheap to refuse.
+const roomSlots = 64
+
+// learn is Learn for an address that is new, moved or aged out.
+func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
+	if !t.writer.try() {
+		return LearnBusy
+	}
+	defer t.writer.release()
+
+	i, found := t.seek(m)
+	if found {
+		s := &t.slots[i]
+		v := s.val.Load()
+		same := peerOf(v) == p
+		switch {
+		case originOf(v) > Learned && same:
+			return LearnKnown
+		case originOf(v) > Learned:
+			return LearnOutranked
+		}
+		s.val.Store(pack(p, Learned, now))
+		switch {
+		case t.aged(v, now):
+			return LearnAdded
+		case same:
+			return LearnKnown
+		}
+		return LearnMoved
+	}
+	if t.LenLearned() >= t.max || !t.hasSlot() {
+		if t.sweep(roomSlots, now) == 0 {
+			return LearnFull
+		}
+		i, _ = t.seek(m)
+	}
+	t.insert(i, m, pack(p, Learned, now))
+	return LearnAdded
+}
+
+// Put binds m to p on behalf of origin o, which must be above Learned. It
+// rewrites an entry of the same origin and displaces one of a lower: when o
+// withdraws, the lower one does not come back by itself. The error is
+// ErrOutranked, ErrFull or ErrInvalid.
+func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
+	switch {
+	case m == 0 || m > macBits:
+		return fmt.Errorf("put %s: MAC %#x: %w", m, uint64(m), ErrInvalid)
+	case p == NoPeer || p > maxPeerID:
+		return fmt.Errorf("put %s: peer %d: %w", m, p, ErrInvalid)
+	case o <= Learned || o > Static:
+		return fmt.Errorf("put %s: %s: %w", m, o, ErrInvalid)
+	}
+	t.writer.take()
+	defer t.writer.release()
+
+	v := pack(p, o, t.clock.Now())
+	i, found := t.seek(m)
+	if !found {
+		if !t.hasSlot() {
+			return fmt.Errorf("put %s: %d entries in %d slots: %w", m, t.Len(), len(t.slots), ErrFull)
+		}
+		t.insert(i, m, v)
+		return nil
+	}
+	s := &t.slots[i]
+	was := originOf(s.val.Load())
+	if was > o {
+		return fmt.Errorf("put %s as %s over %s: %w", m, o, was, ErrOutranked)
+	}
+	if was == Learned {
+		t.learned.Add(-1)
+	}
+	s.val.Store(v)
+	return nil
+}
+
+// Delete removes the entry of m if it is of origin o, and reports whether there
+// was one.
+func (t *Table) Delete(m encap.MAC, o Origin) bool {
+	t.writer.take()
+	defer t.writer.release()
+	return t.delete(m, o)
+}
+
+// What follows is for the token's holder: to it the table stands still, but for
+// the times of learned entries.
+
+func (t *Table) hasSlot() bool { return 4*t.Len() < 3*len(t.slots) }
+
+// seek returns the index of m's slot, or of the empty one where it would go.
+func (t *Table) seek(m encap.MAC) (i uint64, found bool) {
+	want := (keyLive | uint64(m)) << countBits
+	for i = t.home(m); ; i = t.next(i) {
+		k := t.slots[i].key.Load()
+		if k<<countBits == want {
+			return i, true
+		}
+		if isEmpty(k) {
+			return i, false
+		}
+	}
+}
+
+func (t *Table) home(m encap.MAC) uint64 { return t.hash.word(uint64(m)) & t.mask }
+func (t *Table) next(i uint64) uint64    { return (i + 1) & t.mask }
+
+// insert makes an entry in the empty slot i.
+func (t *Table) insert(i uint64, m encap.MAC, v uint64) {
+	t.slots[i].write(m, v)
+	t.live.Add(1)
+	if originOf(v) == Learned {
+		t.learned.Add(1)
+	}
+}
+
+func (t *Table) delete(m encap.MAC, o Origin) bool {
+	i, found := t.seek(m)
+	if !found {
+		return false
+	}
+	v := t.slots[i].val.Load()
+	if originOf(v) != o {
+		return false
+	}
+	t.remove(i)
+	return !t.aged(v, t.clock.Now())
+}
+
+// remove deletes the entry in slot i and moves those behind it back, each as far
+// as its home allows, until an empty slot ends the run.
+func (t *Table) remove(i uint64) {
+	t.live.Add(-1)
+	if originOf(t.slots[i].val.Load()) == Learned {
+		t.learned.Add(-1)
+	}
+	for j := t.next(i); ; j = t.next(j) {
+		s := &t.slots[j]
+		k := s.key.Load()
+		if isEmpty(k) {
+			break
+		}
+		m := macOf(k)
+		if (j-t.home(m))&t.mask < (j-i)&t.mask {
+			continue // its home is behind the hole
+		}
+		t.slots[i].write(m, s.val.Load())
+		// Between the copy and the loss of the original: see Table.
+		t.moves.Add(1)
+		i = j
+	}
+	t.slots[i].set(0)
+}
+
+// write makes s hold m with value v, whatever it held.
+func (s *slot) write(m encap.MAC, v uint64) {
+	s.set(keyBusy)
+	s.val.Store(v)
+	s.set(keyLive | uint64(m)&macBits)
+}
+
+// set stores a key and counts the store.
+func (s *slot) set(k uint64) {
+	s.key.Store((s.key.Load()+keyCount)&^(keyCount-1) | k)
+}
