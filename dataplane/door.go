@@ -108,8 +108,8 @@ func (e *Engine) open(c Network) (n *network, err error) {
 	n = &network{
 		config:  c,
 		tallies: make([]tally, 2*e.workers),
-		table:   fdb.NewTable(c.MaxEntries+len(c.FDB), uint32(c.Ageing/time.Second), &e.clock),
-		peers:   fdb.NewPeers(maxLearnedPeers, uint32(c.Ageing/time.Second), e.options.Underlay, &e.clock),
+		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
+		peers:   fdb.NewPeers(e.options.Underlay, maxLearnedPeers, e.clock),
 	}
 	defer func() {
 		if err != nil {
@@ -214,7 +214,7 @@ func (n *network) admits(want Network) error {
 			return fmt.Errorf("%s cannot change while the network runs", key.name)
 		}
 	}
-	if room := n.table.Capacity() - n.table.Max(); len(want.FDB) > room {
+	if room := n.table.Room(); len(want.FDB) > room {
 		return fmt.Errorf("%d static entries: there is room for %d in a table made for max_entries = %d",
 			len(want.FDB), room, c.MaxEntries)
 	}

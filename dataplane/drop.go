@@ -17,6 +17,7 @@ const (
 	DropVXLANVNINotFound // no network has this VNI on this port
 	DropPeerNotAdmitted  // the sender is neither a peer nor in an admitted prefix
 	DropPeerTableFull    // the sender would be admitted, but the bound of learned peers is reached
+	DropPeerTableBusy    // the sender would be admitted, but another one is just being; its next frame gets in
 	DropMACInvalidSource // the inner source MAC is zero or multicast
 	DropLocalMAC         // the inner source MAC is our own TAP's
 	DropVXLANEntryExists // a static MAC came from another peer than its own
@@ -42,6 +43,7 @@ var drops = [dropCount]struct{ name, text string }{
 	DropVXLANVNINotFound: {"vxlan_vni_not_found", "no network has this VNI on this port"},
 	DropPeerNotAdmitted:  {"peer_not_admitted", "the sender is neither a listed peer nor in an admitted prefix"},
 	DropPeerTableFull:    {"peer_table_full", "the bound of learned peers is reached"},
+	DropPeerTableBusy:    {"peer_table_busy", "another sender is being admitted; the next frame of this one gets in"},
 	DropMACInvalidSource: {"mac_invalid_source", "the inner source MAC is zero or multicast"},
 	DropLocalMAC:         {"local_mac", "the inner source MAC is our own TAP's: a loop or a duplicate"},
 	DropVXLANEntryExists: {"vxlan_entry_exists", "a static MAC came from another peer than its own"},

@@ -58,7 +58,7 @@ type Engine struct {
 	options Options
 	edges   Edges
 	workers int
-	clock   fdb.Clock
+	clock   *fdb.Clock
 	started time.Time
 
 	catalogue atomic.Pointer[catalogue]
@@ -82,7 +82,8 @@ func New(o Options) (*Engine, error) {
 		return nil, fmt.Errorf("underlay address %q: want an IPv4 or IPv6 address", o.Underlay)
 	}
 	e := &Engine{
-		options: o, edges: o.Edges, workers: o.Workers, started: time.Now(),
+		options: o, edges: o.Edges, workers: o.Workers,
+		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
 		wires: make(map[uint16][]Wire),
 	}
@@ -96,7 +97,6 @@ func New(o Options) (*Engine, error) {
 		}
 		e.edges = edges
 	}
-	e.clock.Set(1)
 	e.catalogue.Store(newCatalogue(nil))
 	e.strangers = make([]tally, 2*e.workers)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
@@ -192,14 +192,14 @@ func (e *Engine) upkeep() {
 	}
 }
 
-// sweep ages entries and peers, and frees the IDs of peers that nothing has
-// pointed to for a beat.
+// sweep ages entries and peers, and frees the IDs of peers that nothing points
+// to any more.
 func (e *Engine) sweep() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, n := range e.catalogue.Load().networks {
-		n.table.SweepBeat()
-		n.retire(n.peers.Expire())
+		n.table.Sweep(n.table.SweepSlots())
+		n.flushBehind(n.retired) // what frames in flight learned meanwhile
 		for i := range n.tallies {
 			for _, id := range n.retired {
 				n.tallies[i].forget(id)
@@ -207,12 +207,18 @@ func (e *Engine) sweep() {
 		}
 		n.peers.Release(n.retired)
 		n.retired, n.leaving = n.leaving, n.retired[:0]
+		n.retire(n.peers.Expire(uint32(n.config.Ageing / time.Second)))
 	}
 }
 
-// retire forgets the entries behind peers that are gone; their IDs are freed
-// two beats later.
+// retire forgets the entries behind peers that are gone. Their IDs are freed
+// after a whole beat: see package fdb, "Removing a peer".
 func (n *network) retire(gone []fdb.PeerID) {
+	n.flushBehind(gone)
+	n.leaving = append(n.leaving, gone...)
+}
+
+func (n *network) flushBehind(gone []fdb.PeerID) {
 	if len(gone) == 0 {
 		return
 	}
@@ -221,7 +227,6 @@ func (n *network) retire(gone []fdb.PeerID) {
 		behind[id] = true
 	}
 	n.table.Flush(func(e fdb.Entry) bool { return behind[e.Peer] })
-	n.leaving = append(n.leaving, gone...)
 }
 
 // quiesce returns when no thread uses anything that was unpublished before.

@@ -95,7 +95,7 @@ func (in *inbound) payload(d *Datagram, b []byte, segSize int) {
 		return
 	}
 	id, admission := in.n.peers.Admit(d.From)
-	if admission != fdb.Admitted {
+	if admission > fdb.AdmitAdded {
 		in.tally.drop(admissionDrop(admission), 1)
 		return
 	}
@@ -237,10 +237,13 @@ func headerDrop(err error) Drop {
 
 // admissionDrop names why a sender was not admitted.
 func admissionDrop(a fdb.Admission) Drop {
-	if a == fdb.AdmitDenied {
-		return DropPeerNotAdmitted
+	switch a {
+	case fdb.AdmitFull:
+		return DropPeerTableFull
+	case fdb.AdmitBusy:
+		return DropPeerTableBusy
 	}
-	return DropPeerTableFull
+	return DropPeerNotAdmitted
 }
 
 // tapDrop names what a TAP's errno means for a frame (drivers/net/tun.c,
