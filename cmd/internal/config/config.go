@@ -38,6 +38,9 @@ type Underlay struct {
 type Control struct {
 	Socket  string // path of the unix socket
 	Metrics string // host:port of the HTTP listener; "" = none
+	// MetricsDefault: the file does not name a listener. Nobody counts on the
+	// default one, so that a daemon that cannot have it works without.
+	MetricsDefault bool
 }
 
 // Engine holds what is fixed for the engine's life.

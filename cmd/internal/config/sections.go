@@ -60,6 +60,8 @@ func (c *checker) control(raw *rawControl) Control {
 	return Control{
 		Socket:  c.socket(raw.Socket),
 		Metrics: c.listener(raw.Metrics),
+
+		MetricsDefault: raw.Metrics.at == nil,
 	}
 }
 

@@ -92,11 +92,11 @@ func Run(ctx context.Context, o Options) (err error) {
 	if err := d.preflight(); err != nil {
 		return err
 	}
-	var web net.Listener
-	if o.Config.Control.Metrics != "" {
-		if web, err = net.Listen("tcp", o.Config.Control.Metrics); err != nil {
-			return fmt.Errorf("listening for metrics (control.metrics): %w", err)
-		}
+	web, err := d.listenMetrics()
+	if err != nil {
+		return err
+	}
+	if web != nil {
 		undo = append(undo, func() error { return closed(web.Close()) })
 	}
 
@@ -180,6 +180,24 @@ func (d *daemon) preflight() error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// listenMetrics opens the metrics listener; nil when there is none. The default
+// one that is taken, by another daemon on this host say, is no reason to stop.
+func (d *daemon) listenMetrics() (net.Listener, error) {
+	c := d.Config.Control
+	if c.Metrics == "" {
+		return nil, nil
+	}
+	l, err := net.Listen("tcp", c.Metrics)
+	switch {
+	case err == nil:
+		return l, nil
+	case c.MetricsDefault:
+		d.Log.Warn("no metrics: the default listener cannot be had; set control.metrics to another, or to \"\" for none", "err", err)
+		return nil, nil
+	}
+	return nil, fmt.Errorf("listening for metrics (control.metrics): %w", err)
 }
 
 // hostNetwork is what the host shall look like around n's TAP.

@@ -36,6 +36,8 @@ func (d *daemon) events(ctx context.Context) error {
 					return err
 				}
 				repaired[ev.Network] = time.Now()
+			case dataplane.WireFailed:
+				return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
 			case dataplane.SegmentationRefused:
 				d.refused.Do(func() {
 					d.Log.Warn("the underlay refuses segmentation offload: every datagram is sent alone from now on", "err", ev.Err)
