@@ -300,6 +300,25 @@ func TestFailureUndoes(t *testing.T) {
 	}
 }
 
+// The metrics listener that nobody asked for may be taken.
+func TestDefaultMetricsTaken(t *testing.T) {
+	underlay(t)
+	l, err := net.Listen("tcp", "127.0.0.1:9472")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	r, o := prepare(t, twoNetworks)
+	o.Config.Control.MetricsDefault = true
+	start(t, r, o)
+	if !strings.Contains(r.log.String(), "the default listener cannot be had") {
+		t.Errorf("log: %s", r.log)
+	}
+	if err := r.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
 // An end that comes during the start is a clean one.
 func TestEndDuringStart(t *testing.T) {
 	underlay(t)
