@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"text/tabwriter"
 
@@ -22,7 +23,11 @@ type daemonFlags struct {
 }
 
 func (f *daemonFlags) add(c *cobra.Command) {
-	c.Flags().StringVar(&f.socket, "socket", defaultSocket, "the daemon's control socket")
+	socket := os.Getenv(control.SocketVar)
+	if socket == "" {
+		socket = defaultSocket
+	}
+	c.Flags().StringVar(&f.socket, "socket", socket, "the daemon's control socket")
 }
 
 func (f *daemonFlags) client() *control.Client { return control.NewClient(f.socket) }

@@ -10,6 +10,10 @@ import (
 	"overtap/encap"
 )
 
+// SocketVar is the environment variable that names the daemon's socket to the
+// command line, where --socket does not. `overtap lab exec` sets it.
+const SocketVar = "OVERTAP_SOCKET"
+
 // The paths.
 const (
 	pathStatus = "/v1/status"
