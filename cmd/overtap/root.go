@@ -80,6 +80,7 @@ be another overtap or a Linux kernel vxlan device.`,
 		newFDBCommand(),
 		newPeersCommand(),
 		newStatsCommand(),
+		newLabCommand(),
 		newVersionCommand(),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
