@@ -1,0 +1,7 @@
+//go:build !race
+
+package interop
+
+// raceEnabled tells that this test, and so the binary it builds, runs under the
+// race detector.
+const raceEnabled = false
