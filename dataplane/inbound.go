@@ -29,15 +29,23 @@ type inbound struct {
 	tally  *tally
 	frames []OutFrame
 	parts  [][]byte
+	trains []train
+	slots  []byte // headers of segments cut for a plain TAP, one a frame
 }
 
 func newInbound(thread, worker int, strangers *tally) *inbound {
-	return &inbound{
+	in := &inbound{
 		thread: thread, worker: worker, strangers: strangers,
 		datagrams: make([]Datagram, inDatagrams),
 		frames:    make([]OutFrame, 0, inFrames),
-		parts:     make([][]byte, 0, inFrames),
+		parts:     make([][]byte, 0, 2*inFrames),
+		trains:    make([]train, 0, maxTrains),
+		slots:     make([]byte, inFrames*headerSlot),
 	}
+	for i := range in.trains[:maxTrains] {
+		in.trains[:maxTrains][i].parts = make([][]byte, 0, maxTrain)
+	}
+	return in
 }
 
 // run takes one batch from the wire to the devices (step 1 of the road).
@@ -106,8 +114,7 @@ func (in *inbound) payload(d *Datagram, b []byte, segSize int) {
 		}
 		in.tally.reserved.Add(1)
 	}
-	frame := b[encap.VXLANHeaderLen:]
-	if drop := in.deliver(frame, id, d.TOS, segSize); drop != dropNone {
+	if drop := in.deliver(b[encap.VXLANHeaderLen:], id, d, segSize); drop != dropNone {
 		in.tally.drop(drop, 1)
 	}
 }
@@ -128,7 +135,7 @@ func (in *inbound) enter(vni encap.VNI) bool {
 
 // deliver checks an admitted frame, learns from it and queues it for the TAP
 // (steps 5 to 7).
-func (in *inbound) deliver(frame []byte, id fdb.PeerID, outerTOS uint8, segSize int) Drop {
+func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int) Drop {
 	eth, err := encap.ParseEthernet(frame)
 	if err != nil {
 		return DropTooShort
@@ -144,18 +151,36 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, outerTOS uint8, segSize 
 	case in.p.vlanDrop && eth.Tags() != 0:
 		return DropVLANTagged
 	}
-	if d := in.decapECN(frame, outerTOS); d != dropNone {
-		return d
+	if drop := in.decapECN(frame, d.TOS); drop != dropNone {
+		return drop
 	}
 	if in.p.learning && in.learn(src, id) == fdb.LearnOutranked {
 		return DropVXLANEntryExists
 	}
 	t, isIP := encap.FindTransport(frame)
-	vnet, ok := describe(frame, t, isIP, in.p.mtu, segSize)
+	vnet, headers, ok := describe(frame, t, isIP, in.p.mtu, segSize)
 	if !ok {
 		return DropTooBig
 	}
-	in.queue(frame, vnet, id)
+	if in.p.plain {
+		return in.queuePlain(frame, t, vnet, id)
+	}
+	if len(in.frames) == cap(in.frames) {
+		in.flush()
+	}
+	unfinished := vnet.Flags&encap.VnetNeedsCsum != 0
+	if vnet.GSOSize != 0 || !joinable(frame, t, headers, unfinished, d.Verified) {
+		in.queue(frame, vnet, id)
+		return dropNone
+	}
+	s := segmentOf{frame: frame[:t.End], t: t, headers: headers, hash: t.FlowHash(frame)}
+	joined, begins := in.coalesce(&s)
+	if !joined {
+		in.queue(frame, vnet, id)
+	}
+	if begins {
+		in.begin(&s, len(in.frames)-1)
+	}
 	return dropNone
 }
 
@@ -194,12 +219,7 @@ func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
 
 // queue appends the frame to those that wait for the TAP (step 7).
 func (in *inbound) queue(frame []byte, vnet encap.VnetHdr, id fdb.PeerID) {
-	if len(in.frames) == cap(in.frames) {
-		in.flush()
-	}
-	first := len(in.parts)
-	in.parts = append(in.parts, frame)
-	f := OutFrame{VNet: vnet, Parts: in.parts[first:], peer: id, segs: 1, size: len(frame)}
+	f := OutFrame{VNet: vnet, Parts: in.part(frame), peer: id, segs: 1, size: len(frame)}
 	if vnet.GSOSize != 0 {
 		headers, size := int(vnet.HdrLen), int(vnet.GSOSize)
 		f.segs = (len(frame) - headers + size - 1) / size
@@ -208,12 +228,53 @@ func (in *inbound) queue(frame []byte, vnet encap.VnetHdr, id fdb.PeerID) {
 	in.frames = append(in.frames, f)
 }
 
+// part appends b to the list of parts and returns it as a list of its own.
+func (in *inbound) part(b ...[]byte) [][]byte {
+	first := len(in.parts)
+	in.parts = append(in.parts, b...)
+	return in.parts[first:]
+}
+
+// queuePlain does for a TAP without a vnet header what the kernel does for one
+// with it: it finishes the checksum and cuts the superframe.
+func (in *inbound) queuePlain(frame []byte, t encap.Transport, vnet encap.VnetHdr, id fdb.PeerID) Drop {
+	f := Frame{VNet: vnet, Data: frame}
+	count := 1
+	var p plan
+	if vnet.GSOSize != 0 {
+		var ok bool
+		if p, ok = planSegments(&f, t, true); !ok || p.count > inFrames {
+			return DropBadOffload
+		}
+		count = p.count
+	} else if vnet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(&f) {
+		return DropBadOffload
+	}
+	if len(in.frames)+count > cap(in.frames) {
+		in.flush()
+	}
+	if vnet.GSOSize == 0 {
+		in.queue(frame, encap.VnetHdr{}, id)
+		return dropNone
+	}
+	for i := range p.count {
+		slot := in.slots[len(in.frames)*headerSlot:][:headerSlot]
+		header, payload := p.header(slot, frame, in.p.vni, i)
+		header = header[encap.VXLANHeaderLen:]
+		in.frames = append(in.frames, OutFrame{
+			Parts: in.part(header, payload), peer: id, segs: 1, size: len(header) + len(payload),
+		})
+	}
+	return dropNone
+}
+
 // flush writes what waits to the TAP of the network at hand and counts what
 // became of it (step 8).
 func (in *inbound) flush() {
 	if len(in.frames) == 0 {
 		return
 	}
+	in.finishTrains()
 	in.n.devices[in.worker].WriteBatch(in.frames)
 	for i := range in.frames {
 		f := &in.frames[i]

@@ -46,6 +46,7 @@ type policy struct {
 	tos          TOS
 	df           bool
 	learning     bool
+	plain        bool
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
@@ -54,7 +55,7 @@ type policy struct {
 func newPolicy(c *Network) *policy {
 	return &policy{
 		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
-		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning,
+		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
 	}
 }

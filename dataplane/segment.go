@@ -12,9 +12,8 @@ const (
 	maxHeaders = 256 - encap.VXLANHeaderLen
 	headerSlot = encap.VXLANHeaderLen + maxHeaders
 
-	tcpFIN, tcpPSH, tcpCWR = 0x01, 0x08, 0x80
-	tcpFlagsAt             = 13
-	tcpSumAt, udpSumAt     = 16, 6
+	tcpFlagsAt         = 13
+	tcpSumAt, udpSumAt = 16, 6
 )
 
 // finishChecksum completes the partial checksum of a frame that leaves whole:
@@ -104,10 +103,10 @@ func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload
 		field = tcpSumAt
 		binary.BigEndian.PutUint32(l4[4:], encap.TCP(l4).Seq()+uint32(i*p.size))
 		if i > 0 {
-			l4[tcpFlagsAt] &^= tcpCWR
+			l4[tcpFlagsAt] &^= encap.TCPCWR
 		}
 		if i < p.count-1 {
-			l4[tcpFlagsAt] &^= tcpFIN | tcpPSH
+			l4[tcpFlagsAt] &^= encap.TCPFIN | encap.TCPPSH
 		}
 	} else {
 		binary.BigEndian.PutUint16(l4[4:], uint16(length))
@@ -127,21 +126,24 @@ func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload
 // shall finish and cut them. A complete checksum that looks unfinished, one in
 // 65536, is merely summed again. segSize is that of an inner UDP superframe, 0
 // when none was announced. It returns false for a frame larger than the
-// network's MTU that cannot be cut.
-func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, segSize int) (encap.VnetHdr, bool) {
-	var v encap.VnetHdr
+// network's MTU that cannot be cut. headers is where the payload begins, 0 for
+// what is neither TCP nor UDP.
+func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, segSize int) (v encap.VnetHdr, headers int, ok bool) {
 	if !isIP {
-		return v, len(frame)-encap.EthernetHeaderLen-2*encap.VLANTagLen <= int(mtu)
+		return v, 0, len(frame)-encap.EthernetHeaderLen-2*encap.VLANTagLen <= int(mtu)
 	}
 	big := t.End-t.L3 > int(mtu)
 	headers, field, ok := transportHeader(frame, t)
-	if !ok || !unfinished(frame, t, field) {
-		return v, !big
+	if !ok {
+		return v, 0, !big
+	}
+	if !unfinished(frame, t, field) {
+		return v, headers, !big
 	}
 	v.Flags = encap.VnetNeedsCsum
 	v.CsumStart, v.CsumOffset = uint16(t.L4), uint16(field)
 	if !big && segSize == 0 {
-		return v, true
+		return v, headers, true
 	}
 	v.HdrLen = uint16(headers)
 	switch {
@@ -152,10 +154,10 @@ func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, 
 	default:
 		v.GSOType, v.GSOSize = encap.VnetGSOTCPv4, mss(mtu, headers-t.L3)
 	}
-	if t.Proto == encap.ProtoTCP && frame[t.L4+tcpFlagsAt]&tcpCWR != 0 {
+	if t.Proto == encap.ProtoTCP && frame[t.L4+tcpFlagsAt]&encap.TCPCWR != 0 {
 		v.GSOType |= encap.VnetGSOECN
 	}
-	return v, v.GSOSize != 0 && headers-t.L3+int(v.GSOSize) <= int(mtu)
+	return v, headers, v.GSOSize != 0 && headers-t.L3+int(v.GSOSize) <= int(mtu)
 }
 
 // mss is the payload that fits an MTU behind headers of IP and TCP.
