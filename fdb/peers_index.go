@@ -94,4 +94,4 @@ func (p *Peers) newPeer(a netip.Addr, state uint32) *peer {
 }
 
 // idsLeft returns how many peers more can get an ID.
-func (p *Peers) idsLeft() int { return len(p.free) + int(maxPeerID-p.nextID) + 1 }
+func (p *Peers) idsLeft() int { return len(p.free) + int(maxPeerID) + 1 - int(p.nextID) }

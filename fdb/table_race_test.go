@@ -133,3 +133,80 @@ func TestTableConcurrent(t *testing.T) {
 	}
 	checkTable(t, tab)
 }
+
+// TestMissWhileMoving looks for an entry that a removal moves back across two
+// hundred slots, from behind the reader's eyes to where it has been.
+func TestMissWhileMoving(t *testing.T) {
+	const (
+		run    = 200
+		rounds = 3000
+	)
+	tab := NewTable(1024, 300, NewClock())
+	taken := map[encap.MAC]bool{}
+	first, last := macAt(tab, 0, taken), macAt(tab, 0, taken)
+	for i := range run { // each at home, none can move
+		mustPut(t, tab, macAt(tab, uint64(i+1), taken), 1, Static)
+	}
+	var there atomic.Uint64 // odd while last is in the table
+	var done atomic.Bool
+	var readers errgroup.Group
+	for range 2 {
+		readers.Go(func() error {
+			for !done.Load() {
+				before := there.Load()
+				p, ok := tab.Lookup(last)
+				if before&1 == 1 && there.Load() == before && (!ok || p != 3) {
+					return fmt.Errorf("Lookup = %d, %t of an entry that is there", p, ok)
+				}
+			}
+			return nil
+		})
+	}
+	for range rounds {
+		mustPut(t, tab, first, 2, Static)
+		mustPut(t, tab, last, 3, Static)
+		there.Add(1)
+		tab.Delete(first, Static)
+		there.Add(1)
+		tab.Delete(last, Static)
+	}
+	done.Store(true)
+	if err := readers.Wait(); err != nil {
+		t.Error(err)
+	}
+	checkTable(t, tab)
+}
+
+// TestPutOverLearner: a learner that renews the time of an entry does not bring
+// it back over a static one.
+func TestPutOverLearner(t *testing.T) {
+	c := NewClock()
+	tab := NewTable(10, 0, c)
+	var done atomic.Bool
+	var learner errgroup.Group
+	learner.Go(func() error {
+		for now := uint32(2); !done.Load(); now++ {
+			c.Set(now)
+			tab.Learn(macA, 1)
+		}
+		return nil
+	})
+	for range 20_000 {
+		mustPut(t, tab, macA, 2, Static)
+		for range 20 {
+			if p, ok := tab.Lookup(macA); !ok || p != 2 {
+				t.Errorf("a static entry was displaced: Lookup = %d, %t", p, ok)
+				break
+			}
+		}
+		if !tab.Delete(macA, Static) {
+			t.Error("a static entry was displaced: nothing to delete")
+			break
+		}
+	}
+	done.Store(true)
+	if err := learner.Wait(); err != nil {
+		t.Error(err)
+	}
+	checkTable(t, tab)
+}

@@ -300,6 +300,23 @@ func TestPutFull(t *testing.T) {
 	checkTable(t, tab)
 }
 
+// TestRoom: with as many entries by Put, the bound of learned ones can be reached.
+func TestRoom(t *testing.T) {
+	for _, bound := range []int{0, 10, minSlots / 2, minSlots/2 + 1, 1000} {
+		tab := NewTable(bound, 300, NewClock())
+		for i := range tab.Room() {
+			mustPut(t, tab, macA+encap.MAC(i), 1, Static)
+		}
+		for i := range bound {
+			wantVerdict(t, tab.Learn(macA-1-encap.MAC(i), 1), LearnAdded)
+		}
+		if err := tab.Put(macA-1-encap.MAC(bound), 1, Static); !errors.Is(err, ErrFull) {
+			t.Errorf("bound %d: Put beyond the room: %v", bound, err)
+		}
+		checkTable(t, tab)
+	}
+}
+
 // TestLearnWithoutSlots: static entries in the way of the bound.
 func TestLearnWithoutSlots(t *testing.T) {
 	c := NewClock()
@@ -420,6 +437,72 @@ func TestWalkWhileChanging(t *testing.T) {
 	checkTable(t, tab)
 }
 
+// macAt returns an address whose home is slot i, beyond those in taken.
+func macAt(tab *Table, i uint64, taken map[encap.MAC]bool) encap.MAC {
+	for m := macA; ; m++ {
+		if tab.home(m) == i&tab.mask && !taken[m] {
+			taken[m] = true
+			return m
+		}
+	}
+}
+
+// TestWalkAcrossChunks removes an entry at the end of the walk's first chunk, so
+// that one in the second moves to where the walk has been.
+func TestWalkAcrossChunks(t *testing.T) {
+	tab := NewTable(2*chunk, 300, NewClock())
+	taken := map[encap.MAC]bool{}
+	first := macAt(tab, chunk-1, taken)
+	second := macAt(tab, chunk-1, taken)
+	tab.Learn(first, 1)
+	tab.Learn(second, 2)
+	var got []PeerID
+	for e := range tab.All() {
+		got = append(got, e.Peer)
+		if e.Peer == 1 && !tab.Forget(first) {
+			t.Fatal("Forget")
+		}
+	}
+	if d := cmp.Diff([]PeerID{1, 2}, got); d != "" {
+		t.Errorf("All (-want +got):\n%s", d)
+	}
+}
+
+// TestWalkAcrossTheEnd: a run of entries that wraps around the array's end is
+// walked in one piece too.
+func TestWalkAcrossTheEnd(t *testing.T) {
+	tab := NewTable(2*chunk, 300, NewClock())
+	taken := map[encap.MAC]bool{}
+	var macs []encap.MAC
+	for i := range 4 { // one at the end, three around it
+		macs = append(macs, macAt(tab, tab.mask, taken))
+		tab.Learn(macs[i], PeerID(i+1))
+	}
+	var got []PeerID
+	for e := range tab.All() {
+		got = append(got, e.Peer)
+		if e.Peer == 2 && !tab.Forget(macs[0]) {
+			t.Fatal("Forget")
+		}
+	}
+	if d := cmp.Diff([]PeerID{1, 2, 3, 4}, got); d != "" {
+		t.Errorf("All (-want +got):\n%s", d)
+	}
+}
+
+// TestLateWriter: what changed before Learn got the token counts.
+func TestLateWriter(t *testing.T) {
+	tab := NewTable(10, 300, NewClock())
+	now := tab.clock.Now()
+	mustPut(t, tab, macA, 9, Static)
+	wantVerdict(t, tab.learn(macA, 1, now), LearnOutranked)
+	wantVerdict(t, tab.learn(macA, 9, now), LearnKnown)
+	wantPeer(t, tab, macA, 9)
+	wantVerdict(t, tab.learn(macB, 1, now), LearnAdded)
+	wantVerdict(t, tab.learn(macB, 1, now), LearnKnown)
+	checkTable(t, tab)
+}
+
 // TestChurn sends ten times the table's size of distinct addresses through it.
 // A table that deleted by tombstones would end up probing thousands of slots.
 func TestChurn(t *testing.T) {
@@ -441,7 +524,7 @@ func TestChurn(t *testing.T) {
 	}
 	checkTable(t, tab)
 	t.Logf("longest probe: %d fresh, %d under churn", fresh, worst)
-	if worst > 150 { // half full and hashed at random: 30 to 60
+	if worst > 150 { // half full and hashed at random: 30 to 70
 		t.Errorf("longest probe under churn: %d slots", worst)
 	}
 }
@@ -449,7 +532,7 @@ func TestChurn(t *testing.T) {
 // TestHashSpread: addresses as vendors, containers and attackers number them
 // hash as well as random ones.
 func TestHashSpread(t *testing.T) {
-	const n = 8192
+	const n = 4096
 	for name, mac := range map[string]func(i encap.MAC) encap.MAC{
 		"counting":       func(i encap.MAC) encap.MAC { return macA + i },
 		"by 256":         func(i encap.MAC) encap.MAC { return macA + i<<8 },
@@ -458,15 +541,18 @@ func TestHashSpread(t *testing.T) {
 		"two counters":   func(i encap.MAC) encap.MAC { return 0x0242_0000_0000 | i&0x7f<<24 | i>>7 },
 		"by golden rate": func(i encap.MAC) encap.MAC { return i * 0x9e37_79b9_7f4b & macBits },
 	} {
-		tab := NewTable(n, 300, NewClock())
-		for i := range encap.MAC(n) {
-			tab.Learn(mac(i), 1)
-		}
-		if tab.Len() != n {
-			t.Fatalf("%s: %d entries", name, tab.Len())
-		}
-		if l := longestProbe(tab); l > 250 {
-			t.Errorf("%s: longest probe %d slots", name, l)
+		// Under many keys: a weak hash is bad for some only.
+		for range 15 {
+			tab := NewTable(n, 300, NewClock())
+			for i := range encap.MAC(n) {
+				tab.Learn(mac(i), 1)
+			}
+			if tab.Len() != n {
+				t.Fatalf("%s: %d entries", name, tab.Len())
+			}
+			if l := longestProbe(tab); l > 150 {
+				t.Errorf("%s: longest probe %d slots under %+v", name, l, tab.hash)
+			}
 		}
 	}
 }

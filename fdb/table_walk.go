@@ -72,8 +72,8 @@ func (t *Table) Sweep(slots int) int {
 	return gone
 }
 
-// SweepSlots returns the argument for a Sweep each second so that a pass over
-// the table takes about a tenth of the ageing time: a little longer when much of it
+// SweepSlots returns the argument for a Sweep each second with which a pass over
+// the table takes about a tenth of the ageing time; a little longer when much
 // ages out at once, for a removal counts as a slot.
 func (t *Table) SweepSlots() int {
 	return max(minSlots, 10*len(t.slots)/int(t.ageing))
