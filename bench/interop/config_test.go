@@ -13,6 +13,7 @@ import (
 // file.
 type config struct {
 	underlay netip.Addr
+	device   string
 	engine   []string // further lines of [engine]
 	networks []network
 }
@@ -56,6 +57,9 @@ func at(s *netlab.Site, networks ...network) config {
 func (c config) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\n", c.underlay)
+	if c.device != "" {
+		fmt.Fprintf(&b, "device = %q\n", c.device)
+	}
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
 	fmt.Fprintf(&b, "[engine]\n%s\n", strings.Join(c.engine, "\n"))
 	for _, n := range c.networks {

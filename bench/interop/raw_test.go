@@ -37,6 +37,9 @@ type seen struct {
 func (s seen) dst() encap.MAC { return encap.MACFrom(s.data) }
 func (s seen) src() encap.MAC { return encap.MACFrom(s.data[encap.MACLen:]) }
 
+// etherType is the type behind the addresses: that of a tag, where there is one.
+func (s seen) etherType() uint16 { return binary.BigEndian.Uint16(s.data[2*encap.MACLen:]) }
+
 // openRaw opens the socket. It is closed at the end of the test.
 func openRaw(t testing.TB, h *netlab.Host, dev string) *raw {
 	t.Helper()
