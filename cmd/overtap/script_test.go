@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
@@ -54,11 +57,11 @@ func TestScripts(t *testing.T) {
 				})
 				env.Setenv(name, path)
 			}
-			// A configuration whose socket is taken; it must be an absolute path.
-			text := fmt.Sprintf("[underlay]\naddress = \"192.0.2.1\"\n[control]\nsocket = %q\n", filepath.Join(env.WorkDir, "SOCKET"))
-			return os.WriteFile(filepath.Join(env.WorkDir, "taken.toml"), []byte(text), 0o600)
+			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exit2": exit2},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exit2": exit2, "expand": expand, "await": await, "link": link, "signal": sendSignal,
+		},
 		Condition: func(cond string) (bool, error) {
 			if cond != "root" {
 				return false, fmt.Errorf("unknown condition %q", cond)
@@ -89,6 +92,51 @@ func exit2(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if ok, err := regexp.MatchString(args[0], ts.ReadFile("stderr")); err != nil || !ok {
 		ts.Fatalf("stderr lacks %s: %v", args[0], err)
+	}
+}
+
+// expand replaces the variables in a file: expand FILE
+func expand(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: expand file")
+	}
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
+}
+
+// await repeats a command until it succeeds: await COMMAND ARGUMENT...
+func await(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: await command argument...")
+	}
+	var err error
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if err = ts.Exec(args[0], args[1:]...); err == nil {
+			return
+		}
+	}
+	ts.Fatalf("%s: %v", args[0], err)
+}
+
+// link checks that a device is there, or with ! that it is not: link NAME
+func link(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: link name")
+	}
+	if _, err := net.InterfaceByName(args[0]); (err == nil) == neg {
+		ts.Fatalf("link %s: %v", args[0], err)
+	}
+}
+
+// sendSignal sends SIGTERM or SIGHUP to what runs in the background:
+// signal TERM|HUP
+func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
+	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP}
+	if neg || len(args) != 1 || sig[args[0]] == nil {
+		ts.Fatalf("usage: signal TERM|HUP")
+	}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(sig[args[0]]))
 	}
 }
 
