@@ -175,7 +175,8 @@ type Edges interface {
 	OpenGroup(group netip.Addr, port uint16) (Wire, error)
 	// SourcePorts lists the pool of source ports.
 	SourcePorts() []uint16
-	// SegmentationRefused is not nil once the underlay refused UDP_SEGMENT.
+	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
+	// while there is none.
 	SegmentationRefused() error
 	Close() error
 }

@@ -33,8 +33,8 @@ const (
 	// DeviceLost: a network's TAP was deleted under the engine, which has
 	// stopped reading it. Removing and adding the network opens it anew.
 	DeviceLost EventKind = iota
-	// SegmentationRefused: the underlay refused UDP_SEGMENT; the engine sends
-	// every datagram alone from now on.
+	// SegmentationRefused: the route to some peer refused UDP_SEGMENT; the
+	// engine sends every datagram alone on that route from now on.
 	SegmentationRefused
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
@@ -176,7 +176,7 @@ func (e *Engine) Events() <-chan Event { return e.events }
 func (e *Engine) upkeep() {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	refused := false
+	refused := ""
 	for {
 		select {
 		case <-e.stop:
@@ -185,8 +185,8 @@ func (e *Engine) upkeep() {
 		}
 		e.clock.Set(uint32(time.Since(e.started)/time.Second) + 1)
 		e.sweep()
-		if err := e.edges.SegmentationRefused(); err != nil && !refused {
-			refused = true
+		if err := e.edges.SegmentationRefused(); err != nil && err.Error() != refused {
+			refused = err.Error()
 			e.notify(Event{Kind: SegmentationRefused, Err: err})
 		}
 	}

@@ -1,12 +1,18 @@
 package dataplane_test
 
 import (
+	"context"
+	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
+	"overtap/bench/traffic"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -57,17 +63,27 @@ func siteNetwork(s *netlab.Site, peers ...*netlab.Site) dataplane.Network {
 	return n
 }
 
-func TestKernelPeerAnswersPing(t *testing.T) {
+// kernelPair is an engine at the first site and the kernel's vxlan at the second.
+func kernelPair(t testing.TB, spec netlab.SiteSpec, change func(*dataplane.Network)) (e *dataplane.Engine, a, b *netlab.Site) {
+	t.Helper()
 	lab := netlabtest.New(t)
-	sites, err := lab.Sites(netlab.SiteSpec{})
+	sites, err := lab.Sites(spec)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, b := sites[0], sites[1]
+	a, b = sites[0], sites[1]
 	if err := b.AddKernelVXLAN(100, 4789, sites...); err != nil {
 		t.Fatal(err)
 	}
-	e := overtapAt(t, a, 2, siteNetwork(a, sites...))
+	n := siteNetwork(a, sites...)
+	if change != nil {
+		change(&n)
+	}
+	return overtapAt(t, a, 2, n), a, b
+}
+
+func TestKernelPeerAnswersPing(t *testing.T) {
+	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
 	for _, to := range []netip.Addr{b.IPv4, b.IPv6} {
 		r, err := netlab.Ping(a.Container, to, netlab.PingOptions{Count: 5, Interval: 10 * time.Millisecond})
 		if err != nil {
@@ -77,8 +93,82 @@ func TestKernelPeerAnswersPing(t *testing.T) {
 			t.Errorf("ping %s: %d of %d answered", to, r.Received, r.Sent)
 		}
 	}
-	t.Logf("%+v", e.Stats())
-	t.Logf("%+v", e.Info())
-	fdb, _ := e.FDB("")
-	t.Logf("%+v", fdb)
+	entries, err := e.FDB("blue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(entries, func(f dataplane.FDBEntry) bool { return f.MAC == b.MAC })
+	if i < 0 || entries[i].Peer != b.Underlay || entries[i].Origin != "learned" {
+		t.Errorf("the FDB does not have the peer's container learned: %+v", entries)
+	}
+}
+
+// bulk sends checked TCP and UDP superframes both ways.
+func bulk(t *testing.T, a, b *netlab.Site) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	for _, addr := range []func(*netlab.Site) netip.Addr{
+		func(s *netlab.Site) netip.Addr { return s.IPv4 },
+		func(s *netlab.Site) netip.Addr { return s.IPv6 },
+	} {
+		from := traffic.End{Host: a.Container, Addr: addr(a)}
+		to := traffic.End{Host: b.Container, Addr: addr(b)}
+		for range 2 {
+			if _, err := traffic.TCP(ctx, from, to, traffic.TCPOptions{Bytes: 8 << 20, Checked: true}); err != nil {
+				t.Errorf("TCP %s to %s: %v", from.Addr, to.Addr, err)
+			}
+			r, err := traffic.UDP(ctx, from, to, traffic.UDPOptions{Count: 640, Size: 1200, Segment: true, Batch: 20, Rate: 6400})
+			if err != nil || r.Received == 0 || r.Corrupted != 0 {
+				t.Errorf("UDP superframes %s to %s: %v, %v", from.Addr, to.Addr, r, err)
+			}
+			from, to = to, from
+		}
+	}
+}
+
+// TestBulkKeepsItsBytes sends bulk over each kind of underlay and TAP.
+func TestBulkKeepsItsBytes(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spec  netlab.SiteSpec
+		plain bool
+	}{
+		{name: "all offloads"},
+		{name: "no tunnel segmentation", spec: netlab.SiteSpec{Offload: netlab.NoTunnelSegmentation}},
+		{name: "no offloads", spec: netlab.SiteSpec{Offload: netlab.NoOffloads}},
+		{name: "IPv6", spec: netlab.SiteSpec{V6: true}},
+		{name: "jumbo", spec: netlab.SiteSpec{UnderlayMTU: 9000}},
+		{name: "plain TAP", plain: true},
+		{name: "plain TAP, IPv6, no offloads", spec: netlab.SiteSpec{V6: true, Offload: netlab.NoOffloads}, plain: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, a, b := kernelPair(t, c.spec, func(n *dataplane.Network) { n.Plain = c.plain })
+			bulk(t, a, b)
+		})
+	}
+}
+
+// TestSegmentationRefused has the kernel refuse UDP_SEGMENT: nothing may be lost
+// by that, and it is said.
+func TestSegmentationRefused(t *testing.T) {
+	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
+	if err := e.RefuseSegments(); err != nil {
+		t.Fatal(err)
+	}
+	bulk(t, a, b)
+	if !e.Info().SegmentationRefused {
+		t.Error("nothing says that the route refuses segmentation")
+	}
+	select {
+	case ev := <-e.Events():
+		if ev.Kind != dataplane.SegmentationRefused || !errors.Is(ev.Err, unix.EINVAL) {
+			t.Errorf("event %+v, want SegmentationRefused by EINVAL", ev)
+		}
+	case <-time.After(5 * time.Second):
+		t.Error("no event")
+	}
+	for _, d := range e.Stats().Drops {
+		t.Errorf("dropped: %+v", d)
+	}
 }

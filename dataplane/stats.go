@@ -81,8 +81,8 @@ type Info struct {
 	Underlay netip.Addr    `json:"underlay"`
 	Networks []NetworkInfo `json:"networks"`
 	Sources  []uint16      `json:"source_ports"` // the pool of source ports
-	// SegmentationRefused: the underlay refused UDP_SEGMENT, so that every
-	// datagram is sent alone.
+	// SegmentationRefused: the route to some peer refused UDP_SEGMENT, so that
+	// every datagram is sent alone there.
 	SegmentationRefused bool `json:"segmentation_refused"`
 }
 

@@ -3,9 +3,11 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -55,10 +57,12 @@ func (e *hostEdges) SourcePorts() []uint16                     { return e.source
 func (e *hostEdges) Close() error                              { return e.sources.close() }
 
 func (e *hostEdges) SegmentationRefused() error {
-	if errno := e.sources.refused.Load(); errno != 0 {
-		return unix.Errno(errno)
+	refused := e.sources.refused.Load()
+	if refused == nil {
+		return nil
 	}
-	return nil
+	peers := slices.SortedFunc(maps.Keys(*refused), netip.Addr.Compare)
+	return fmt.Errorf("send segments to %v: %w", peers, (*refused)[peers[0]])
 }
 
 // OpenPort binds a socket per worker to the underlay address; the kernel deals
@@ -246,10 +250,12 @@ func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
 // the underlay's routers spread flows by it. Any thread may send on any of
 // them. Those that may be fragmented stand apart, since DF is a socket's.
 type sourcePool struct {
-	df      []int
-	frag    []int
-	ports   []uint16     // of df, then of frag
-	refused atomic.Int32 // the errno with which the underlay refused UDP_SEGMENT
+	df    []int
+	frag  []int
+	ports []uint16 // of df, then of frag
+	// refused holds the peers whose route does not take UDP_SEGMENT, with the
+	// errno that said so; nil while there is none.
+	refused atomic.Pointer[map[netip.Addr]unix.Errno]
 }
 
 func openSources(e *hostEdges, n int) (*sourcePool, error) {
@@ -352,6 +358,26 @@ func (p *sourcePool) socket(flow uint32, df bool) int {
 	}
 	// Multiply-shift spreads the hash evenly over a pool of any size.
 	return fds[uint64(flow)*uint64(len(fds))>>32]
+}
+
+// segments reports whether runs may be sent to the peer as one.
+func (p *sourcePool) segments(to netip.Addr) bool {
+	refused := p.refused.Load()
+	return refused == nil || (*refused)[to] == 0
+}
+
+// refuse notes that the peer's route does not take runs; it never will again.
+func (p *sourcePool) refuse(to netip.Addr, errno unix.Errno) {
+	for {
+		old := p.refused.Load()
+		next := map[netip.Addr]unix.Errno{to: errno}
+		if old != nil {
+			maps.Copy(next, *old)
+		}
+		if p.refused.CompareAndSwap(old, &next) {
+			return
+		}
+	}
 }
 
 func (p *sourcePool) close() error {

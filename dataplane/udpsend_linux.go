@@ -38,13 +38,24 @@ func (w *udpWire) WriteBatch(s []Send) (refused int) {
 	for i := range s {
 		s[i].Errno, s[i].Refused = 0, 0
 	}
-	if w.sources.refused.Load() == 0 {
+	if w.sources.refused.Load() == nil {
 		return w.writeAll(&w.tx, s)
 	}
+	return w.writeAround(s)
+}
+
+// writeAround is WriteBatch where some routes do not take runs: sends to those
+// go payload by payload, in their place among the others.
+func (w *udpWire) writeAround(s []Send) (refused int) {
+	first := 0
 	for i := range s {
-		refused += w.writeSingly(&s[i])
+		if s[i].SegSize != 0 && !w.sources.segments(s[i].To.Addr()) {
+			refused += w.writeAll(&w.tx, s[first:i])
+			refused += w.writeSingly(&s[i])
+			first = i + 1
+		}
 	}
-	return refused
+	return refused + w.writeAll(&w.tx, s[first:])
 }
 
 func (w *udpWire) writeAll(t *transmitter, s []Send) (refused int) {
@@ -167,7 +178,7 @@ func (w *udpWire) send(t *transmitter, s []Send, fd, n int) (refused int) {
 			// udp_send_skb: EIO when the route's device sums no checksums or
 			// IPsec stands in the way, EINVAL when a segment does not fit.
 			if w.writeSingly(m) == 0 {
-				w.sources.refused.Store(int32(e))
+				w.sources.refuse(m.To.Addr(), e)
 				continue
 			}
 		} else {

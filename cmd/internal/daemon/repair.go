@@ -40,7 +40,7 @@ func (d *daemon) events(ctx context.Context) error {
 				return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
 			case dataplane.SegmentationRefused:
 				d.refused.Do(func() {
-					d.Log.Warn("the underlay refuses segmentation offload: every datagram is sent alone from now on", "err", ev.Err)
+					d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
 				})
 			}
 		}
