@@ -100,9 +100,11 @@ func (e *Edges) FailWires(errno unix.Errno) {
 	defer e.mu.Unlock()
 	for _, w := range e.wires {
 		w.mu.Lock()
-		w.fail = errno
+		if !w.event.closed.Load() {
+			w.fail = errno
+			w.event.raise()
+		}
 		w.mu.Unlock()
-		w.event.raise()
 	}
 }
 

@@ -45,7 +45,11 @@ func newTAP(tb testing.TB, s dataplane.DeviceSpec) *TAP {
 // Inject lets the engine read the frames, each from the queue of its flow. After
 // the device was closed they vanish.
 func (t *TAP) Inject(frames ...Frame) {
+	t.tb.Helper()
 	for _, f := range frames {
+		if len(f.Data) > dataplane.MaxFrame {
+			t.tb.Errorf("a TAP hands over no frame of %d bytes", len(f.Data))
+		}
 		q := t.Queues[int(encap.FlowHash(f.Data))%len(t.Queues)]
 		q.inject(f)
 	}

@@ -1,0 +1,77 @@
+package dataplane
+
+import (
+	"errors"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// Roads are the two roads of a single worker without the threads: a test drives
+// each batch and has the counters when the call returns.
+type Roads struct {
+	Engine *Engine
+
+	net  *network
+	wire Wire
+	out  *outbound
+	in   *inbound
+}
+
+// NewRoads opens one network at o.Edges.
+func NewRoads(o Options, c Network) (*Roads, error) {
+	e := &Engine{
+		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
+		strangers: make([]tally, 2), wires: make(map[uint16][]Wire),
+	}
+	n, err := e.open(c)
+	if err != nil {
+		return nil, err
+	}
+	e.catalogue.Store(newCatalogue([]*network{n}))
+	return &Roads{
+		Engine: e, net: n, wire: e.wires[c.Port][0],
+		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
+	}, nil
+}
+
+// Outbound takes one batch from the device to the wire.
+func (r *Roads) Outbound() error { return r.out.run(r.net, r.net.devices[0], r.wire) }
+
+// Inbound takes one batch from the wire to the device.
+func (r *Roads) Inbound() error {
+	return r.in.run(r.Engine.catalogue.Load(), r.net.config.Port, r.wire)
+}
+
+// Learn binds the MAC to the listed peer number i.
+func (r *Roads) Learn(m encap.MAC, i int) {
+	id, _ := r.net.peers.ID(r.net.config.Peers[i].Address)
+	r.net.table.Learn(m, id)
+}
+
+// Close closes the device and the wire.
+func (r *Roads) Close() error {
+	return errors.Join(r.net.close(), r.wire.Close(), r.Engine.edges.Close())
+}
+
+// Cut writes the headers of each of f's segments into slots of HeaderSlot bytes
+// and returns how many segments there are.
+func Cut(f *Frame, vni encap.VNI, slots []byte) int {
+	t, isIP := encap.FindTransport(f.Data)
+	p, ok := planSegments(f, t, isIP)
+	if !ok {
+		return 0
+	}
+	for i := range p.count {
+		p.header(slots[i*headerSlot:][:headerSlot], f.Data, vni, i)
+	}
+	return p.count
+}
+
+// What the tests need to know of the sizes inside.
+const (
+	HeaderSlot      = headerSlot
+	OutFrames       = outFrames
+	InDatagrams     = inDatagrams
+	MaxLearnedPeers = maxLearnedPeers
+)

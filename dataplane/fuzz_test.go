@@ -1,0 +1,151 @@
+package dataplane_test
+
+import (
+	"net/netip"
+	"testing"
+
+	"overtap/dataplane"
+	"overtap/dataplane/dataplanetest"
+	"overtap/encap"
+)
+
+// relay reports to the test that runs, so that the edges outlive one.
+type relay struct{ testing.TB }
+
+// fuzzRoads are roads for all executions of a fuzz target.
+func fuzzRoads(f *testing.F) (*roads, *relay) {
+	f.Helper()
+	to := &relay{f}
+	r := newRoads(to, testNetwork(addrA, addrB))
+	f.Cleanup(func() {
+		to.TB = f
+		if err := r.Close(); err != nil {
+			f.Error(err)
+		}
+	})
+	return r, to
+}
+
+// totals are the counters of all that went, and of all that was dropped.
+func (r *roads) totals() (passed, dropped uint64) {
+	s := r.Engine.Stats()
+	for _, d := range s.Drops {
+		dropped += d.Count
+	}
+	return s.Networks[0].TxPackets + s.Networks[0].RxPackets, dropped
+}
+
+// FuzzOutbound takes any frame with any vnet header out. The edges check each
+// send; here each frame is counted once, what leaves fits the MTU, and the
+// segments of a superframe carry its payload with right checksums.
+func FuzzOutbound(f *testing.F) {
+	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK | encap.TCPPSH, tcpOptions: 12}
+	for _, s := range []flowSpec{
+		tcp, {src: macA, dst: macB, udp: true, v6: true, tags: 2, ipOptions: 16},
+		{src: macA, dst: macB, v6: true, tags: 1, ipOptions: 8}, {src: macA, dst: macB, udp: true},
+	} {
+		for _, frame := range []dataplanetest.Frame{
+			s.partial(f, pattern(60)), s.superframe(f, pattern(500), 120),
+		} {
+			var vnet [encap.VnetHdrLen]byte
+			frame.VNet.Put(vnet[:])
+			f.Add(frame.Data, vnet[:])
+		}
+	}
+	f.Add(plainFrame(macB, macA, "hello").Data, make([]byte, encap.VnetHdrLen))
+	f.Add([]byte{}, []byte{})
+	r, to := fuzzRoads(f)
+	f.Fuzz(func(t *testing.T, data, vnet []byte) {
+		to.TB = t
+		if len(data) > dataplane.MaxFrame {
+			return
+		}
+		var b [encap.VnetHdrLen]byte
+		copy(b[:], vnet)
+		frame := dataplanetest.Frame{VNet: encap.ParseVnetHdr(b[:]), Data: data}
+		passed, dropped := r.totals()
+		inner := r.out(frame)
+		nowPassed, nowDropped := r.totals()
+		if int(nowPassed-passed) != len(inner) || (len(inner) == 0) != (nowDropped > dropped) {
+			t.Errorf("%d frames left, %d counted, %d dropped", len(inner), nowPassed-passed, nowDropped-dropped)
+		}
+		total := 0
+		for _, p := range inner {
+			eth, err := encap.ParseEthernet(p)
+			if err != nil || len(p)-eth.L3Offset() > int(testMTU) {
+				t.Errorf("a frame of %d bytes left: %v", len(p), err)
+			}
+			if frame.VNet.GSO() == encap.VnetGSONone {
+				continue
+			}
+			if !sumsUp(p) {
+				t.Errorf("wrong checksum: %x", p)
+			}
+			at, _ := encap.FindTransport(p)
+			total += at.End - at.L4
+		}
+		if at, ok := encap.FindTransport(data); ok && len(inner) > 1 {
+			header := encap.UDPHeaderLen
+			if at.Proto == encap.ProtoTCP {
+				header = int(data[at.L4+12]>>4) * 4
+			}
+			if got, want := total-len(inner)*header, at.End-at.L4-header; got != want {
+				t.Errorf("%d bytes of payload left, want %d", got, want)
+			}
+		}
+	})
+}
+
+// FuzzInbound takes any datagram in, as one payload or a run. The edges check
+// each frame written; here each payload is counted once.
+func FuzzInbound(f *testing.F) {
+	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}
+	var run []byte
+	for _, segment := range s.segments(f, pattern(400), 100) {
+		run = append(run, vxlan(testVNI, segment)...)
+	}
+	f.Add(run, uint16(encap.VXLANHeaderLen+s.payloadAt()+100), uint8(encap.ECT0))
+	f.Add(vxlan(testVNI, s.partial(f, pattern(2000)).Data), uint16(0), uint8(encap.CE))
+	udp := flowSpec{src: macB, dst: macA, udp: true, v6: true, tags: 2}
+	f.Add(vxlan(testVNI, udp.partial(f, pattern(600)).Data), uint16(100), uint8(0))
+	f.Add(vxlan(testVNI, plainFrame(macA, macB, "hello").Data), uint16(0), uint8(encap.CE))
+	f.Add(vxlan(testVNI+1, plainFrame(macA, macB, "hello").Data), uint16(9), uint8(0))
+	f.Add([]byte{}, uint16(0), uint8(0))
+	r, to := fuzzRoads(f)
+	f.Fuzz(func(t *testing.T, data []byte, segSize uint16, tos uint8) {
+		to.TB = t
+		if len(data) > dataplane.MaxDatagram {
+			return
+		}
+		passed, dropped := r.totals()
+		written := r.in(dataplane.Datagram{From: addrB, Data: data, SegSize: int(segSize), TOS: tos})
+		nowPassed, nowDropped := r.totals()
+		if nowPassed+nowDropped == passed+dropped && len(data) > 0 {
+			t.Error("the datagram was counted nowhere")
+		}
+		if (len(written) > 0) != (nowPassed > passed) {
+			t.Errorf("%d frames written, %d counted", len(written), nowPassed-passed)
+		}
+		for _, w := range written {
+			if w.VNet.GSO() != encap.VnetGSONone {
+				cut(t, w) // which is particular about the metadata
+			}
+		}
+		if _, err := r.Engine.Flush(dataplane.Match{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// TestZeroLengthDatagram: UDP may carry nothing, and that is counted too.
+func TestZeroLengthDatagram(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	r.u.Deliver(netip.AddrPortFrom(addrA, testPort), dataplane.Datagram{From: addrB})
+	if err := r.Inbound(); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.dropped(dataplane.DropTooShort); n != 1 {
+		t.Errorf("%d dropped as too_short, want 1", n)
+	}
+}

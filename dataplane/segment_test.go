@@ -1,0 +1,492 @@
+package dataplane_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"overtap/dataplane"
+	"overtap/dataplane/dataplanetest"
+	"overtap/encap"
+)
+
+// roads is a pair of roads without threads over edges in memory.
+type roads struct {
+	*dataplane.Roads
+	u     *dataplanetest.Underlay
+	edges *dataplanetest.Edges
+	tap   *dataplanetest.TAP
+	tb    testing.TB
+	net   dataplane.Network
+}
+
+func newRoads(tb testing.TB, n dataplane.Network) *roads {
+	tb.Helper()
+	u := dataplanetest.NewUnderlay(tb)
+	edges := u.Edges(addrA)
+	r, err := dataplane.NewRoads(dataplane.Options{Underlay: addrA, Edges: edges}, n)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	edges.Record()
+	return &roads{Roads: r, u: u, edges: edges, tap: edges.TAP(n.Device), tb: tb, net: n}
+}
+
+// out takes the frame out and returns the inner frames sent.
+func (r *roads) out(f dataplanetest.Frame) [][]byte {
+	r.tb.Helper()
+	r.tap.Inject(f)
+	if err := r.Outbound(); err != nil {
+		r.tb.Fatal(err)
+	}
+	var inner [][]byte
+	for _, s := range r.edges.Sent() {
+		for _, p := range s.Payloads {
+			if h, err := encap.ParseVXLAN(p); err != nil || h.VNI != r.net.VNI || h.Reserved {
+				r.tb.Errorf("VXLAN header %x", p[:encap.VXLANHeaderLen])
+			}
+			inner = append(inner, p[encap.VXLANHeaderLen:])
+		}
+	}
+	return inner
+}
+
+// in takes the datagram in and returns what was written.
+func (r *roads) in(d dataplane.Datagram) []dataplanetest.Frame {
+	r.tb.Helper()
+	r.u.Deliver(netip.AddrPortFrom(addrA, r.net.Port), d)
+	if err := r.Inbound(); err != nil {
+		r.tb.Fatal(err)
+	}
+	return r.tap.Written()
+}
+
+// dropped returns the drops of that reason since the start.
+func (r *roads) dropped(d dataplane.Drop) (n uint64) {
+	for _, s := range r.Engine.Stats().Drops {
+		if s.Reason == d {
+			n += s.Count
+		}
+	}
+	return n
+}
+
+// drawFlow draws a flow in all its variety.
+func drawFlow(t *rapid.T) flowSpec {
+	s := flowSpec{
+		src: macA, dst: macB,
+		v6: rapid.Bool().Draw(t, "v6"), udp: rapid.Bool().Draw(t, "udp"),
+		tags:      rapid.IntRange(0, 2).Draw(t, "tags"),
+		tos:       rapid.Byte().Draw(t, "tos"),
+		id:        rapid.Uint16().Draw(t, "id"),
+		ipOptions: 8 * rapid.IntRange(0, 5).Draw(t, "ipOptions"),
+	}
+	if !s.udp {
+		s.tcpOptions = 4 * rapid.IntRange(0, 10).Draw(t, "tcpOptions")
+		s.seq = rapid.Uint32().Draw(t, "seq")
+		s.tcpFlags = rapid.Byte().Draw(t, "tcpFlags")
+	}
+	return s
+}
+
+func TestSegmentAgainstOracle(t *testing.T) {
+	n := testNetwork(addrA, addrB)
+	n.MTU = 9000
+	r := newRoads(t, n) // one for all: the header slots stay dirty
+	defer r.Close()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := drawFlow(rt)
+		size := rapid.IntRange(140, 9000-s.payloadAt()+s.l3()).Draw(rt, "size")
+		most := 65535 - s.payloadAt() + s.l3() // of a TAP's superframe, whatever the family
+		length := rapid.OneOf(
+			rapid.IntRange(1, most),
+			rapid.IntRange(1, min(3*size+1, most)),
+			rapid.Just(size), rapid.Just(min(2*size, most)), rapid.Just(most),
+		).Draw(rt, "length")
+		payload := pattern(length)
+		got, want := r.out(s.superframe(t, payload, size)), s.segments(t, payload, size)
+		if len(got) != len(want) {
+			rt.Fatalf("%d segments, want %d; drops %+v", len(got), len(want), r.Engine.Stats().Drops)
+		}
+		for i := range want {
+			if !bytes.Equal(got[i], want[i]) {
+				rt.Fatalf("segment %d of %d:\n%x, want\n%x", i, len(want), got[i], want[i])
+			}
+			if !sumsUp(got[i]) {
+				rt.Fatalf("segment %d of %d: wrong checksum", i, len(want))
+			}
+		}
+		if twin := cut(t, s.superframe(t, payload, size)); !slices.EqualFunc(twin, want, bytes.Equal) {
+			rt.Fatal("the kernel's twin in the tests cuts otherwise")
+		}
+	})
+}
+
+// TestSegmentRuns wants a superframe to leave in few sends, and what each frame
+// on the wire costs to be counted.
+func TestSegmentRuns(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
+	const size, count = 1398, 46
+	payload := pattern(size*count + 10)
+	r.tap.Inject(s.superframe(t, payload, size))
+	if err := r.Outbound(); err != nil {
+		t.Fatal(err)
+	}
+	sent := r.edges.Sent()
+	payloads, flow := 0, sent[0].Flow
+	for _, one := range sent {
+		payloads += len(one.Payloads)
+		if one.Flow != flow {
+			t.Errorf("one superframe left as flows %d and %d", flow, one.Flow)
+		}
+	}
+	if payloads != count+1 || len(sent) != 2 {
+		t.Errorf("%d payloads in %d sends, want %d in 2", payloads, len(sent), count+1)
+	}
+	n := r.Engine.Stats().Networks[0]
+	if want := uint64(len(payload) + (count+1)*s.payloadAt()); n.TxPackets != count+1 || n.TxBytes != want {
+		t.Errorf("counted %d frames of %d bytes, want %d of %d", n.TxPackets, n.TxBytes, count+1, want)
+	}
+}
+
+// TestSegmentSingle covers a superframe that fits into one segment.
+func TestSegmentSingle(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK | encap.TCPPSH | encap.TCPCWR}
+	f := s.superframe(t, pattern(500), 1398)
+	got := r.out(f)
+	if want := s.complete(t, pattern(500)); len(got) != 1 || !bytes.Equal(got[0], want) {
+		t.Errorf("%x, want once\n%x", got, want)
+	}
+}
+
+func TestSegmentIgnoresHdrLen(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK, tcpOptions: 12}
+	payload := pattern(3000)
+	want := s.segments(t, payload, 1000)
+	for _, hdrLen := range []uint16{0, 1, 14, 0xffff} {
+		f := s.superframe(t, payload, 1000)
+		f.VNet.HdrLen = hdrLen
+		if got := r.out(f); !slices.EqualFunc(got, want, bytes.Equal) {
+			t.Errorf("hdr_len %d: other segments", hdrLen)
+		}
+	}
+}
+
+func TestBadOffload(t *testing.T) {
+	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
+	tcp6, udp := tcp, tcp
+	tcp6.v6, udp.udp = true, true
+	long := tcp6
+	long.ipOptions, long.tcpOptions = 200, 40
+	for name, c := range map[string]struct {
+		spec flowSpec
+		size int
+		lie  func(f *dataplanetest.Frame)
+	}{
+		"no gso_size":          {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOSize = 0 }},
+		"no NEEDS_CSUM":        {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.Flags = 0 }},
+		"csum_start elsewhere": {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.CsumStart++ }},
+		"csum_start outside":   {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.CsumStart = 0xffff }},
+		"TCPv6 of IPv4":        {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = encap.VnetGSOTCPv6 }},
+		"TCPv4 of IPv6":        {tcp6, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = encap.VnetGSOTCPv4 }},
+		"TCP of UDP":           {udp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = encap.VnetGSOTCPv4 }},
+		"UDP of TCP":           {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = encap.VnetGSOUDPL4 }},
+		"UFO":                  {udp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = 3 }},
+		"unknown type":         {tcp, 1000, func(f *dataplanetest.Frame) { f.VNet.GSOType = 0x61 }},
+		"TCP header cut off":   {tcp, 1000, func(f *dataplanetest.Frame) { f.Data[tcp.l4()+12] = 0xf0; shorten(f, 40) }},
+		"TCP header too short": {tcp, 1000, func(f *dataplanetest.Frame) { f.Data[tcp.l4()+12] = 0x40 }},
+		"no payload":           {tcp, 1000, func(f *dataplanetest.Frame) { shorten(f, 40) }},
+		"UDP header cut off":   {udp, 1000, func(f *dataplanetest.Frame) { shorten(f, 27) }},
+		"fragment":             {tcp, 1000, func(f *dataplanetest.Frame) { f.Data[tcp.l3()+6] = 0x20 }},
+		"not IP":               {tcp, 1000, func(f *dataplanetest.Frame) { f.Data[12] = 0x88 }},
+		"IP length too long":   {tcp, 1000, func(f *dataplanetest.Frame) { f.Data[tcp.l3()+2] = 0xff }},
+		"headers without end":  {long, 1000, func(f *dataplanetest.Frame) {}},
+		"tiny segments":        {tcp, 1, func(f *dataplanetest.Frame) {}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRoads(t, testNetwork(addrA, addrB))
+			defer r.Close()
+			f := c.spec.superframe(t, pattern(3000), c.size)
+			c.lie(&f)
+			if got := r.out(f); len(got) != 0 {
+				t.Errorf("%d segments left", len(got))
+			}
+			if r.dropped(dataplane.DropBadOffload) == 0 {
+				t.Errorf("drops %+v", r.Engine.Stats().Drops)
+			}
+			if got := r.out(plainFrame(macB, macA, "after")); len(got) != 1 {
+				t.Errorf("the next frame left %d times", len(got))
+			}
+		})
+	}
+}
+
+// shorten makes f's IPv4 packet be n bytes long.
+func shorten(f *dataplanetest.Frame, n int) {
+	f.Data = f.Data[:encap.EthernetHeaderLen+n]
+	binary.BigEndian.PutUint16(f.Data[encap.EthernetHeaderLen+2:], uint16(n))
+}
+
+func TestSuperframeTooBig(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK, tags: 2}
+	fits := int(testMTU) - s.payloadAt() + s.l3()
+	if got := r.out(s.superframe(t, pattern(10*fits), fits)); len(got) != 10 {
+		t.Errorf("%d segments of the MTU, want 10", len(got))
+	}
+	if got := r.out(s.superframe(t, pattern(10*fits), fits+1)); len(got) != 0 {
+		t.Errorf("%d segments larger than the MTU", len(got))
+	}
+	if got := r.dropped(dataplane.DropTooBig); got != 10 {
+		t.Errorf("%d dropped as too_big, want 10", got)
+	}
+}
+
+func TestFinishChecksum(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	rapid.Check(t, func(rt *rapid.T) {
+		s := drawFlow(rt)
+		room := int(testMTU) - s.payloadAt() + s.l3()
+		payload := rapid.SliceOfN(rapid.Byte(), 0, room).Draw(rt, "payload")
+		want := s.complete(t, payload)
+		got := r.out(s.partial(t, payload))
+		if len(got) != 1 || !bytes.Equal(got[0], want) {
+			rt.Fatalf("%x, want once\n%x", got, want)
+		}
+		if !sumsUp(got[0]) {
+			rt.Fatal("wrong checksum")
+		}
+	})
+}
+
+// TestZeroChecksum wants UDP's sum of zero to be written as ones, in a frame
+// alone and in a segment, and TCP's left as it is.
+func TestZeroChecksum(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	for _, s := range []flowSpec{
+		{src: macA, dst: macB, udp: true}, {src: macA, dst: macB, udp: true, v6: true}, {src: macA, dst: macB},
+	} {
+		// A word of payload equal to the checksum without it makes it zero.
+		payload := make([]byte, 100)
+		sum := s.complete(t, payload)[s.l4()+s.sumOffset():]
+		copy(payload, sum[:2])
+		want := uint16(0)
+		if s.udp {
+			want = 0xffff
+		}
+		two := append(bytes.Clone(payload), 1) // the first segment is that frame
+		for name, f := range map[string]dataplanetest.Frame{
+			"alone": s.partial(t, payload), "cut": s.superframe(t, two, len(payload)),
+		} {
+			got := r.out(f)
+			if len(got) == 0 {
+				t.Fatal("nothing left")
+			}
+			if sum := binary.BigEndian.Uint16(got[0][s.l4()+s.sumOffset():]); sum != want {
+				t.Errorf("%+v %s: checksum %#04x, want %#04x", s, name, sum, want)
+			}
+		}
+	}
+}
+
+func TestChecksumOutside(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, udp: true}
+	drops := uint64(0)
+	for _, at := range [][2]uint16{{0, 0}, {13, 6}, {0xffff, 0xffff}, {34, 0xffff}, {0xfff0, 6}, {77, 0}, {34, 43}} {
+		f := s.partial(t, pattern(36)) // 78 bytes
+		f.VNet.CsumStart, f.VNet.CsumOffset = at[0], at[1]
+		if got := r.out(f); len(got) != 0 {
+			t.Errorf("checksum at %d + %d: the frame left", at[0], at[1])
+		}
+		drops++
+		if got := r.dropped(dataplane.DropBadOffload); got != drops {
+			t.Fatalf("checksum at %d + %d: %d drops, want %d", at[0], at[1], got, drops)
+		}
+	}
+	f := s.partial(t, pattern(36))
+	f.VNet.CsumStart, f.VNet.CsumOffset = 34, 42 // the last two bytes
+	if got := r.out(f); len(got) != 1 {
+		t.Errorf("a checksum field at the frame's end: the frame left %d times", len(got))
+	}
+}
+
+// TestRunsOfSmallFrames wants frames of one flow and size to leave as one run,
+// in order, a shorter one to end it, and nothing else to be joined.
+func TestRunsOfSmallFrames(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, udp: true}
+	sizes := []int{100, 100, 100, 60, 100, 200, 200, 1000}
+	var want [][]byte
+	for i, n := range sizes {
+		f := s.partial(t, bytes.Repeat([]byte{byte(i)}, n))
+		want = append(want, s.complete(t, bytes.Repeat([]byte{byte(i)}, n)))
+		r.tap.Inject(f)
+	}
+	other := s
+	other.tos = 0x20 // another outer TOS
+	r.tap.Inject(other.partial(t, pattern(1000)))
+	want = append(want, other.complete(t, pattern(1000)))
+	if err := r.Outbound(); err != nil {
+		t.Fatal(err)
+	}
+	var got [][]byte
+	var runs []int
+	for _, one := range r.edges.Sent() {
+		runs = append(runs, len(one.Payloads))
+		for _, p := range one.Payloads {
+			got = append(got, p[encap.VXLANHeaderLen:])
+		}
+	}
+	if !slices.EqualFunc(got, want, bytes.Equal) {
+		t.Error("other frames, or in another order")
+	}
+	if want := []int{4, 1, 2, 1, 1}; !slices.Equal(runs, want) {
+		t.Errorf("runs of %v, want %v", runs, want)
+	}
+}
+
+func TestRunsAreBounded(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, udp: true}
+	for range dataplane.OutFrames {
+		r.tap.Inject(s.partial(t, pattern(1400)))
+	}
+	sent := 0
+	for range 4 { // the arena may take several batches; the wire checks each send
+		if err := r.Outbound(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, one := range r.edges.Sent() {
+		sent += len(one.Payloads)
+	}
+	if sent != dataplane.OutFrames {
+		t.Errorf("%d frames left, want %d", sent, dataplane.OutFrames)
+	}
+}
+
+// TestDescribe is about what a kernel peer on the same machine sends: checksums
+// unfinished, superframes whole.
+func TestDescribe(t *testing.T) {
+	const max = int(testMTU)
+	for _, v6 := range []bool{false, true} {
+		for tags := range 3 {
+			for _, ecn := range []uint8{0, encap.TCPCWR} {
+				tcp := flowSpec{src: macB, dst: macA, v6: v6, tags: tags, tcpOptions: 12, tcpFlags: encap.TCPACK | ecn}
+				udp := flowSpec{src: macB, dst: macA, v6: v6, tags: tags, udp: true}
+				needs := func(s flowSpec) encap.VnetHdr {
+					return encap.VnetHdr{
+						Flags: encap.VnetNeedsCsum, CsumStart: uint16(s.l4()), CsumOffset: uint16(s.sumOffset()),
+					}
+				}
+				gso := func(s flowSpec, size int) encap.VnetHdr {
+					v := needs(s)
+					v.GSOType, v.GSOSize, v.HdrLen = s.gsoType(), uint16(size), uint16(s.payloadAt())
+					return v
+				}
+				tcpRoom, udpRoom := max-tcp.payloadAt()+tcp.l3(), max-udp.payloadAt()+udp.l3()
+				for name, c := range map[string]struct {
+					data    []byte
+					segSize int
+					want    encap.VnetHdr
+					drop    dataplane.Drop
+				}{
+					"TCP finished":              {data: tcp.complete(t, pattern(tcpRoom))},
+					"UDP finished":              {data: udp.complete(t, pattern(udpRoom))},
+					"TCP unfinished":            {data: tcp.partial(t, pattern(tcpRoom)).Data, want: needs(tcp)},
+					"UDP unfinished":            {data: udp.partial(t, pattern(udpRoom)).Data, want: needs(udp)},
+					"pure ACK unfinished":       {data: tcp.partial(t, nil).Data, want: needs(tcp)},
+					"TCP one byte too long":     {data: tcp.partial(t, pattern(tcpRoom+1)).Data, want: gso(tcp, tcpRoom)},
+					"TCP superframe":            {data: tcp.partial(t, pattern(60000)).Data, want: gso(tcp, tcpRoom)},
+					"UDP superframe":            {data: udp.partial(t, pattern(20000)).Data, segSize: 1200, want: gso(udp, 1200)},
+					"UDP superframe, full":      {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom, want: gso(udp, udpRoom)},
+					"UDP superframe, small":     {data: udp.partial(t, pattern(300)).Data, segSize: 100, want: gso(udp, 100)},
+					"UDP too long, unannounced": {data: udp.partial(t, pattern(udpRoom+1)).Data, drop: dataplane.DropTooBig},
+					"UDP segments too long":     {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom + 1, drop: dataplane.DropTooBig},
+					"TCP finished, too long":    {data: tcp.complete(t, pattern(tcpRoom+1)), drop: dataplane.DropTooBig},
+					"UDP finished, too long":    {data: udp.complete(t, pattern(udpRoom+1)), drop: dataplane.DropTooBig},
+				} {
+					t.Run(fmt.Sprintf("%s v6=%t tags=%d ecn=%#x", name, v6, tags, ecn), func(t *testing.T) {
+						r := newRoads(t, testNetwork(addrA, addrB))
+						defer r.Close()
+						got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, c.data), SegSize: c.segSize})
+						if c.drop != 0 {
+							if len(got) != 0 || r.dropped(c.drop) == 0 {
+								t.Errorf("%d frames written, drops %+v", len(got), r.Engine.Stats().Drops)
+							}
+							return
+						}
+						if len(got) != 1 || !bytes.Equal(got[0].Data, c.data) {
+							t.Fatalf("%d frames written; drops %+v", len(got), r.Engine.Stats().Drops)
+						}
+						if got[0].VNet != c.want {
+							t.Errorf("%+v, want %+v", got[0].VNet, c.want)
+						}
+					})
+				}
+			}
+		}
+	}
+}
+
+// TestSuperframeCounted wants a superframe to count as the frames that the
+// kernel cuts it into.
+func TestSuperframeCounted(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}
+	payload := pattern(20001)
+	f := s.partial(t, payload)
+	got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, f.Data)})
+	if len(got) != 1 {
+		t.Fatalf("%d frames written", len(got))
+	}
+	size := int(got[0].VNet.GSOSize)
+	count := (len(payload) + size - 1) / size
+	n := r.Engine.Stats().Networks[0]
+	if want := uint64(len(payload) + count*s.payloadAt()); n.RxPackets != uint64(count) || n.RxBytes != want {
+		t.Errorf("counted %d frames of %d bytes, want %d of %d", n.RxPackets, n.RxBytes, count, want)
+	}
+}
+
+// TestUnjudgedChecksums wants no vnet header on what has no checksum that could
+// be unfinished.
+func TestUnjudgedChecksums(t *testing.T) {
+	udp := flowSpec{src: macB, dst: macA, udp: true}
+	zero := udp.complete(t, pattern(100))
+	copy(zero[udp.l4()+6:], []byte{0, 0})
+	fragment := udp.partial(t, pattern(100)).Data
+	fragment[udp.l3()+6] = 0x20
+	tcp := flowSpec{src: macB, dst: macA}
+	cut := tcp.partial(t, nil).Data
+	cut[tcp.l4()+12] = 0xf0
+	for name, frame := range map[string][]byte{
+		"UDP without checksum": zero, "fragment": fragment, "TCP header cut off": cut,
+		"not IP": plainFrame(macA, macB, "hello").Data,
+	} {
+		r := newRoads(t, testNetwork(addrA, addrB))
+		got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
+		if len(got) != 1 || got[0].VNet != (encap.VnetHdr{}) || !bytes.Equal(got[0].Data, frame) {
+			t.Errorf("%s: wrote %+v", name, got)
+		}
+		r.Close()
+	}
+}
