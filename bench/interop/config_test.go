@@ -16,6 +16,7 @@ type config struct {
 	device   string
 	engine   []string // further lines of [engine]
 	networks []network
+	last     string // tables of the last network
 }
 
 // network is a [[vxlan]] table.
@@ -77,5 +78,6 @@ func (c config) toml(socket string) string {
 			fmt.Fprintf(&b, "[[vxlan.peer]]\naddress = %q\n", p)
 		}
 	}
+	b.WriteString(c.last)
 	return b.String()
 }
