@@ -45,30 +45,7 @@ func (t *Topology) build(ctx context.Context, peer Peer) (*netlab.Lab, state, er
 		return nil, s, err
 	}
 	for _, host := range hostNames {
-		if ctx.Err() != nil {
-			return nil, s, context.Cause(ctx)
-		}
-		h, err := l.Host(host)
-		if err != nil {
-			return nil, s, err
-		}
-		if !s.runsOvertap(host) {
-			err := h.AddVXLAN(netlab.VXLANSpec{
-				Name: netlab.SiteVXLAN, VNI: t.vni, Port: t.port,
-				Local: underlay(host), Dev: netlab.UnderlayDev, Flood: []netip.Addr{underlay(other(host))},
-				Bridge: netlab.SiteBridge, MTU: int(mtu),
-			})
-			if err != nil {
-				return nil, s, err
-			}
-			continue
-		}
-		p, err := t.startDaemon(h, binary)
-		if err != nil {
-			return nil, s, fmt.Errorf("start overtap in host %s: %w", host, err)
-		}
-		s.Daemons = append(s.Daemons, p)
-		if err := t.writeState(s); err != nil {
+		if err := t.addEnd(l, host, binary, int(mtu), &s); err != nil {
 			return nil, s, err
 		}
 	}
@@ -77,7 +54,45 @@ func (t *Topology) build(ctx context.Context, peer Peer) (*netlab.Lab, state, er
 			return nil, s, fmt.Errorf("start overtap in host %s: %w", p.Host, err)
 		}
 	}
-	return l, s, nil
+	return l, s, t.floodKernel(l, s)
+}
+
+// addEnd makes the host's end of the tunnel, and notes a daemon in the state.
+func (t *Topology) addEnd(l *netlab.Lab, host, binary string, mtu int, s *state) error {
+	h, err := l.Host(host)
+	if err != nil {
+		return err
+	}
+	if !s.runsOvertap(host) {
+		return h.AddVXLAN(netlab.VXLANSpec{
+			Name: netlab.SiteVXLAN, VNI: t.vni, Port: t.port,
+			Local: underlay(host), Dev: netlab.UnderlayDev, Bridge: netlab.SiteBridge, MTU: mtu,
+		})
+	}
+	p, err := t.startDaemon(h, binary)
+	if err != nil {
+		return fmt.Errorf("start overtap in host %s: %w", host, err)
+	}
+	s.Daemons = append(s.Daemons, p)
+	return t.writeState(*s)
+}
+
+// floodKernel tells the kernel's vxlan of its peer once that is ready: what
+// hosts say unasked would else count as dropped there.
+func (t *Topology) floodKernel(l *netlab.Lab, s state) error {
+	for _, host := range hostNames {
+		if s.runsOvertap(host) {
+			continue
+		}
+		h, err := l.Host(host)
+		if err != nil {
+			return err
+		}
+		if err := h.AddFDB(netlab.SiteVXLAN, 0, underlay(other(host))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // runsOvertap reports whether overtap makes the host's end of the tunnel.

@@ -37,7 +37,7 @@ func (r *report) print(p *Printer) {
 			p.printf("  %-16s  nothing\n", "dropped")
 		}
 		for _, n := range c.Drops {
-			p.printf("  %-16s  %s: %v, %v\n", "dropped", plural(int(n.Count), "frame", "frames"), n.Reason, n.Direction)
+			p.printf("  %-16s  %s %v: %s (%v)\n", "dropped", plural(int(n.Count), "frame", "frames"), n.Direction, n.Reason.Text(), n.Reason)
 		}
 	}
 
@@ -105,12 +105,12 @@ func short(d time.Duration) string {
 
 func carriedText(t dataplane.Traffic) string {
 	return fmt.Sprintf("sent %s, %s; received %s, %s",
-		plural(int(t.TxPackets), "frame", "frames"), bytes(t.TxBytes),
-		plural(int(t.RxPackets), "frame", "frames"), bytes(t.RxBytes))
+		plural(int(t.TxPackets), "frame", "frames"), bytesText(t.TxBytes),
+		plural(int(t.RxPackets), "frame", "frames"), bytesText(t.RxBytes))
 }
 
-// bytes prints a size in units of 1000.
-func bytes(n uint64) string {
+// bytesText prints a size in units of 1000.
+func bytesText(n uint64) string {
 	if n < 1000 {
 		return fmt.Sprintf("%d B", n)
 	}

@@ -38,7 +38,7 @@ func Speed(ctx context.Context, p *Printer, t *Topology, each time.Duration) err
 			return fmt.Errorf("lab %s: TCP from %s to %s: %w", t.Name, names[0], names[1], err)
 		}
 		p.printf("TCP %s → %s  %6.2f Gbit/s  (%s in %v, %s)\n", names[0], names[1], r.BitsPerSecond()/1e9,
-			bytes(uint64(r.Bytes)), r.Elapsed.Round(10*time.Millisecond),
+			bytesText(uint64(r.Bytes)), r.Elapsed.Round(10*time.Millisecond),
 			plural(int(r.Retransmits), "segment sent again", "segments sent again"))
 	}
 	return nil

@@ -35,7 +35,7 @@ type container struct {
 var topologies = []*Topology{
 	{
 		Name:    "vxlan",
-		Summary: "two hosts, one container on each, one VXLAN network from end to end",
+		Summary: "two hosts, one container on each, one VXLAN network",
 		network: "blue", vni: 100, port: 4789,
 		containers: []container{
 			{name: "a1", host: "a", v4: prefix("198.51.100.1/24"), v6: prefix("2001:db8:1::1/64")},
@@ -45,7 +45,7 @@ var topologies = []*Topology{
 	},
 	{
 		Name:    "vxlan-subnets",
-		Summary: "the same with two subnets on one VXLAN network, joined by static routes",
+		Summary: "two subnets on one VXLAN network, with static routes",
 		network: "blue", vni: 100, port: 4789,
 		containers: []container{
 			{name: "a1", host: "a", v4: prefix("198.51.100.1/24"), v6: prefix("2001:db8:1::1/64"),

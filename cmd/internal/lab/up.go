@@ -45,7 +45,7 @@ func (t *Topology) Up(ctx context.Context, p *Printer, peer Peer) error {
 	if peer, err = choosePeer(peer); err != nil {
 		return err
 	}
-	p.printf("Building lab %s on this machine: host a with overtap, host b with %s.\n", t.Name, peer.long())
+	p.printf("Building lab %s: host a with overtap, host b with %s.\n", t.Name, peer.long())
 	if err := t.makeAndShow(ctx, p, peer); err != nil {
 		err = explain(fmt.Errorf("lab %s: %w", t.Name, err))
 		for _, host := range hostNames {

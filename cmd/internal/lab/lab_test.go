@@ -1,0 +1,269 @@
+package lab
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/bench/netlab"
+)
+
+// Every topology comes up with every peer, is what it says it is, and goes.
+func TestUpExecDown(t *testing.T) {
+	root(t)
+	for _, topology := range topologies {
+		for _, peer := range []Peer{KernelPeer, OvertapPeer} {
+			t.Run(topology.Name+"/"+string(peer), func(t *testing.T) {
+				root(t)
+				if peer == KernelPeer && !netlab.HaveKernelVXLAN() {
+					t.Skip("this kernel has no vxlan")
+				}
+				testUpExecDown(t, topology, peer)
+			})
+		}
+	}
+}
+
+func testUpExecDown(t *testing.T, topology *Topology, peer Peer) {
+	name := topology.Name
+	out := ok(t, "lab", "up", "--peer", string(peer), name)
+	wants(t, out, "It is up.", "┌─ host a ", "network blue",
+		binary+" lab exec a -- overtap fdb show", binary+" lab down\n")
+	if n := strings.Count(out, "3 of 3"); n != 2*len(topology.pings) {
+		t.Errorf("%d pings are whole; want %d:\n%s", n, 2*len(topology.pings), out)
+	}
+	if peer == KernelPeer {
+		wants(t, out, "dropped           nothing")
+	}
+	learner := map[string]string{"a": "host a, overtap", "b": "host b, " + map[Peer]string{KernelPeer: "the kernel", OvertapPeer: "overtap"}[peer]}
+	for _, c := range topology.containers {
+		wants(t, out, c.v4.String(), c.v6.String(), "container "+c.name)
+		found := false
+		for line := range strings.Lines(out) {
+			found = found || strings.Contains(line, learner[other(c.host)]) &&
+				strings.Contains(line, c.mac().String()+" ("+c.name+") is behind "+underlay(c.host).String())
+		}
+		if !found {
+			t.Errorf("host %s did not learn %s:\n%s", other(c.host), c.name, out)
+		}
+	}
+	for line := range strings.Lines(out) {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > 80 && !strings.Contains(line, binary) {
+			t.Errorf("%d columns: %s", n, line)
+		}
+	}
+
+	for _, m := range topology.members() {
+		devices := ok(t, "lab", "exec", m, "--", "cat", "/proc/net/dev")
+		wants(t, devices, "eth0:")
+		if own := m == topology.hostOf(m); own != strings.Contains(devices, "br0:") {
+			t.Errorf("%s has the devices\n%s", m, devices)
+		}
+	}
+	b1 := topology.container("b1").mac().String()
+	wants(t, ok(t, "lab", "exec", name, "a", "overtap", "fdb", "show"), b1)
+	wants(t, ok(t, "lab", "exec", name, "a1", "--", "overtap", "fdb", "show", "--json"), b1)
+	if peer == OvertapPeer {
+		wants(t, ok(t, "lab", "exec", "b", "overtap", "fdb", "show"), topology.container("a1").mac().String())
+	} else {
+		refused(t, "no overtap daemon answers at /run/overtap/lab/"+name+"/b.sock", "lab", "exec", "b", "overtap", "stats")
+	}
+	wants(t, ok(t, "lab", "speed", "--time", "100ms"), "Gbit/s")
+
+	again := ok(t, "lab", "up", name)
+	wants(t, again, "Lab "+name+" is up already", "3 of 3", "Try next")
+	if picture(again) != picture(out) {
+		t.Errorf("the picture changed from\n%sto\n%s", picture(out), picture(again))
+	}
+	var all []Status
+	if err := json.Unmarshal([]byte(ok(t, "lab", "list", "--json")), &all); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range all {
+		up := s.Name == name
+		if up != (s.Condition == IsUp) || up != (s.Peer == peer) || up != (len(s.Hosts) == len(topology.members())) {
+			t.Errorf("list: %+v", s)
+		}
+	}
+
+	wants(t, ok(t, "lab", "down"), "Lab "+name+" is down: ")
+	checkNothingLeft(t)
+	if out := ok(t, "lab", "down", name); out != "Lab "+name+" is not up.\n" {
+		t.Errorf("down again: %s", out)
+	}
+	if out := ok(t, "lab", "down"); out != "No lab is up.\n" {
+		t.Errorf("down without a name: %s", out)
+	}
+}
+
+// picture cuts the drawing out of what up prints.
+func picture(out string) string {
+	var b strings.Builder
+	for line := range strings.Lines(out) {
+		if strings.ContainsAny(line, "┌│└") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// A command inside has this process's standard files, and its exit code is
+// ours; its flags are not.
+func TestExec(t *testing.T) {
+	root(t)
+	ok(t, "lab", "up")
+	defer ok(t, "lab", "down")
+	cmd := command0("lab", "exec", "a1", "--", "sh", "-c", "cat; echo err >&2; exit 7", "--help")
+	cmd.Stdin = strings.NewReader("in")
+	if r := runCmd(t, cmd); r != (result{"in", "err\n", 7}) {
+		t.Errorf("%+v", r)
+	}
+	// The command is this process, not a child of it.
+	cmd = command0("lab", "exec", "a1", "sh", "-c", "kill -TERM $$")
+	runCmd(t, cmd)
+	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGTERM {
+		t.Errorf("a command that was killed: %v", cmd.ProcessState)
+	}
+	cmd = command0("lab", "exec", "b")
+	cmd.Env = append(cmd.Env, "SHELL=/bin/pwd")
+	if r := runCmd(t, cmd); r.code != 0 || !strings.HasSuffix(r.out, "/lab\n") {
+		t.Errorf("a shell: %+v", r)
+	}
+	refused(t, "run no-such-program in a1: ", "lab", "exec", "a1", "--", "no-such-program")
+	refused(t, "name one of its hosts and containers: a, a1, b, b1", "lab", "exec", "c1", "--", "true")
+	refused(t, "name one of its hosts and containers", "lab", "exec", "vxlan")
+	refused(t, "lab vxlan-subnets is not up: start it by `"+binary+" lab up vxlan-subnets`", "lab", "exec", "vxlan-subnets", "a", "true")
+}
+
+func TestNothingIsUp(t *testing.T) {
+	root(t)
+	refused(t, "no lab is up: start one by `"+binary+" lab up`", "lab", "exec", "a", "--", "true")
+	refused(t, "no lab is up", "lab", "speed")
+}
+
+func TestSeveralLabs(t *testing.T) {
+	root(t)
+	ok(t, "lab", "up", "vxlan")
+	out := ok(t, "lab", "up", "vxlan-subnets")
+	defer checkNothingLeft(t)
+	wants(t, out, " lab exec vxlan-subnets a1 -- ", " lab down vxlan-subnets\n")
+	refused(t, "several labs are up: name one of vxlan, vxlan-subnets", "lab", "exec", "a", "--", "true")
+	refused(t, "several labs are up: name one of vxlan, vxlan-subnets, or use --all", "lab", "down")
+	ok(t, "lab", "exec", "vxlan-subnets", "b2", "--", "true")
+	wants(t, ok(t, "lab", "down", "--all"), "Lab vxlan is down: ", "Lab vxlan-subnets is down: ")
+}
+
+func TestOtherPeer(t *testing.T) {
+	root(t)
+	ok(t, "lab", "up", "--peer", "overtap")
+	defer ok(t, "lab", "down")
+	refused(t, "lab vxlan is up already, with another overtap in host b: end it first by `"+binary+" lab down vxlan`",
+		"lab", "up", "--peer", "kernel")
+}
+
+// Of two that come at once one builds and the other waits and finds it up.
+func TestUpAtOnce(t *testing.T) {
+	root(t)
+	first := command0("lab", "up")
+	var out bytes.Buffer
+	first.Stdout = &out
+	if err := first.Start(); err != nil {
+		t.Fatal(err)
+	}
+	second := ok(t, "lab", "up")
+	if err := first.Wait(); err != nil {
+		t.Fatalf("%v\n%s", err, out.String())
+	}
+	both := out.String() + second
+	if strings.Count(both, "It is up.") != 1 || strings.Count(both, "is up already") != 1 {
+		t.Error(both)
+	}
+	ok(t, "lab", "down")
+}
+
+// Where /run is mounted noexec the program lies elsewhere.
+func TestNoexecRun(t *testing.T) {
+	root(t)
+	remount := func(flags uintptr) {
+		if err := unix.Mount("", "/run", "", unix.MS_REMOUNT|unix.MS_BIND|flags, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remount(unix.MS_NOEXEC)
+	defer remount(0)
+	ok(t, "lab", "up")
+	wants(t, ok(t, "lab", "exec", "a", "overtap", "status"), "ready")
+	if path := topologies[0].binary(); !strings.HasPrefix(path, "/var/lib/") {
+		t.Errorf("the copy of overtap is at %s", path)
+	}
+	ok(t, "lab", "down")
+}
+
+// A host that can not run overtap: up says why, with the daemon's words, and
+// leaves nothing.
+func TestUpFails(t *testing.T) {
+	root(t)
+	if err := unix.Mount("tmpfs", "/dev/net", "tmpfs", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Unmount("/dev/net", 0)
+	r := run(t, "lab", "up")
+	if r.code != 1 || !strings.Contains(r.err, "lab vxlan: start overtap in host a: it ended before it was ready") {
+		t.Errorf("%+v", r)
+	}
+	wants(t, r.out, "The end of overtap's log in host a:\n", "there is no /dev/net/tun", "everything was removed again")
+}
+
+func TestNoRoot(t *testing.T) {
+	root(t)
+	for _, args := range [][]string{{"lab", "up", "vxlan"}, {"lab", "down"}, {"lab", "exec", "a", "--", "ls", "-l"}} {
+		cmd := command0(args...)
+		cmd.Dir = "/"
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		want := "lab " + args[1] + " needs root, for it makes hosts out of network namespaces: run `sudo " +
+			binary + " " + strings.Join(args, " ") + "`\n"
+		if r := runCmd(t, cmd); r.code != 1 || !strings.HasSuffix(r.err, want) || r.out != "" {
+			t.Errorf("%v: %+v; want %q", args, r, want)
+		}
+	}
+	ok(t, "lab", "up")
+	defer ok(t, "lab", "down")
+	cmd := command0("lab", "list")
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	if r := runCmd(t, cmd); r.code != 0 || !strings.Contains(r.out, "vxlan          up ") {
+		t.Errorf("list without root: %+v", r)
+	}
+}
+
+// What is called by `go run` can be called again as it is printed, and the lab
+// outlives the program that `go run` deletes.
+func TestGoRun(t *testing.T) {
+	root(t)
+	cmd := command0()
+	cmd.Path, cmd.Args = lookGo(t), []string{"go", "run", "overtap/cmd/overtap", "lab", "up"}
+	r := runCmd(t, cmd)
+	if r.code != 0 {
+		t.Fatalf("%+v", r)
+	}
+	defer ok(t, "lab", "down")
+	wants(t, r.out, "    go run overtap/cmd/overtap lab exec a -- overtap fdb show\n")
+	wants(t, ok(t, "lab", "exec", "a", "overtap", "version"), "overtap ")
+}
+
+func lookGo(t *testing.T) string {
+	t.Helper()
+	for _, dir := range filepath.SplitList(os.Getenv("PATH")) {
+		if path := filepath.Join(dir, "go"); unix.Access(path, unix.X_OK) == nil {
+			return path
+		}
+	}
+	t.Fatal("the Go command is not in PATH")
+	return ""
+}

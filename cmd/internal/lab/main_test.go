@@ -1,0 +1,220 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The tests build labs by their real names. So that they touch none that is up
+// on this machine, and so that nothing outlives them, they run in a second
+// process with a /run, a /var/lib and process ids of its own.
+const inside = "OVERTAP_LAB_TEST_INSIDE"
+
+// binary is the real program, built once.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run()
+	}
+	if os.Getenv(inside) == "" {
+		return runInside()
+	}
+	dir, err := furnish()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	return m.Run()
+}
+
+func runInside() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Env = append(os.Environ(), inside+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Pdeathsig:  syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		fmt.Fprintln(os.Stderr, "run the tests in namespaces of their own:", err)
+		return 1
+	}
+	return cmd.ProcessState.ExitCode()
+}
+
+// furnish makes the mounts and builds the program, which any user may run.
+func furnish() (dir string, err error) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return "", fmt.Errorf("make the mounts private: %w", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
+		return "", fmt.Errorf("mount /proc: %w", err)
+	}
+	if dir, err = os.MkdirTemp("", "overtap-lab-test-"); err != nil {
+		return "", err
+	}
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return dir, err
+	}
+	binary = filepath.Join(dir, "overtap")
+	if out, err := exec.Command("go", "build", "-o", binary, "overtap/cmd/overtap").CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build overtap: %w\n%s", err, out)
+	}
+	for _, at := range []string{"/run", "/var/lib"} {
+		if err := unix.Mount("tmpfs", at, "tmpfs", 0, "mode=755"); err != nil {
+			return dir, fmt.Errorf("mount a %s of the tests' own: %w", at, err)
+		}
+	}
+	return dir, nil
+}
+
+// root skips the test without root, or fails it when that is forbidden. With
+// root it checks in the end that the test left nothing behind.
+func root(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		t.Cleanup(func() { checkNothingLeft(t) })
+		return
+	}
+	if os.Getenv("REQUIRE_ROOT") == "1" {
+		t.Fatal("labs need root, and REQUIRE_ROOT=1 forbids to skip")
+	}
+	t.Skip("labs need root")
+}
+
+// result is what came of running the program.
+type result struct {
+	out, err string
+	code     int
+}
+
+// run runs the program with the arguments and says what came of it.
+func run(t *testing.T, args ...string) result {
+	t.Helper()
+	return runCmd(t, command0(args...))
+}
+
+func command0(args ...string) *exec.Cmd {
+	cmd := exec.Command(binary, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SUDO_USER=")
+	return cmd
+}
+
+func runCmd(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var out, errs bytes.Buffer
+	if cmd.Stdout == nil {
+		cmd.Stdout = &out
+	}
+	cmd.Stderr = &errs
+	// A detached daemon must not keep us waiting.
+	cmd.WaitDelay = 10 * time.Second
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	stop := time.AfterFunc(time.Minute, func() { cmd.Process.Kill() })
+	defer stop.Stop()
+	err := cmd.Wait()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%v: %v", cmd.Args, err)
+	}
+	return result{out.String(), errs.String(), cmd.ProcessState.ExitCode()}
+}
+
+// ok runs the program, which must succeed and say nothing on standard error,
+// and returns its output.
+func ok(t *testing.T, args ...string) string {
+	t.Helper()
+	r := run(t, args...)
+	if r.code != 0 || r.err != "" {
+		t.Fatalf("overtap %s: exit code %d\n%s%s", strings.Join(args, " "), r.code, r.out, r.err)
+	}
+	return r.out
+}
+
+// refused runs the program, which must fail with those words.
+func refused(t *testing.T, want string, args ...string) {
+	t.Helper()
+	r := run(t, args...)
+	if r.code != 1 || !strings.Contains(r.err, want) {
+		t.Errorf("overtap %s: exit code %d, %q; want 1 and %q", strings.Join(args, " "), r.code, r.err, want)
+	}
+}
+
+func wants(t *testing.T, out string, words ...string) {
+	t.Helper()
+	for _, w := range words {
+		if !strings.Contains(out, w) {
+			t.Errorf("%q is missing in\n%s", w, out)
+		}
+	}
+}
+
+// checkNothingLeft looks for all that a lab consists of, and cleans up so that
+// the next test may begin.
+func checkNothingLeft(t *testing.T) {
+	t.Helper()
+	left := leftovers(t)
+	// The kernel takes its time to end what was killed.
+	for deadline := time.Now().Add(3 * time.Second); len(left) > 0 && time.Now().Before(deadline); {
+		time.Sleep(20 * time.Millisecond)
+		left = leftovers(t)
+	}
+	if len(left) > 0 {
+		t.Errorf("left behind:\n%s", strings.Join(left, "\n"))
+		run(t, "lab", "down", "--all")
+	}
+}
+
+func leftovers(t *testing.T) (left []string) {
+	t.Helper()
+	for _, pattern := range []string{"/run/netns/*", "/run/overtap", "/var/lib/*"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		left = append(left, found...)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if strings.Contains(line, "/run/netns/") {
+			left = append(left, line)
+		}
+	}
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		if _, alive, err := startTime(pid); err == nil && alive {
+			cmd, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "cmdline"))
+			left = append(left, fmt.Sprintf("process %d: %q", pid, cmd))
+		}
+	}
+	return left
+}
