@@ -54,7 +54,7 @@ vni = 100
 func TestDefaults(t *testing.T) {
 	want := &Config{
 		Underlay: Underlay{Address: netip.MustParseAddr("192.0.2.1")},
-		Control:  Control{Socket: "/run/overtap/control.sock", Metrics: "127.0.0.1:9472"},
+		Control:  Control{Socket: "/run/overtap/control.sock", Metrics: "127.0.0.1:9472", MetricsDefault: true},
 		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true},
 		Log:      Log{Level: slog.LevelInfo, Format: LogText},
 		VXLAN: []VXLAN{{
