@@ -139,7 +139,8 @@ func TestTableConcurrent(t *testing.T) {
 func TestMissWhileMoving(t *testing.T) {
 	const (
 		run    = 200
-		rounds = 3000
+		looks  = 500     // that overlapped a move,
+		rounds = 100_000 // or as many moves, on a machine where few do
 	)
 	tab := NewTable(1024, 300, NewClock())
 	taken := map[encap.MAC]bool{}
@@ -148,25 +149,35 @@ func TestMissWhileMoving(t *testing.T) {
 		mustPut(t, tab, macAt(tab, uint64(i+1), taken), 1, Static)
 	}
 	var there atomic.Uint64 // odd while last is in the table
+	var looked atomic.Int64
 	var done atomic.Bool
 	var readers errgroup.Group
 	for range 2 {
 		readers.Go(func() error {
 			for !done.Load() {
-				before := there.Load()
+				before, moves := there.Load(), tab.moves.Load()
 				p, ok := tab.Lookup(last)
-				if before&1 == 1 && there.Load() == before && (!ok || p != 3) {
+				moved := tab.moves.Load() != moves
+				switch {
+				case before&1 == 0 || there.Load() != before:
+				case !ok || p != 3:
+					done.Store(true)
 					return fmt.Errorf("Lookup = %d, %t of an entry that is there", p, ok)
+				case moved:
+					looked.Add(1)
 				}
 			}
 			return nil
 		})
 	}
-	for range rounds {
+	for i := 0; i < rounds && looked.Load() < looks && !done.Load(); i++ {
 		mustPut(t, tab, first, 2, Static)
 		mustPut(t, tab, last, 3, Static)
 		there.Add(1)
 		tab.Delete(first, Static)
+		for range 2 * run { // as long as a reader that has just begun
+			there.Load()
+		}
 		there.Add(1)
 		tab.Delete(last, Static)
 	}
@@ -174,6 +185,7 @@ func TestMissWhileMoving(t *testing.T) {
 	if err := readers.Wait(); err != nil {
 		t.Error(err)
 	}
+	t.Logf("%d lookups while the entry moved", looked.Load())
 	checkTable(t, tab)
 }
 

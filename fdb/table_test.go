@@ -2,6 +2,7 @@ package fdb
 
 import (
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -532,7 +533,7 @@ func TestChurn(t *testing.T) {
 // TestHashSpread: addresses as vendors, containers and attackers number them
 // hash as well as random ones.
 func TestHashSpread(t *testing.T) {
-	const n = 4096
+	const n = 1024
 	for name, mac := range map[string]func(i encap.MAC) encap.MAC{
 		"counting":       func(i encap.MAC) encap.MAC { return macA + i },
 		"by 256":         func(i encap.MAC) encap.MAC { return macA + i<<8 },
@@ -541,17 +542,20 @@ func TestHashSpread(t *testing.T) {
 		"two counters":   func(i encap.MAC) encap.MAC { return 0x0242_0000_0000 | i&0x7f<<24 | i>>7 },
 		"by golden rate": func(i encap.MAC) encap.MAC { return i * 0x9e37_79b9_7f4b & macBits },
 	} {
-		// Under many keys: a weak hash is bad for some only.
-		for range 15 {
+		// Under many keys, for a weak hash is bad with some only; always the
+		// same, for a good one is not perfect with all.
+		keys := rand.New(rand.NewPCG(1, 2))
+		for range 100 {
 			tab := NewTable(n, 300, NewClock())
+			tab.hash = hashKey{xor: keys.Uint64(), mul: keys.Uint64() | 1}
 			for i := range encap.MAC(n) {
 				tab.Learn(mac(i), 1)
 			}
 			if tab.Len() != n {
 				t.Fatalf("%s: %d entries", name, tab.Len())
 			}
-			if l := longestProbe(tab); l > 150 {
-				t.Errorf("%s: longest probe %d slots under %+v", name, l, tab.hash)
+			if l := longestProbe(tab); l > 100 {
+				t.Errorf("%s: longest probe %d slots under %#x", name, l, tab.hash)
 			}
 		}
 	}
