@@ -1,6 +1,7 @@
 package encap
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
@@ -42,40 +43,67 @@ func TestSumVectors(t *testing.T) {
 	}
 }
 
-// TestSumLengths compares every length up to three rounds of the unrolled loop
+// checkSum compares Sum with its portable twin, bit by bit, and the twin with
+// the oracle. initial is as if its bytes preceded b.
+func checkSum(tb testing.TB, b []byte, initial uint64) {
+	tb.Helper()
+	got, twin := Sum(b, initial), sumGeneric(b, initial)
+	if got != twin {
+		tb.Fatalf("%d bytes onto %#x: %#x, by the twin %#x", len(b), initial, got, twin)
+	}
+	whole := append(binary.LittleEndian.AppendUint64(nil, initial), b...)
+	if got, want := Fold(twin), slowSum(whole); got != want {
+		tb.Fatalf("%d bytes onto %#x: %#04x, want %#04x", len(b), initial, got, want)
+	}
+}
+
+// TestSumLengths goes through every length up to four rounds of the longest loop
 // at every alignment, with data that carry seldom and data that always do.
 func TestSumLengths(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 2))
-	random, ones := make([]byte, 512), make([]byte, 512)
+	random, ones := make([]byte, 544), make([]byte, 544)
 	for i := range random {
 		random[i], ones[i] = byte(rng.Uint32()), 0xff
 	}
-	for name, buf := range map[string][]byte{"random": random, "ones": ones} {
-		for n := range 400 {
-			for align := range 9 {
-				b := buf[align : align+n]
-				if got, want := Fold(Sum(b, 0)), slowSum(b); got != want {
-					t.Fatalf("%s, %d bytes at %d: %#04x, want %#04x", name, n, align, got, want)
-				}
+	for _, buf := range [][]byte{random, ones} {
+		for n := range 513 {
+			for align := range 32 {
+				checkSum(t, buf[align:align+n], 0)
+				checkSum(t, buf[align:align+n], rng.Uint64())
 			}
 		}
 	}
 }
 
-// TestSumCarries starts from accumulators that are about to overflow.
+// TestSumCarries starts from accumulators that are about to overflow. lows are
+// words with an empty upper half but for the first: added up apart, as vectors
+// do, their halves' sums carry only when they are put together.
 func TestSumCarries(t *testing.T) {
-	for _, initial := range []uint64{0, 1, ^uint64(0), ^uint64(0) - 1, 1 << 63} {
-		start := binary.LittleEndian.AppendUint64(nil, initial)
-		for n := range 140 {
-			b := make([]byte, n)
-			for i := range b {
-				b[i] = 0xff
-			}
-			if got, want := Fold(Sum(b, initial)), slowSum(append(start[:8:8], b...)); got != want {
-				t.Fatalf("%d bytes of ones onto %#x: %#04x, want %#04x", n, initial, got, want)
-			}
+	ones := bytes.Repeat([]byte{0xff}, 700)
+	lows := bytes.Repeat([]byte{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0}, 700/8)
+	copy(lows, ones[:8])
+	for _, initial := range []uint64{0, 1, ^uint64(0), ^uint64(0) - 1, 1 << 63, 1 << 32, 1<<32 - 1} {
+		for n := range len(ones) {
+			checkSum(t, ones[:n], initial)
+			checkSum(t, make([]byte, n), initial)
+			checkSum(t, lows[:min(n, len(lows))], initial)
 		}
 	}
+}
+
+// TestSumLong adds up what overflows first: a superframe of ones.
+func TestSumLong(t *testing.T) {
+	ones := bytes.Repeat([]byte{0xff}, 1<<16)
+	for n := 1; n <= len(ones); n++ {
+		want := uint16(0xffff)
+		if n%2 != 0 {
+			want = 0xff00
+		}
+		if got := Fold(Sum(ones[:n], 0)); got != want {
+			t.Fatalf("%d bytes of ones: %#04x, want %#04x", n, got, want)
+		}
+	}
+	checkSum(t, ones, ^uint64(0))
 }
 
 func TestSumChunks(t *testing.T) {
@@ -94,12 +122,12 @@ func TestSumChunks(t *testing.T) {
 }
 
 func FuzzSum(f *testing.F) {
-	f.Add([]byte{}, uint64(0))
-	f.Add([]byte{1}, ^uint64(0))
-	f.Add(make([]byte, 200), uint64(1)<<63)
-	f.Fuzz(func(t *testing.T, b []byte, initial uint64) {
-		start := binary.LittleEndian.AppendUint64(nil, initial)
-		equal(t, "Sum", Fold(Sum(b, initial)), slowSum(append(start, b...)))
+	f.Add([]byte{}, uint64(0), uint8(0))
+	f.Add([]byte{1}, ^uint64(0), uint8(1))
+	f.Add(make([]byte, 200), uint64(1)<<63, uint8(2))
+	f.Add(bytes.Repeat([]byte{0xff}, 1448), ^uint64(0), uint8(6))
+	f.Fuzz(func(t *testing.T, b []byte, initial uint64, align uint8) {
+		checkSum(t, append(make([]byte, align%32), b...)[align%32:], initial)
 	})
 }
 
@@ -170,17 +198,25 @@ func TestUpdateChecksum(t *testing.T) {
 // sink keeps benchmarked results alive.
 var sink uint64
 
+// BenchmarkSum has Sum and its portable twin side by side.
 func BenchmarkSum(b *testing.B) {
-	for _, n := range []int{64, 1448, 65000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			buf := make([]byte, n)
-			for i := range buf {
-				buf[i] = byte(i * 7)
-			}
+	for _, n := range []int{64, 256, 1448, 16384, 65000} {
+		buf := make([]byte, n)
+		for i := range buf {
+			buf[i] = byte(i * 7)
+		}
+		b.Run(fmt.Sprintf("Sum/%d", n), func(b *testing.B) {
 			b.SetBytes(int64(n))
 			b.ReportAllocs()
 			for b.Loop() {
 				sink = Sum(buf, sink)
+			}
+		})
+		b.Run(fmt.Sprintf("sumGeneric/%d", n), func(b *testing.B) {
+			b.SetBytes(int64(n))
+			b.ReportAllocs()
+			for b.Loop() {
+				sink = sumGeneric(buf, sink)
 			}
 		})
 	}
