@@ -31,6 +31,10 @@ const goldenRatio = 0x9e37_79b9_7f4a_7c15
 
 // addr hashes an address; the zone does not count.
 func (h hashKey) addr(a netip.Addr) uint64 {
+	if a.Is4() {
+		b := a.As4()
+		return h.word(uint64(binary.BigEndian.Uint32(b[:])))
+	}
 	b := a.As16()
 	upper, lower := binary.BigEndian.Uint64(b[:8]), binary.BigEndian.Uint64(b[8:])
 	return h.word(h.word(upper)<<32 ^ lower)

@@ -139,8 +139,8 @@ func TestTableConcurrent(t *testing.T) {
 func TestMissWhileMoving(t *testing.T) {
 	const (
 		run    = 200
-		looks  = 500     // that overlapped a move,
-		rounds = 100_000 // or as many moves, on a machine where few do
+		looks  = 500    // that overlapped a move,
+		rounds = 50_000 // or as many moves, on a machine where few do
 	)
 	tab := NewTable(1024, 300, NewClock())
 	taken := map[encap.MAC]bool{}
