@@ -223,7 +223,8 @@ func (tr *train) superframe() encap.VnetHdr {
 }
 
 // joinable reports whether the frame may be part of a train: TCP or UDP without
-// IP options or fragments, with a checksum that is right. verified says that the
+// IP options or fragments, with checksums that are right: those of a train are
+// made anew, which must not hide a fault. verified says that the
 // outer checksum, which covers the inner bytes, was found right.
 func joinable(frame []byte, t encap.Transport, headers int, unfinished, verified bool) bool {
 	if headers == 0 || t.Fragment || (!t.V6 && t.L4-t.L3 != encap.IPv4HeaderLen) ||
@@ -235,6 +236,9 @@ func joinable(frame []byte, t encap.Transport, headers int, unfinished, verified
 			encap.UDP(frame[t.L4:]).Checksum() == 0 {
 			return false
 		}
+	}
+	if !t.V6 && encap.Fold(encap.Sum(frame[t.L3:t.L4], 0)) != 0xffff {
+		return false
 	}
 	return unfinished || verified || checksumRight(frame, t)
 }
