@@ -119,17 +119,15 @@ func (e *Engine) open(c Network) (_ *network, err error) {
 	if err := n.change(c); err != nil {
 		return nil, err
 	}
-	if e.wires[c.Port] == nil {
-		wires, err := e.edges.OpenPort(c.Port, e.workers)
+	for _, at := range n.endpoints() {
+		if e.wires[at] != nil {
+			continue
+		}
+		wires, err := e.listen(at)
 		if err != nil {
 			return nil, err
 		}
-		e.wires[c.Port] = wires
-	}
-	if c.Group.IsValid() {
-		if n.group, err = e.edges.OpenGroup(c.Group, c.Port); err != nil {
-			return nil, err
-		}
+		e.wires[at] = wires
 	}
 	n.devices, err = e.edges.OpenDevice(DeviceSpec{
 		Name: c.Device, MAC: c.MAC, MTU: c.MTU, Queues: e.workers, Plain: c.Plain,
@@ -137,25 +135,38 @@ func (e *Engine) open(c Network) (_ *network, err error) {
 	return n, err
 }
 
-// attach lets the threads see the networks' devices and their ports' wires.
+// listen opens an endpoint. A group has one wire, since each of several would
+// receive a copy of its own.
+func (e *Engine) listen(at endpoint) ([]Wire, error) {
+	if !at.group.IsValid() {
+		return e.edges.OpenPort(at.port, e.workers)
+	}
+	w, err := e.edges.OpenGroup(at.group, at.port)
+	if err != nil {
+		return nil, err
+	}
+	return []Wire{w}, nil
+}
+
+// attach lets the threads see the networks' devices and the endpoints that they
+// are the first to use.
 func (e *Engine) attach(added []*network) error {
 	for _, n := range added {
-		wires := e.wires[n.config.Port]
-		for w := range e.workers {
-			out, in := e.threads[2*w], e.threads[2*w+1]
-			if err := out.add(&port{fd: n.devices[w].FD(), net: n, dev: n.devices[w], wire: wires[w]}); err != nil {
-				return err
-			}
-			if in.knows(wires[w].FD()) {
-				continue // an older network of this port brought it
-			}
-			if err := in.add(&port{fd: wires[w].FD(), wire: wires[w], udp: n.config.Port}); err != nil {
+		wires := e.wires[endpoint{port: n.config.Port}]
+		for w, d := range n.devices {
+			if err := e.threads[2*w].add(&port{fd: d.FD(), net: n, dev: d, wire: wires[w]}); err != nil {
 				return err
 			}
 		}
-		if n.group != nil {
-			if err := e.threads[1].add(&port{fd: n.group.FD(), wire: n.group, udp: n.config.Port}); err != nil {
-				return err
+		for _, at := range n.endpoints() {
+			for w, wire := range e.wires[at] {
+				in := e.threads[2*w+1]
+				if in.knows(wire.FD()) {
+					continue
+				}
+				if err := in.add(&port{fd: wire.FD(), wire: wire, udp: at.port}); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -168,32 +179,35 @@ func (e *Engine) detach(n *network) {
 	for w, d := range n.devices {
 		e.threads[2*w].remove(d.FD())
 	}
-	if n.group != nil {
-		e.threads[1].remove(n.group.FD())
-	}
 }
 
-// closeIdleWires closes the ports that no network uses any more.
+// closeIdleWires closes the endpoints that no network uses any more.
 func (e *Engine) closeIdleWires() {
-	c := e.catalogue.Load()
-	var idle []uint16
-	for udp, wires := range e.wires {
-		if c.byPort[udp] == nil {
-			idle = append(idle, udp)
-			for w, wire := range wires {
-				e.threads[2*w+1].remove(wire.FD())
-			}
+	used := make(map[endpoint]bool)
+	for _, n := range e.catalogue.Load().networks {
+		for _, at := range n.endpoints() {
+			used[at] = true
+		}
+	}
+	var idle []endpoint
+	for at, wires := range e.wires {
+		if used[at] {
+			continue
+		}
+		idle = append(idle, at)
+		for w, wire := range wires {
+			e.threads[2*w+1].remove(wire.FD())
 		}
 	}
 	if len(idle) == 0 {
 		return
 	}
 	e.quiesce()
-	for _, udp := range idle {
-		for _, w := range e.wires[udp] {
+	for _, at := range idle {
+		for _, w := range e.wires[at] {
 			w.Close()
 		}
-		delete(e.wires, udp)
+		delete(e.wires, at)
 	}
 }
 

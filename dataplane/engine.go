@@ -71,7 +71,7 @@ type Engine struct {
 
 	mu     sync.Mutex // the door, one at a time
 	closed bool
-	wires  map[uint16][]Wire // by UDP port, by worker
+	wires  map[endpoint][]Wire // by worker
 }
 
 // New opens the source ports and starts the engine's threads; nothing is
@@ -85,7 +85,7 @@ func New(o Options) (*Engine, error) {
 		options: o, edges: o.Edges, workers: o.Workers,
 		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
-		wires: make(map[uint16][]Wire),
+		wires: make(map[endpoint][]Wire),
 	}
 	if e.workers <= 0 {
 		e.workers = runtime.NumCPU()
@@ -137,7 +137,7 @@ func (e *Engine) runOutbound(o *outbound, p *port) {
 	// would find it readable for ever.
 	e.threads[o.thread].unwatch(p.fd)
 	if !p.net.lost.Swap(true) {
-		e.notify(Event{Kind: DeviceLost, Network: p.net.config.Name, Err: err})
+		e.notify(Event{Kind: DeviceLost, Network: p.net.name, Err: err})
 	}
 }
 

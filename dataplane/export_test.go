@@ -22,7 +22,7 @@ type Roads struct {
 func NewRoads(o Options, c Network) (*Roads, error) {
 	e := &Engine{
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
-		strangers: make([]tally, 2), wires: make(map[uint16][]Wire),
+		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
 	n, err := e.open(c)
 	if err != nil {
@@ -30,7 +30,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	}
 	e.catalogue.Store(newCatalogue([]*network{n}))
 	return &Roads{
-		Engine: e, net: n, wire: e.wires[c.Port][0],
+		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
 		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
 	}, nil
 }

@@ -170,6 +170,9 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	}
 	unfinished := vnet.Flags&encap.VnetNeedsCsum != 0
 	if vnet.GSOSize != 0 || !joinable(frame, t, headers, unfinished, d.Verified) {
+		if headers != 0 && len(in.trains) != 0 {
+			in.seal(t.FlowHash(frame)) // what follows must not overtake it
+		}
 		in.queue(frame, vnet, id)
 		return dropNone
 	}

@@ -149,9 +149,9 @@ func TestBulkKeepsItsBytes(t *testing.T) {
 	}
 }
 
-// TestSegmentationRefused has the kernel refuse UDP_SEGMENT: nothing may be lost
+// TestKernelRefusesSegments has the kernel refuse UDP_SEGMENT: nothing may be lost
 // by that, and it is said.
-func TestSegmentationRefused(t *testing.T) {
+func TestKernelRefusesSegments(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
 	if err := e.RefuseSegments(); err != nil {
 		t.Fatal(err)

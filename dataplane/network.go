@@ -12,6 +12,7 @@ import (
 // network is a Network at work. The threads read policy, table, peers and their
 // own device and tallies; everything else is the door's.
 type network struct {
+	name    string
 	policy  atomic.Pointer[policy]
 	table   *fdb.Table
 	peers   *fdb.Peers
@@ -20,7 +21,6 @@ type network struct {
 	lost    atomic.Bool
 
 	config  Network      // as applied
-	group   Wire         // receives from config.Group; nil without one
 	leaving []fdb.PeerID // of peers gone since the last beat
 	retired []fdb.PeerID // of peers gone before it
 }
@@ -30,10 +30,23 @@ func (n *network) close() error {
 	for _, d := range n.devices {
 		errs = append(errs, d.Close())
 	}
-	if n.group != nil {
-		errs = append(errs, n.group.Close())
-	}
 	return errors.Join(errs...)
+}
+
+// endpoint is where networks receive: a UDP port of the underlay address, or of
+// a multicast group.
+type endpoint struct {
+	port  uint16
+	group netip.Addr // invalid = the underlay address
+}
+
+// endpoints are the network's.
+func (n *network) endpoints() []endpoint {
+	own := []endpoint{{port: n.config.Port}}
+	if n.config.Group.IsValid() {
+		own = append(own, endpoint{n.config.Port, n.config.Group})
+	}
+	return own
 }
 
 // policy is what the road needs of a network's configuration, published whole.

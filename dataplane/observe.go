@@ -23,12 +23,14 @@ func (e *Engine) Stats() Stats {
 		s.Drops = appendDrops(s.Drops, n.config.Name, n.tallies)
 	}
 	s.Drops = appendDrops(s.Drops, "", e.strangers)
-	for udp, wires := range e.wires {
-		w := WireStats{Port: udp}
-		for i := range wires {
-			w.SocketDropped += wires[i].Dropped()
+	dropped := make(map[uint16]uint64)
+	for at, wires := range e.wires {
+		for _, w := range wires {
+			dropped[at.port] += w.Dropped()
 		}
-		s.Wire = append(s.Wire, w)
+	}
+	for udp, count := range dropped {
+		s.Wire = append(s.Wire, WireStats{Port: udp, SocketDropped: count})
 	}
 	slices.SortFunc(s.Networks, func(a, b NetworkStats) int { return cmp.Compare(a.Network, b.Network) })
 	slices.SortFunc(s.Peers, func(a, b PeerStats) int {

@@ -132,7 +132,7 @@ func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, 
 	if !isIP {
 		return v, 0, len(frame)-encap.EthernetHeaderLen-2*encap.VLANTagLen <= int(mtu)
 	}
-	big := t.End-t.L3 > int(mtu)
+	big := len(frame)-t.L3 > int(mtu) // padding that the TAP would not take counts
 	headers, field, ok := transportHeader(frame, t)
 	if !ok {
 		return v, 0, !big
@@ -157,7 +157,7 @@ func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, 
 	if t.Proto == encap.ProtoTCP && frame[t.L4+tcpFlagsAt]&encap.TCPCWR != 0 {
 		v.GSOType |= encap.VnetGSOECN
 	}
-	return v, headers, v.GSOSize != 0 && headers-t.L3+int(v.GSOSize) <= int(mtu)
+	return v, headers, v.GSOSize != 0 && headers-t.L3+int(v.GSOSize) <= int(mtu) && t.End == len(frame)
 }
 
 // mss is the payload that fits an MTU behind headers of IP and TCP.
