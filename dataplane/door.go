@@ -106,6 +106,7 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 // open makes a network ready to be published.
 func (e *Engine) open(c Network) (_ *network, err error) {
 	n := &network{
+		name:    c.Name,
 		config:  c,
 		tallies: make([]tally, 2*e.workers),
 		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
