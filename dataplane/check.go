@@ -68,7 +68,7 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 		fail("group %s: want a multicast address of the underlay's family", g)
 	}
 	for _, p := range n.allPeers() {
-		if !p.Addr.IsValid() || p.Addr.Is4() != underlay.Is4() || p.Addr.IsMulticast() || p.Addr.IsUnspecified() {
+		if !p.Addr.IsValid() || p.Addr.Is4() != underlay.Is4() || p.Addr.Is4In6() || p.Addr.IsMulticast() || p.Addr.IsUnspecified() {
 			fail("peer %s: want a unicast address of the underlay's family", p.Addr)
 		}
 		if p.Addr == underlay {

@@ -272,6 +272,7 @@ func (e *Engine) shut() error {
 			errs = append(errs, w.Close())
 		}
 	}
+	clear(e.wires) // Stats still answers
 	errs = append(errs, e.edges.Close())
 	return errors.Join(errs...)
 }
