@@ -3,6 +3,7 @@ package dataplanetest
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,7 @@ type Edges struct {
 	addr     netip.Addr
 	segments atomic.Pointer[error]
 	buffer   atomic.Int64 // of a socket, in datagrams
+	received atomic.Int64
 
 	mu         sync.Mutex
 	taps       map[string]*TAP
@@ -113,6 +115,32 @@ func (e *Edges) SetBuffer(datagrams int) { e.buffer.Store(int64(datagrams)) }
 
 // RefuseSegmentation makes SegmentationRefused return err.
 func (e *Edges) RefuseSegmentation(err error) { e.segments.Store(&err) }
+
+// Threads returns the IDs of the OS threads that read the TAPs and sockets, each
+// of those that was ever read.
+func (e *Edges) Threads() []int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var ids []int
+	note := func(id int) {
+		if id != 0 && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	for _, t := range e.taps {
+		for _, q := range t.Queues {
+			note(int(q.thread.Load()))
+		}
+	}
+	for _, w := range e.wires {
+		note(int(w.thread.Load()))
+	}
+	return ids
+}
+
+// Received is how many datagrams came into the sockets, those of a run one by
+// one, those dropped at a full buffer not at all.
+func (e *Edges) Received() int { return int(e.received.Load()) }
 
 // Record begins to keep what is sent, for Sent.
 func (e *Edges) Record() {

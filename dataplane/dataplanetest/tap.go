@@ -3,6 +3,7 @@ package dataplanetest
 import (
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,6 +123,7 @@ type Device struct {
 	tap            *TAP
 	event          event
 	reader, writer one
+	thread         atomic.Int64 // that read last
 
 	mu      sync.Mutex
 	waiting []Frame
@@ -165,6 +167,7 @@ func (q *Device) Close() error {
 func (q *Device) ReadBatch(b *dataplane.FrameBatch) error {
 	q.reader.enter(q.tap.tb, "ReadBatch of TAP "+q.tap.Spec.Name)
 	defer q.reader.leave()
+	q.thread.Store(int64(unix.Gettid()))
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.reads++

@@ -104,7 +104,7 @@ func (u *Underlay) Deliver(to netip.AddrPort, d dataplane.Datagram) {
 		u.tb.Errorf("a datagram for %s: nobody has that address and port", to)
 	}
 	for _, w := range wires {
-		w.receive(d)
+		w.receive(d, 1) // whatever SegSize says
 		u.carried.Delivered++
 	}
 }
@@ -194,7 +194,7 @@ func (u *Underlay) deliver(parcels []parcel) {
 		if n > 1 {
 			d.SegSize, d.Verified = len(first.data), true
 		}
-		first.to.receive(d)
+		first.to.receive(d, n)
 		u.carried.Delivered += n
 		parcels = parcels[n:]
 	}

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -19,6 +20,7 @@ type Wire struct {
 	bound          netip.AddrPort
 	event          event
 	reader, writer one
+	thread         atomic.Int64 // that read last
 
 	mu      sync.Mutex
 	waiting []dataplane.Datagram
@@ -30,16 +32,17 @@ type Wire struct {
 // FD returns the eventfd that is readable while datagrams wait.
 func (w *Wire) FD() int { return w.event.fd }
 
-// receive puts a copy of d into the socket.
-func (w *Wire) receive(d dataplane.Datagram) {
+// receive puts a copy of d, which stands for n datagrams, into the socket.
+func (w *Wire) receive(d dataplane.Datagram, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.waiting) >= int(w.edges.buffer.Load()) {
-		w.dropped++
+		w.dropped += uint64(n)
 		return
 	}
 	d.Data = slices.Clip(slices.Clone(d.Data))
 	w.waiting = append(w.waiting, d)
+	w.edges.received.Add(int64(n))
 	w.event.raise()
 }
 
@@ -48,6 +51,7 @@ func (w *Wire) ReadBatch(d []dataplane.Datagram) (int, error) {
 	tb := w.edges.underlay.tb
 	w.reader.enter(tb, "ReadBatch of port "+w.bound.String())
 	defer w.reader.leave()
+	w.thread.Store(int64(unix.Gettid()))
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, b := range w.lent {

@@ -1,0 +1,570 @@
+package dataplane_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	"overtap/dataplane"
+	"overtap/dataplane/dataplanetest"
+	"overtap/encap"
+)
+
+// wantFrames fails the test unless the TAP was written exactly the frames.
+func wantFrames(tb testing.TB, tap *dataplanetest.TAP, want ...dataplanetest.Frame) {
+	tb.Helper()
+	got := tap.Wait(len(want))
+	for i, f := range got {
+		if i >= len(want) || !bytes.Equal(f.Data, want[i].Data) {
+			tb.Errorf("TAP %s: frame %d of %d is %x", tap.Spec.Name, i, len(got), f.Data)
+		}
+	}
+}
+
+// silent fails the test when the TAP is written anything for a while.
+func silent(tb testing.TB, taps ...*dataplanetest.TAP) {
+	tb.Helper()
+	time.Sleep(20 * time.Millisecond)
+	for _, tap := range taps {
+		if w := tap.Written(); len(w) > 0 {
+			tb.Errorf("TAP %s was written %d frames: %x", tap.Spec.Name, len(w), w[0].Data)
+		}
+	}
+}
+
+func TestFloodThenUnicast(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	hosts := []netip.Addr{addrA, addrB, addrC}
+	a := newHost(t, u, addrA, testNetwork(addrA, hosts...))
+	b := newHost(t, u, addrB, testNetwork(addrB, hosts...))
+	c := newHost(t, u, addrC, testNetwork(addrC, hosts...))
+	tapA, tapB, tapC := a.TAP("vx0"), b.TAP("vx0"), c.TAP("vx0")
+
+	// Unknown: everyone gets it, once, and learns who spoke.
+	tapA.Inject(hello)
+	wantFrames(t, tapB, hello)
+	wantFrames(t, tapC, hello)
+	b.knows(macA, addrA)
+	c.knows(macA, addrA)
+	// The answer goes to the one host. Nobody sends on what it received.
+	tapB.Inject(helloBack)
+	wantFrames(t, tapA, helloBack)
+	a.knows(macB, addrB)
+	tapA.Inject(hello)
+	wantFrames(t, tapB, hello)
+	for _, dst := range []encap.MAC{encap.BroadcastMAC, groupMAC} {
+		f := plainFrame(dst, macA, "to all")
+		tapA.Inject(f)
+		wantFrames(t, tapB, f)
+		wantFrames(t, tapC, f)
+	}
+	silent(t, tapA, tapB, tapC)
+
+	eventually(t, "all is counted", func() bool { return a.blue().TxPackets == 7 && b.blue().RxPackets == 4 })
+	if n := a.blue(); n.Flooded != 3 || n.RxPackets != 1 || n.EntriesLearned != 1 || n.RxBytes != uint64(len(hello.Data)) {
+		t.Errorf("counters %+v", n)
+	}
+	for _, p := range a.Stats().Peers {
+		want := dataplane.Traffic{TxPackets: 3, TxBytes: a.blue().TxBytes - 4*uint64(len(hello.Data))}
+		if p.Peer == addrB {
+			want.TxPackets, want.RxPackets, want.RxBytes = 4, 1, uint64(len(hello.Data))
+			want.TxBytes = uint64(2*len(hello.Data) + 2*len(plainFrame(0, 0, "to all").Data))
+		} else {
+			want.TxBytes = uint64(len(hello.Data) + 2*len(plainFrame(0, 0, "to all").Data))
+		}
+		if p.Traffic != want || !p.Flood || p.Learned {
+			t.Errorf("peer %+v, want %+v", p, want)
+		}
+	}
+	a.wantDrops()
+	b.wantDrops()
+}
+
+// TestMoves wants a container that moves to be found at its new place by the
+// very next frame, in all directions of the move.
+func TestMoves(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	hosts := []netip.Addr{addrA, addrB, addrC}
+	a := newHost(t, u, addrA, testNetwork(addrA, hosts...))
+	b := newHost(t, u, addrB, testNetwork(addrB, hosts...))
+	c := newHost(t, u, addrC, testNetwork(addrC, hosts...))
+	tapA, tapB, tapC := a.TAP("vx0"), b.TAP("vx0"), c.TAP("vx0")
+
+	announce := plainFrame(encap.BroadcastMAC, macB, "here")
+	tapB.Inject(announce)
+	wantFrames(t, tapA, announce)
+	wantFrames(t, tapC, announce)
+	a.knows(macB, addrB)
+	c.knows(macB, addrB)
+
+	// From B to C: A learns, and C itself forgets B.
+	tapC.Inject(announce)
+	wantFrames(t, tapA, announce)
+	wantFrames(t, tapB, announce)
+	a.knows(macB, addrC)
+	tapA.Inject(hello)
+	wantFrames(t, tapC, hello)
+	if n := a.blue(); n.LearnMoved != 1 || n.EntriesLearned != 1 {
+		t.Errorf("counters %+v", n)
+	}
+	entries, err := c.FDB("blue")
+	if err != nil || slices.ContainsFunc(entries, func(e dataplane.FDBEntry) bool { return e.MAC == macB }) {
+		t.Errorf("the host it moved to has %+v, %v", entries, err)
+	}
+
+	// From C to A, by a frame to one host only: what A knew is gone.
+	toC := plainFrame(macC, macB, "moved")
+	tapA.Inject(toC) // macC is unknown: flooded
+	wantFrames(t, tapB, toC)
+	wantFrames(t, tapC, toC)
+	c.knows(macB, addrA)
+	silent(t, tapA, tapB, tapC)
+}
+
+func TestStaticEntries(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB, addrC)
+	n.FDB = []dataplane.StaticEntry{
+		{MAC: macB, Peer: addrB}, {MAC: groupMAC, Peer: addrC},
+	}
+	a := newHost(t, u, addrA, n)
+	b := newHost(t, u, addrB, testNetwork(addrB, addrA))
+	c := newHost(t, u, addrC, testNetwork(addrC, addrA))
+	tapA, tapB, tapC := a.TAP("vx0"), b.TAP("vx0"), c.TAP("vx0")
+
+	tapA.Inject(hello)
+	wantFrames(t, tapB, hello)
+	toGroup := plainFrame(groupMAC, macA, "to the group")
+	tapA.Inject(toGroup)
+	wantFrames(t, tapC, toGroup)
+	silent(t, tapB, tapC)
+
+	tapB.Inject(helloBack) // from its own peer
+	wantFrames(t, tapA, helloBack)
+	tapC.Inject(helloBack) // from another
+	a.wantDrops(dataplane.DropStats{Network: "blue", Direction: dataplane.Inbound, Reason: dataplane.DropVXLANEntryExists, Count: 1})
+	// Not even the container's own appearance here displaces it.
+	tapA.Inject(plainFrame(macC, macB, "here"))
+	tapB.Wait(1)
+	entries, err := a.FDB("")
+	if err != nil || len(entries) != 2 || entries[0].MAC != groupMAC || entries[1].Peer != addrB || entries[1].Origin != "static" {
+		t.Errorf("table %+v, %v", entries, err)
+	}
+	if n, err := a.Flush(dataplane.Match{}); n != 0 || err != nil {
+		t.Errorf("flushed %d, %v", n, err)
+	}
+}
+
+func TestLearningOff(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB)
+	n.Learning = false
+	n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: addrC}}
+	a := newHost(t, u, addrA, n)
+	newHost(t, u, addrB, testNetwork(addrB, addrA)).TAP("vx0").Inject(helloBack)
+	wantFrames(t, a.TAP("vx0"), helloBack)
+	eventually(t, "it is counted", func() bool { return a.blue().RxPackets == 1 })
+	if n := a.blue(); n.EntriesLearned != 0 || n.Entries != 1 {
+		t.Errorf("counters %+v", n)
+	}
+}
+
+func TestLearnBound(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB)
+	n.MaxEntries = 10
+	a := newHost(t, u, addrA, n)
+	for i := range 15 {
+		a.from(u, addrB, plainFrame(macA, macB+encap.MAC(i), "hello").Data)
+	}
+	a.TAP("vx0").Wait(15) // at the bound frames are delivered all the same
+	eventually(t, "all is counted", func() bool { return a.blue().RxPackets == 15 })
+	if n := a.blue(); n.EntriesLearned != 10 || n.LearnRefused != 5 || n.EntriesMax != 10 {
+		t.Errorf("counters %+v", n)
+	}
+}
+
+func TestAgeing(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB)
+	n.Ageing = time.Second
+	n.Admit.Any = true
+	a := newHost(t, u, addrA, n)
+	a.from(u, stranger, helloBack.Data)
+	a.knows(macB, stranger)
+	eventually(t, "entry and peer age out", func() bool {
+		return a.blue().EntriesLearned == 0 && len(a.Stats().Peers) == 1
+	})
+	a.TAP("vx0").Inject(hello) // flooded again, to the listed peer
+	eventually(t, "it is flooded", func() bool { return a.blue().Flooded == 1 })
+}
+
+func TestAdmission(t *testing.T) {
+	inside, outside := netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("198.51.100.9")
+	for name, c := range map[string]struct {
+		admit   dataplane.Admit
+		in, out bool
+	}{
+		"peers":  {dataplane.Admit{}, false, false},
+		"any":    {dataplane.Admit{Any: true}, true, true},
+		"prefix": {dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}}, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			u := dataplanetest.NewUnderlay(t)
+			n := testNetwork(addrA, addrB)
+			n.Admit = c.admit
+			a := newHost(t, u, addrA, n)
+			u.Edges(inside) // nobody listens there
+			want := 1
+			a.from(u, addrB, plainFrame(macA, macB, "peer").Data)
+			for from, ok := range map[netip.Addr]bool{inside: c.in, outside: c.out} {
+				a.from(u, from, plainFrame(macA, macC+encap.MAC(from.As4()[0]), "hello").Data)
+				if ok {
+					want++
+				}
+			}
+			a.TAP("vx0").Wait(want)
+			eventually(t, "all is counted", func() bool { return a.blue().RxPackets == uint64(want) })
+			drops := []dataplane.DropStats{{
+				Network: "blue", Direction: dataplane.Inbound, Reason: dataplane.DropPeerNotAdmitted, Count: uint64(3 - want),
+			}}
+			if want == 3 {
+				drops = nil
+			}
+			a.wantDrops(drops...)
+			// An admitted stranger is answered but not flooded to.
+			for _, p := range a.Stats().Peers {
+				if p.Learned == (p.Peer == addrB) || p.Flood == p.Learned {
+					t.Errorf("peer %+v", p)
+				}
+			}
+		})
+	}
+}
+
+// TestECNInbound is RFC 6040 section 4.2, figure 4, on the road.
+func TestECNInbound(t *testing.T) {
+	const dropped = 0xff
+	order := [4]uint8{encap.NotECT, encap.ECT0, encap.ECT1, encap.CE}
+	table := map[uint8][4]uint8{
+		encap.NotECT: {encap.NotECT, encap.NotECT, encap.NotECT, dropped},
+		encap.ECT0:   {encap.ECT0, encap.ECT0, encap.ECT1, encap.CE},
+		encap.ECT1:   {encap.ECT1, encap.ECT1, encap.ECT1, encap.CE},
+		encap.CE:     {encap.CE, encap.CE, encap.CE, encap.CE},
+	}
+	const dscp = 0xb8
+	for _, v6 := range []bool{false, true} {
+		for inner, row := range table {
+			for i, want := range row {
+				r := newRoads(t, testNetwork(addrA, addrB))
+				s := flowSpec{src: macB, dst: macA, v6: v6, tos: dscp | inner, udp: true}
+				got := r.in(dataplane.Datagram{From: addrB, TOS: 0x10 | order[i], Data: vxlan(testVNI, s.complete(t, pattern(50)))})
+				what := fmt.Sprintf("v6=%t inner %02b outer %02b", v6, inner, order[i])
+				if want == dropped {
+					if len(got) != 0 || r.dropped(dataplane.DropIPTunnelECN) != 1 {
+						t.Errorf("%s: %d frames arrived", what, len(got))
+					}
+				} else {
+					marked := s
+					marked.tos = dscp | want
+					if len(got) != 1 || !bytes.Equal(got[0].Data, marked.complete(t, pattern(50))) {
+						t.Errorf("%s: arrived as %+v", what, got)
+					}
+				}
+				r.Close()
+			}
+		}
+	}
+	// What is not IP has nothing to mark.
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	got := r.in(dataplane.Datagram{From: addrB, TOS: encap.CE, Data: vxlan(testVNI, helloBack.Data)})
+	if len(got) != 1 || !bytes.Equal(got[0].Data, helloBack.Data) {
+		t.Errorf("a frame that is not IP arrived as %+v", got)
+	}
+}
+
+// TestOuterHeader wants TOS, TTL and DF of what is sent to be as configured,
+// and the ECN bits to be the inner packet's in any case (RFC 6040 section 4.1).
+func TestOuterHeader(t *testing.T) {
+	for _, c := range []struct {
+		tos   dataplane.TOS
+		inner uint8
+		want  uint8
+		notIP uint8
+	}{
+		{tos: dataplane.TOS{Inherit: true}, inner: 0xb8 | encap.ECT1, want: 0xb8 | encap.ECT1},
+		{tos: dataplane.TOS{Inherit: true}, inner: 0xb8 | encap.CE, want: 0xb8 | encap.CE},
+		{tos: dataplane.TOS{Inherit: true}, inner: 0},
+		{tos: dataplane.TOS{Value: 0x28}, inner: 0xb8 | encap.ECT0, want: 0x28 | encap.ECT0, notIP: 0x28},
+		{tos: dataplane.TOS{Value: 0x2b}, inner: 0xb8, want: 0x28, notIP: 0x28},
+		{tos: dataplane.TOS{}, inner: 0xff, want: encap.CE},
+	} {
+		for _, v6 := range []bool{false, true} {
+			n := testNetwork(addrA, addrB)
+			n.TOS, n.TTL, n.DF = c.tos, 7, v6
+			r := newRoads(t, n)
+			s := flowSpec{src: macA, dst: macB, v6: v6, tos: c.inner, tcpFlags: encap.TCPACK}
+			for want, f := range map[*uint8]dataplanetest.Frame{
+				&c.want: s.superframe(t, pattern(4000), 1000), &c.notIP: hello,
+			} {
+				r.tap.Inject(f)
+				if err := r.Outbound(); err != nil {
+					t.Fatal(err)
+				}
+				sent := r.edges.Sent()
+				if len(sent) != 1 {
+					t.Fatalf("%d sends", len(sent))
+				}
+				if got := sent[0]; got.TOS != *want || got.TTL != 7 || got.DF != v6 ||
+					got.To != netip.AddrPortFrom(addrB, testPort) {
+					t.Errorf("%+v: TOS %#x, TTL %d, DF %t, to %s; want TOS %#x", c, got.TOS, got.TTL, got.DF, got.To, *want)
+				}
+			}
+			r.Close()
+		}
+	}
+}
+
+// TestFlowsKeepTheirPort wants one flow to leave as one, flows to differ, and
+// the copies of a flooded frame to be alike.
+func TestFlowsKeepTheirPort(t *testing.T) {
+	n := testNetwork(addrA, addrB, addrC)
+	r := newRoads(t, n)
+	defer r.Close()
+	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
+	udp := s
+	udp.udp = true
+	flows := make(map[uint32]bool)
+	for _, f := range []dataplanetest.Frame{s.partial(t, pattern(10)), s.superframe(t, pattern(5000), 900), udp.partial(t, pattern(10)), hello} {
+		r.tap.Inject(f)
+		if err := r.Outbound(); err != nil {
+			t.Fatal(err)
+		}
+		sent := r.edges.Sent()
+		if len(sent) != 2 || sent[0].Flow != sent[1].Flow || sent[0].To.Addr() == sent[1].To.Addr() {
+			t.Errorf("copies %+v", sent)
+		}
+		flows[sent[0].Flow] = true
+	}
+	if len(flows) != 3 {
+		t.Errorf("%d flows, want 3: TCP, UDP and what is not IP", len(flows))
+	}
+}
+
+func TestTagsPass(t *testing.T) {
+	_, a, b := newPair(t)
+	one := tagged(hello, 5)
+	two := tagged(one, 7)
+	a.TAP("vx0").Inject(one, two)
+	wantFrames(t, b.TAP("vx0"), one, two)
+	// The tag's bytes are not the MTU's.
+	long := tagged(plainFrame(macB, macA, string(pattern(int(testMTU)))), 5)
+	a.TAP("vx0").Inject(long)
+	wantFrames(t, b.TAP("vx0"), long)
+	a.wantDrops()
+	b.wantDrops()
+}
+
+// TestNetworksAreIsolated runs two VNIs on one port and a third network with
+// the first one's VNI on another port.
+func TestNetworksAreIsolated(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	at := func(addr, peer netip.Addr) *host {
+		blue := testNetwork(addr, peer)
+		red := renamed(blue, "red", "vx1", testVNI+1)
+		old := renamed(blue, "old", "vx2", testVNI)
+		old.Port = 8472
+		return newHost(t, u, addr, blue, red, old)
+	}
+	a, b := at(addrA, addrB), at(addrB, addrA)
+	for i, name := range []string{"vx0", "vx1", "vx2"} {
+		f := plainFrame(macB, macA+encap.MAC(i)<<8, name)
+		a.TAP(name).Inject(f)
+		wantFrames(t, b.TAP(name), f)
+	}
+	silent(t, a.TAP("vx0"), a.TAP("vx1"), a.TAP("vx2"), b.TAP("vx0"), b.TAP("vx1"), b.TAP("vx2"))
+	for i, network := range []string{"blue", "red", "old"} {
+		entries, err := b.FDB(network)
+		if err != nil || len(entries) != 1 || entries[0].MAC != macA+encap.MAC(i)<<8 || entries[0].Network != network {
+			t.Errorf("%s: %+v, %v", network, entries, err)
+		}
+	}
+	// Frames of several networks in one batch go each to its own TAP.
+	for range 10 {
+		a.datagram(u, dataplane.Datagram{From: addrB, Data: vxlan(testVNI, helloBack.Data)})
+		a.datagram(u, dataplane.Datagram{From: addrB, Data: vxlan(testVNI+1, helloBack.Data)})
+	}
+	if n := len(a.TAP("vx0").Wait(10)) + len(a.TAP("vx1").Wait(10)); n != 20 {
+		t.Errorf("%d frames, want 20", n)
+	}
+}
+
+func TestGroup(t *testing.T) {
+	group := netip.MustParseAddr("239.1.1.1")
+	u := dataplanetest.NewUnderlay(t)
+	at := func(addr netip.Addr) *host {
+		n := testNetwork(addr)
+		n.Group = group
+		n.Admit.Prefixes = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
+		return newHost(t, u, addr, n)
+	}
+	a, b, c := at(addrA), at(addrB), at(addrC)
+	a.Record()
+	a.TAP("vx0").Inject(hello)
+	wantFrames(t, b.TAP("vx0"), hello)
+	wantFrames(t, c.TAP("vx0"), hello)
+	silent(t, a.TAP("vx0"), b.TAP("vx0"), c.TAP("vx0"))
+	if sent := a.Sent(); len(sent) != 1 || sent[0].To != netip.AddrPortFrom(group, testPort) {
+		t.Errorf("sent %+v", sent)
+	}
+	b.TAP("vx0").Inject(helloBack) // learned: straight back
+	wantFrames(t, a.TAP("vx0"), helloBack)
+	silent(t, c.TAP("vx0"))
+	if n := a.blue(); n.TxPackets != 1 || n.Flooded != 1 {
+		t.Errorf("counters %+v", n)
+	}
+}
+
+// TestNetworksShareAGroup: many VNIs on one group is how groups are used.
+func TestNetworksShareAGroup(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	at := func(addr netip.Addr) (*host, dataplane.Network) {
+		blue := testNetwork(addr)
+		blue.Group = netip.MustParseAddr("239.1.1.1")
+		blue.Admit.Any = true
+		red := renamed(blue, "red", "vx1", testVNI+1)
+		return newHost(t, u, addr, blue, red), red
+	}
+	a, _ := at(addrA)
+	b, red := at(addrB)
+	for _, tap := range []string{"vx0", "vx1"} {
+		a.TAP(tap).Inject(hello)
+		wantFrames(t, b.TAP(tap), hello)
+	}
+	silent(t, b.TAP("vx0"), b.TAP("vx1"))
+	b.wantDrops()
+	b.apply(red) // without the first one the second goes on
+	a.TAP("vx1").Inject(hello)
+	wantFrames(t, b.TAP("vx1"), hello)
+}
+
+// TestIPv6Underlay is the flood and the answer over IPv6.
+func TestIPv6Underlay(t *testing.T) {
+	a6, b6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
+	u := dataplanetest.NewUnderlay(t)
+	a := newHost(t, u, a6, testNetwork(a6, b6))
+	b := newHost(t, u, b6, testNetwork(b6, a6))
+	a.TAP("vx0").Inject(hello)
+	wantFrames(t, b.TAP("vx0"), hello)
+	b.knows(macA, a6)
+	b.TAP("vx0").Inject(helloBack)
+	wantFrames(t, a.TAP("vx0"), helloBack)
+}
+
+// mixedFrame draws a mix of frames that pass, with how many frames on the wire
+// they are, and of such that do not.
+func mixedFrame(tb testing.TB, random *rand.Rand) (f dataplanetest.Frame, wire int) {
+	s := flowSpec{
+		src: macA + encap.MAC(random.IntN(20))<<8, dst: macB + encap.MAC(random.IntN(20))<<8,
+		v6: random.IntN(2) == 0, udp: random.IntN(2) == 0, tcpFlags: encap.TCPACK,
+		id: uint16(random.Uint32()), seq: random.Uint32(),
+	}
+	switch random.IntN(10) {
+	case 0, 1, 2:
+		n := 200 + random.IntN(15000)
+		return s.superframe(tb, pattern(n), 200+random.IntN(1000)), -1
+	case 3:
+		return plainFrame(encap.BroadcastMAC, s.src, "to all"), 1
+	case 4:
+		return plainFrame(macB, groupMAC, "never"), 1
+	case 5:
+		return plainFrame(macB, s.src, longText), 1
+	case 6:
+		return dataplanetest.Frame{Data: []byte("short")}, 1
+	}
+	return s.partial(tb, pattern(1+random.IntN(1300))), 1
+}
+
+// TestConservation loses, repeats and reorders datagrams between two hosts
+// while both send a mix of everything, and wants each frame to be counted once
+// on each side, as passed or as dropped, and those that arrive to be some that
+// were sent.
+func TestConservation(t *testing.T) {
+	for _, gro := range []bool{false, true} {
+		t.Run(fmt.Sprintf("gro=%t", gro), func(t *testing.T) {
+			u, a, b := newPair(t)
+			u.SetGRO(gro)
+			seed := rand.Uint64()
+			t.Logf("seed %d", seed)
+			u.SetFaults(dataplanetest.Faults{Seed: seed, Loss: 0.02, Duplicate: 0.02, Reorder: 0.05})
+			random := rand.New(rand.NewPCG(seed, 0))
+			offered := make(map[*host]uint64)
+			sent := make(map[string]bool) // by transport and payload: trains renumber the rest
+			for i := range 2000 {
+				h := []*host{a, b}[i%2]
+				f, wire := mixedFrame(t, random)
+				if wire < 0 {
+					segments := cut(t, f)
+					wire = len(segments)
+					for _, s := range segments {
+						sent[content(s)] = true
+					}
+				} else {
+					for _, s := range cut(t, f) {
+						sent[content(s)] = true
+					}
+				}
+				h.TAP("vx0").Inject(f)
+				offered[h] += uint64(wire)
+			}
+			for _, h := range []*host{a, b} {
+				eventually(t, "all that was offered is counted", func() bool { return h.counted(dataplane.Outbound) == offered[h] })
+			}
+			u.Release()
+			c := u.Carried()
+			if c.Lost == 0 || c.Duplicated == 0 || c.Nowhere != 0 || c.Sent+c.Duplicated != c.Delivered+c.Lost {
+				t.Errorf("the underlay lost count: %+v", c)
+			}
+			if got := a.blue().TxPackets + b.blue().TxPackets; got != uint64(c.Sent) {
+				t.Errorf("%d frames counted as sent, %d were", got, c.Sent)
+			}
+			eventually(t, "all that was delivered is counted", func() bool {
+				return a.counted(dataplane.Inbound)+b.counted(dataplane.Inbound) == uint64(c.Delivered)
+			})
+			for _, h := range []*host{a, b} {
+				arrived := cutAll(t, h.TAP("vx0").Written())
+				if uint64(len(arrived)) != h.blue().RxPackets {
+					t.Errorf("%d frames arrived, %d are counted", len(arrived), h.blue().RxPackets)
+				}
+				for _, f := range arrived {
+					if !sent[content(f)] {
+						t.Fatalf("nobody sent %x", f)
+					}
+				}
+			}
+			for _, h := range []*host{a, b} {
+				for _, d := range h.drops() {
+					if d.Direction == dataplane.Inbound {
+						t.Errorf("what one host sent, the other dropped: %+v", d)
+					}
+				}
+			}
+		})
+	}
+}
+
+// content is what of a frame no train changes: all but the IPv4 identifier and
+// header checksum.
+func content(frame []byte) string {
+	frame = bytes.Clone(frame)
+	if t, ok := encap.FindTransport(frame); ok && !t.V6 {
+		copy(frame[t.L3+4:], []byte{0, 0})
+		copy(frame[t.L3+10:], []byte{0, 0})
+	}
+	return string(frame)
+}
