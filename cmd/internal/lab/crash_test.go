@@ -125,7 +125,7 @@ func TestUpKilled(t *testing.T) {
 	root(t)
 	midway := 0
 	for i, after := range []time.Duration{5, 15, 30, 45, 60, 80, 100, 130, 160, 200} {
-		cmd := command0("lab", "up", "--peer", "overtap")
+		cmd := program("lab", "up", "--peer", "overtap")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
@@ -150,7 +150,7 @@ func TestUpInterrupted(t *testing.T) {
 	root(t)
 	interrupted := 0
 	for _, after := range []time.Duration{20, 50, 80, 120} {
-		cmd := command0("lab", "up")
+		cmd := program("lab", "up")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}

@@ -119,18 +119,18 @@ func TestExec(t *testing.T) {
 	root(t)
 	ok(t, "lab", "up")
 	defer ok(t, "lab", "down")
-	cmd := command0("lab", "exec", "a1", "--", "sh", "-c", "cat; echo err >&2; exit 7", "--help")
+	cmd := program("lab", "exec", "a1", "--", "sh", "-c", "cat; echo err >&2; exit 7", "--help")
 	cmd.Stdin = strings.NewReader("in")
 	if r := runCmd(t, cmd); r != (result{"in", "err\n", 7}) {
 		t.Errorf("%+v", r)
 	}
 	// The command is this process, not a child of it.
-	cmd = command0("lab", "exec", "a1", "sh", "-c", "kill -TERM $$")
+	cmd = program("lab", "exec", "a1", "sh", "-c", "kill -TERM $$")
 	runCmd(t, cmd)
 	if s := cmd.ProcessState.Sys().(syscall.WaitStatus); s.Signal() != syscall.SIGTERM {
 		t.Errorf("a command that was killed: %v", cmd.ProcessState)
 	}
-	cmd = command0("lab", "exec", "b")
+	cmd = program("lab", "exec", "b")
 	cmd.Env = append(cmd.Env, "SHELL=/bin/pwd")
 	if r := runCmd(t, cmd); r.code != 0 || !strings.HasSuffix(r.out, "/lab\n") {
 		t.Errorf("a shell: %+v", r)
@@ -170,7 +170,7 @@ func TestOtherPeer(t *testing.T) {
 // Of two that come at once one builds and the other waits and finds it up.
 func TestUpAtOnce(t *testing.T) {
 	root(t)
-	first := command0("lab", "up")
+	first := program("lab", "up")
 	var out bytes.Buffer
 	first.Stdout = &out
 	if err := first.Start(); err != nil {
@@ -223,7 +223,7 @@ func TestUpFails(t *testing.T) {
 func TestNoRoot(t *testing.T) {
 	root(t)
 	for _, args := range [][]string{{"lab", "up", "vxlan"}, {"lab", "down"}, {"lab", "exec", "a", "--", "ls", "-l"}} {
-		cmd := command0(args...)
+		cmd := program(args...)
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		want := "lab " + args[1] + " needs root, for it makes hosts out of network namespaces: run `sudo " +
@@ -234,7 +234,7 @@ func TestNoRoot(t *testing.T) {
 	}
 	ok(t, "lab", "up")
 	defer ok(t, "lab", "down")
-	cmd := command0("lab", "list")
+	cmd := program("lab", "list")
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	if r := runCmd(t, cmd); r.code != 0 || !strings.Contains(r.out, "vxlan          up ") {
@@ -246,7 +246,7 @@ func TestNoRoot(t *testing.T) {
 // outlives the program that `go run` deletes.
 func TestGoRun(t *testing.T) {
 	root(t)
-	cmd := command0()
+	cmd := program()
 	cmd.Path, cmd.Args = lookGo(t), []string{"go", "run", "overtap/cmd/overtap", "lab", "up"}
 	r := runCmd(t, cmd)
 	if r.code != 0 {

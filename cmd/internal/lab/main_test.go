@@ -77,12 +77,33 @@ func furnish() (dir string, err error) {
 	if out, err := exec.Command("go", "build", "-o", binary, "overtap/cmd/overtap").CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build overtap: %w\n%s", err, out)
 	}
+	// Copies of what labs of others mounted: hidden below our /run, they would
+	// keep those labs alive.
+	for _, at := range mountsBelow("/run/netns/") {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+			return dir, fmt.Errorf("unmount %s: %w", at, err)
+		}
+	}
 	for _, at := range []string{"/run", "/var/lib"} {
 		if err := unix.Mount("tmpfs", at, "tmpfs", 0, "mode=755"); err != nil {
 			return dir, fmt.Errorf("mount a %s of the tests' own: %w", at, err)
 		}
 	}
 	return dir, nil
+}
+
+// mountsBelow returns the places of mounts whose path begins so.
+func mountsBelow(prefix string) (at []string) {
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		panic(err)
+	}
+	for line := range strings.Lines(string(mounts)) {
+		if f := strings.Fields(line); strings.HasPrefix(f[1], prefix) {
+			at = append(at, f[1])
+		}
+	}
+	return at
 }
 
 // root skips the test without root, or fails it when that is forbidden. With
@@ -108,10 +129,10 @@ type result struct {
 // run runs the program with the arguments and says what came of it.
 func run(t *testing.T, args ...string) result {
 	t.Helper()
-	return runCmd(t, command0(args...))
+	return runCmd(t, program(args...))
 }
 
-func command0(args ...string) *exec.Cmd {
+func program(args ...string) *exec.Cmd {
 	cmd := exec.Command(binary, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "SUDO_USER=")
 	return cmd
@@ -193,14 +214,8 @@ func leftovers(t *testing.T) (left []string) {
 		}
 		left = append(left, found...)
 	}
-	mounts, err := os.ReadFile("/proc/self/mounts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(mounts)) {
-		if strings.Contains(line, "/run/netns/") {
-			left = append(left, line)
-		}
+	for _, at := range mountsBelow("/run/netns/") {
+		left = append(left, "mount "+at)
 	}
 	procs, err := os.ReadDir("/proc")
 	if err != nil {
