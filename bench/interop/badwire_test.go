@@ -110,7 +110,7 @@ func testBadInput(t *testing.T, v6 bool) {
 	}
 	honest := frame(a.MAC, station)
 	const ce = 3
-	for _, c := range []struct {
+	cases := []struct {
 		what     string
 		from     *vtep
 		tos      uint8
@@ -138,7 +138,8 @@ func testBadInput(t *testing.T, v6 bool) {
 		{"larger than the MTU", good, 0, vxlan(8, 100, ip(0, int(a.MTU)+1)), "blue", dataplane.DropTooBig},
 		{"larger, and no IP", good, 0, vxlan(8, 100,
 			ethernet(a.MAC, station, nil, etherTest, marked(int(a.MTU)+100, ""))), "blue", dataplane.DropTooBig},
-	} {
+	}
+	for _, c := range cases {
 		before := d.drops(c.network, dataplane.Inbound, c.reason)
 		all := d.stats().Drops
 		for range 3 {
@@ -156,7 +157,7 @@ func testBadInput(t *testing.T, v6 bool) {
 	for _, r := range d.stats().Drops {
 		total += r.Count
 	}
-	if want := uint64(3 * 19); total != want {
+	if want := uint64(3 * len(cases)); total != want {
 		t.Errorf("%d drops in all, want %d: %+v", total, want, d.stats().Drops)
 	}
 	if e, ok := d.entry("blue", tap); ok {

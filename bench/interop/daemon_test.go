@@ -117,7 +117,7 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 // failed.
 func (d *daemon) cleanup() {
 	if !d.over {
-		d.stop()
+		d.stop(syscall.SIGTERM)
 	}
 	if d.t.Failed() {
 		d.t.Logf("overtap on host %s:\n%s", d.host.Name(), d.log)
@@ -145,10 +145,10 @@ func (d *daemon) await() {
 }
 
 // stop ends the daemon as an operator does and looks whether it went in order.
-func (d *daemon) stop() {
+func (d *daemon) stop(s syscall.Signal) {
 	d.t.Helper()
 	d.over = true
-	d.signal(syscall.SIGTERM)
+	d.signal(s)
 	d.await()
 	if d.err != nil {
 		d.t.Errorf("the daemon ended with %v, want exit code 0", d.err)
