@@ -34,11 +34,13 @@ func testMain(m *testing.M) int {
 		return runInside()
 	}
 	dir, err := furnish()
+	if dir != "" {
+		defer os.RemoveAll(dir)
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
 	return m.Run()
 }
 
