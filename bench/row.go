@@ -1,0 +1,122 @@
+package bench
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"overtap/bench/netlab"
+)
+
+// Row says who makes the tunnel between the two sites.
+type Row string
+
+// The rows.
+const (
+	// Plain is no overlay: the sites' bridges are joined directly. It is what
+	// the machine's containers and bridges can do at all.
+	Plain Row = "plain"
+	// Kernel is the kernel's vxlan at both ends, what all others are compared
+	// with.
+	Kernel Row = "kernel"
+	// Overtap is `overtap run` at site a and the kernel's vxlan at site b.
+	Overtap Row = "overtap"
+	// Overtap2 is `overtap run` at both ends.
+	Overtap2 Row = "overtap2"
+)
+
+// Rows lists all rows.
+var Rows = []Row{Plain, Kernel, Overtap, Overtap2}
+
+// NeedsKernel reports whether the row has a vxlan device of the kernel.
+func (r Row) NeedsKernel() bool { return r == Kernel || r == Overtap }
+
+// NeedsBinary reports whether the row has an overtap daemon.
+func (r Row) NeedsBinary() bool { return r == Overtap || r == Overtap2 }
+
+// ParseRows reads a list of rows, separated by commas. Each counts once.
+func ParseRows(list string) ([]Row, error) {
+	return parseList("row", list, Rows, func(r Row) string { return string(r) })
+}
+
+// Lane is a row seen in one direction.
+type Lane struct {
+	Row Row `json:"row"`
+	// Reverse is from site b to site a.
+	Reverse bool `json:"reverse,omitempty"`
+}
+
+// String names the lane by what encapsulates and what decapsulates.
+func (l Lane) String() string {
+	switch {
+	case l.Row == Overtap && l.Reverse:
+		return "kernel → overtap"
+	case l.Row == Overtap:
+		return "overtap → kernel"
+	case l.Row == Overtap2:
+		return "overtap → overtap"
+	}
+	return string(l.Row)
+}
+
+// title names the lane in the tables of the load.
+func title(l Lane, load Load) string {
+	if load.Symmetric {
+		return strings.Replace(l.String(), "→", "⇄", 1)
+	}
+	return l.String()
+}
+
+// lanes returns the directions in which the load is measured on the row: both
+// where the ends differ and the load has a direction.
+func lanes(r Row, l Load) []Lane {
+	if r == Overtap && !l.Symmetric {
+		return []Lane{{Row: r}, {Row: r, Reverse: true}}
+	}
+	return []Lane{{Row: r}}
+}
+
+// underlayNames are those of the command line.
+var underlayNames = map[netlab.Offload]string{
+	netlab.AllOffloads:          "all",
+	netlab.NoTunnelSegmentation: "notunnel",
+	netlab.NoOffloads:           "none",
+}
+
+// UnderlayName returns the short name of a kind of underlay: all, notunnel or
+// none.
+func UnderlayName(o netlab.Offload) string { return underlayNames[o] }
+
+// ParseUnderlays reads a list of kinds of underlay by their short names,
+// separated by commas. Each counts once.
+func ParseUnderlays(list string) ([]netlab.Offload, error) {
+	return parseList("underlay", list, netlab.Offloads, UnderlayName)
+}
+
+// ParseLoads reads a list of loads by their names, separated by commas. Each
+// counts once.
+func ParseLoads(list string) ([]Load, error) {
+	return parseList("load", list, Loads, func(l Load) string { return l.Name })
+}
+
+// parseList picks from all by name, in the order of all.
+func parseList[T any](what, list string, all []T, name func(T) string) ([]T, error) {
+	var names []string
+	for _, v := range all {
+		names = append(names, name(v))
+	}
+	want := map[string]bool{}
+	for f := range strings.SplitSeq(list, ",") {
+		if f = strings.TrimSpace(f); !slices.Contains(names, f) {
+			return nil, fmt.Errorf("%s %q: want some of %s", what, f, strings.Join(names, ","))
+		}
+		want[f] = true
+	}
+	var out []T
+	for i, v := range all {
+		if want[names[i]] {
+			out = append(out, v)
+		}
+	}
+	return out, nil
+}
