@@ -77,7 +77,7 @@ func startDaemon(ctx context.Context, binary string, c daemonConfig) (*daemon, e
 
 func launch(binary string, c daemonConfig) (*daemon, error) {
 	// Short, because a socket's path has to be.
-	dir, err := os.MkdirTemp("", "ot")
+	dir, err := os.MkdirTemp("", newLabName()+"-")
 	if err != nil {
 		return nil, err
 	}

@@ -2,8 +2,10 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -171,7 +173,7 @@ func TestPlanGoesOn(t *testing.T) {
 
 // brokenBinary says its version, and fails at everything else.
 func brokenBinary(t *testing.T) string {
-	path := t.TempDir() + "/overtap"
+	path := filepath.Join(t.TempDir(), "overtap")
 	check(t, os.WriteFile(path, []byte("#!/bin/sh\n[ $1 = version ] && exit 0\necho out of order >&2\nexit 1\n"), 0o755))
 	return path
 }
@@ -213,10 +215,51 @@ func TestSweep(t *testing.T) {
 	defer ours.Destroy()
 	_, err = ours.AddHost("a")
 	check(t, err)
+	dir := filepath.Join(os.TempDir(), labNameOf(pid, 2)+"-files")
+	check(t, os.Mkdir(dir, 0o700))
+	defer os.RemoveAll(dir)
 	check(t, Sweep())
+	if _, err := os.Stat(dir); err == nil {
+		t.Errorf("%s is still there", dir)
+	}
 	names, err := netlab.List()
 	check(t, err)
 	if slices.Contains(names, theirs.Name()) || !slices.Contains(names, ours.Name()) {
 		t.Errorf("labs after the sweep: %v; want %s, not %s", names, ours.Name(), theirs.Name())
+	}
+}
+
+// TestTurnFails has a lane fail in its second turn: what was measured stays, and
+// it gets no third.
+func TestTurnFails(t *testing.T) {
+	needs(t)
+	turns := 0
+	l := loadNamed(t, "rtt")
+	l.run = func(context.Context, turn) (Sample, error) {
+		if turns++; turns == 2 {
+			return Sample{}, errors.New("lost its way")
+		}
+		return Sample{RTT: &RTTSample{HalfMedian: 1, HalfP99: 1}}, nil
+	}
+	p := Plan{
+		Rows: []Row{Plain}, Underlays: []netlab.Offload{netlab.AllOffloads}, Loads: []Load{l}, Runs: 3, Options: short,
+	}
+	r, err := p.Run(context.Background())
+	check(t, err)
+	lane := r.Underlays[0].Loads[0].Lanes[0]
+	if turns != 2 || len(lane.Samples) != 1 || len(lane.Values) != len(l.Figures) || !strings.Contains(lane.Error, "lost its way") {
+		t.Errorf("%d turns, %d samples, %d values, error %q", turns, len(lane.Samples), len(lane.Values), lane.Error)
+	}
+}
+
+func TestPlanEndsWithItsContext(t *testing.T) {
+	needs(t)
+	ctx, cancel := context.WithCancel(context.Background())
+	p := Plan{
+		Rows: []Row{Plain}, Underlays: []netlab.Offload{netlab.AllOffloads}, Loads: []Load{loadNamed(t, "tcp1")},
+		Runs: 100, Options: short, Progress: func(string) { cancel() },
+	}
+	if _, err := p.Run(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
 	}
 }

@@ -150,6 +150,21 @@ func TestSVGIsXML(t *testing.T) {
 	}
 }
 
+// TestLabelsFit takes a letter for 6.5 pixels, which is wide for the font's size.
+func TestLabelsFit(t *testing.T) {
+	for _, l := range Loads {
+		for _, f := range l.Figures {
+			label := l.Title
+			if len(l.Figures) > 1 {
+				label += ": " + f.Name
+			}
+			if w := 6.5 * float64(len([]rune(label))); w > svgLeft-10 {
+				t.Errorf("%q takes %.0f pixels", label, w)
+			}
+		}
+	}
+}
+
 func TestWritersPassErrorsOn(t *testing.T) {
 	r := fixture(t)
 	for name, write := range map[string]func(io.Writer) error{

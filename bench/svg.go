@@ -12,8 +12,8 @@ import (
 
 // Measures of the picture, in pixels.
 const (
-	svgWidth    = 880
-	svgLeft     = 300 // where bars begin
+	svgWidth    = 960
+	svgLeft     = 370 // where bars begin
 	svgRight    = 150 // room for what stands behind the longest
 	svgBar      = 11
 	svgBarStep  = 14
@@ -187,14 +187,17 @@ func (p *picture) panel(title string, groups []group) {
 	for p.max/step > 8 {
 		step *= 2
 	}
-	for v := 0.0; v <= p.max; v += step {
-		x, class := svgLeft+v*p.scale, "grid"
-		if v == 1 {
-			class = "one"
-		}
+	line := func(v float64, class string) {
+		x := svgLeft + v*p.scale
 		p.text(x, "note", "middle", fmt.Sprintf("%.4g", v))
 		fmt.Fprintf(p, `<line class="%s" x1="%.1f" y1="%.0f" x2="%.1f" y2="%.0f"/>`+"\n", class, x, p.y+4, x, p.y+height)
 	}
+	for v := 0.0; v <= p.max; v += step {
+		if v != 1 {
+			line(v, "grid")
+		}
+	}
+	line(1, "one")
 	p.y += svgGroupGap
 	for _, g := range groups {
 		top := p.y

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"sync/atomic"
@@ -14,28 +15,31 @@ import (
 
 var (
 	beds    atomic.Uint32
-	labName = regexp.MustCompile(`^bench([0-9]+)n[0-9]+$`)
+	labName = regexp.MustCompile(`^bench([0-9]+)n[0-9]+(-.*)?$`)
 )
 
-// newLabName returns the name of a lab that says whose it is.
+// newLabName returns a name, of a lab or directory, that says whose it is.
 func newLabName() string { return labNameOf(os.Getpid(), beds.Add(1)) }
 
 func labNameOf(pid int, n uint32) string { return fmt.Sprintf("bench%dn%d", pid, n) }
 
-// Sweep removes the beds of processes that died without closing them.
+// orphan reports whether the name is of a process that is no more.
+func orphan(name string) bool {
+	m := labName.FindStringSubmatch(name)
+	if m == nil {
+		return false
+	}
+	pid, err := strconv.Atoi(m[1])
+	return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+}
+
+// Sweep removes the beds of processes that died without closing them, and the
+// files of their daemons.
 func Sweep() error {
 	names, err := netlab.List()
-	if err != nil {
-		return err
-	}
-	var errs []error
+	errs := []error{err}
 	for _, name := range names {
-		m := labName.FindStringSubmatch(name)
-		if m == nil {
-			continue
-		}
-		pid, err := strconv.Atoi(m[1])
-		if err != nil || !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		if !orphan(name) {
 			continue
 		}
 		lab, err := netlab.Open(name)
@@ -46,6 +50,13 @@ func Sweep() error {
 			err = lab.Destroy()
 		}
 		errs = append(errs, err)
+	}
+	dirs, err := os.ReadDir(os.TempDir())
+	errs = append(errs, err)
+	for _, d := range dirs {
+		if d.IsDir() && orphan(d.Name()) {
+			errs = append(errs, os.RemoveAll(filepath.Join(os.TempDir(), d.Name())))
+		}
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("remove what an earlier run left: %w", err)
