@@ -55,6 +55,12 @@ func (j *journal) String() string {
 	return j.b.String()
 }
 
+// environ is that of every program: the race detector's runtime shall not
+// sleep a second at each end (atexit_sleep_ms).
+func environ() []string {
+	return append(os.Environ(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
+}
+
 // prepare writes the configuration to a directory of its own, which is short,
 // because a socket's path has to be.
 func prepare(t testing.TB, c config) (file, socket string) {
@@ -84,7 +90,7 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 		t: t, host: h, socket: socket, log: &journal{}, ended: make(chan struct{}),
 		cmd: h.Command(program(t), "run", "--config", file).KillWithParent(),
 	}
-	d.cmd.Stderr = d.log
+	d.cmd.Stderr, d.cmd.Env = d.log, environ()
 	before := must[[]string](t)(h.Links())
 	for _, n := range c.networks {
 		for _, dev := range []string{n.tap(), n.bridge} {
@@ -189,6 +195,7 @@ func (d *daemon) checkLog() {
 // try runs a verb against the daemon and returns what it printed.
 func (d *daemon) try(args ...string) ([]byte, error) {
 	cmd := exec.Command(builtPath, append(args, "--socket", d.socket)...)
+	cmd.Env = environ()
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -224,7 +231,7 @@ func (d *daemon) fdb(args ...string) []dataplane.FDBEntry {
 	return ask[[]dataplane.FDBEntry](d, append([]string{"fdb", "show"}, args...)...)
 }
 
-// learned returns the entry of a MAC, if there is one.
+// entry returns the entry of a MAC, if there is one.
 func (d *daemon) entry(network string, mac encap.MAC) (dataplane.FDBEntry, bool) {
 	d.t.Helper()
 	all := d.fdb("--network", network, "--mac", mac.String())
@@ -269,7 +276,7 @@ func refused(t testing.TB, h *netlab.Host, c config, want ...string) {
 	before := must[[]string](t)(h.Links())
 	cmd := h.Command(program(t), "run", "--config", file).KillWithParent()
 	log := &journal{}
-	cmd.Stderr = log
+	cmd.Stderr, cmd.Env = log, environ()
 	check(t, cmd.Start())
 	timer := time.AfterFunc(patience, func() { cmd.Process.Kill() })
 	defer timer.Stop()

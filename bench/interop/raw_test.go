@@ -33,8 +33,7 @@ type seen struct {
 	unfinished bool   // its checksum is left to a device that comes later
 }
 
-// dst and src are the frame's addresses.
-func (s seen) dst() encap.MAC { return encap.MACFrom(s.data) }
+// src is the frame's source address.
 func (s seen) src() encap.MAC { return encap.MACFrom(s.data[encap.MACLen:]) }
 
 // etherType is the type behind the addresses: that of a tag, where there is one.
