@@ -45,6 +45,7 @@ type flowSpec struct {
 	v6, udp    bool
 	tags       int
 	tos        uint8
+	hops       uint8 // left out of the TTL or hop limit
 	id         uint16
 	ipOptions  int // bytes of IPv4 options or of an IPv6 destination options header, a multiple of 8
 	tcpOptions int // bytes, a multiple of 4
@@ -114,7 +115,7 @@ func (s flowSpec) complete(tb testing.TB, payload []byte) []byte {
 	}
 	if s.v6 {
 		ip := &layers.IPv6{
-			Version: 6, TrafficClass: s.tos, FlowLabel: 0x54321, HopLimit: 61, NextHeader: proto,
+			Version: 6, TrafficClass: s.tos, FlowLabel: 0x54321, HopLimit: 61 - s.hops, NextHeader: proto,
 			SrcIP: net.ParseIP("2001:db8::1"), DstIP: net.ParseIP("2001:db8:1::2"),
 		}
 		ls, network = append(ls, ip), ip
@@ -126,7 +127,7 @@ func (s flowSpec) complete(tb testing.TB, payload []byte) []byte {
 		}
 	} else {
 		ip := &layers.IPv4{
-			Version: 4, TOS: s.tos, Id: s.id, TTL: 61, Protocol: proto, Flags: layers.IPv4DontFragment,
+			Version: 4, TOS: s.tos, Id: s.id, TTL: 61 - s.hops, Protocol: proto, Flags: layers.IPv4DontFragment,
 			SrcIP: net.IPv4(198, 51, 100, 1), DstIP: net.IPv4(203, 0, 113, 2),
 		}
 		for range s.ipOptions {

@@ -70,10 +70,6 @@ func TestBytesSurviveCoalescing(t *testing.T) {
 			s := &flows[i]
 			one := *s
 			length := rapid.SampledFrom([]int{1000, 1000, 1000, 1000, 500, 1, 0}).Draw(rt, "length")
-			if !s.udp {
-				s.seq += uint32(length)
-			}
-			s.id++
 			switch rapid.IntRange(0, 20).Draw(rt, "variation") {
 			case 0:
 				one.tcpFlags |= rapid.Byte().Draw(rt, "flags")
@@ -82,17 +78,30 @@ func TestBytesSurviveCoalescing(t *testing.T) {
 			case 2:
 				one.seq += 77
 			case 3:
-				s.id += 3
+				one.id += 3
 			case 4:
 				one.tcpFlags |= encap.TCPPSH
+			case 5:
+				one.hops++
+			case 6: // stands between without taking sequence numbers
+				length = 0
+				one.tcpFlags |= encap.TCPURG
 			}
+			if !s.udp {
+				s.seq += uint32(length)
+			}
+			s.id = one.id + 1
 			frame := one.complete(t, pattern(length))
 			whole := frame
 			switch rapid.IntRange(0, 12).Draw(rt, "checksum") {
 			case 0: // unfinished: the container shall see it finished
 				frame = one.partial(t, pattern(length)).Data
-			case 1: // wrong: it shall stay so
-				frame[one.l4()+one.sumOffset()] ^= 0x55
+			case 1: // wrong: it shall stay so, unless it looks unfinished
+				field := frame[one.l4()+one.sumOffset():]
+				partial := one.partial(t, pattern(length)).Data[one.l4()+one.sumOffset():]
+				if field[0] ^= 0x55; field[0] == partial[0] {
+					field[0] ^= 0x11
+				}
 			}
 			sent = append(sent, bytes.Clone(frame))
 			want[i] = append(want[i], whole)

@@ -362,24 +362,27 @@ func TestRunsOfSmallFrames(t *testing.T) {
 	}
 }
 
+// TestRunsAreBounded leaves the bounds to the wire, which checks each send.
 func TestRunsAreBounded(t *testing.T) {
-	r := newRoads(t, testNetwork(addrA, addrB))
-	defer r.Close()
-	s := flowSpec{src: macA, dst: macB, udp: true}
-	for range dataplane.OutFrames {
-		r.tap.Inject(s.partial(t, pattern(1400)))
-	}
-	sent := 0
-	for range 4 { // the arena may take several batches; the wire checks each send
-		if err := r.Outbound(); err != nil {
-			t.Fatal(err)
+	for _, size := range []int{22, 1400} {
+		r := newRoads(t, testNetwork(addrA, addrB))
+		s := flowSpec{src: macA, dst: macB, udp: true}
+		for range dataplane.OutFrames {
+			r.tap.Inject(s.partial(t, pattern(size)))
 		}
-	}
-	for _, one := range r.edges.Sent() {
-		sent += len(one.Payloads)
-	}
-	if sent != dataplane.OutFrames {
-		t.Errorf("%d frames left, want %d", sent, dataplane.OutFrames)
+		for range 4 { // the arena may take several batches
+			if err := r.Outbound(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		sent := 0
+		for _, one := range r.edges.Sent() {
+			sent += len(one.Payloads)
+		}
+		if sent != dataplane.OutFrames {
+			t.Errorf("%d frames left, want %d", sent, dataplane.OutFrames)
+		}
+		r.Close()
 	}
 }
 
