@@ -66,14 +66,15 @@ func (f flow) forget(t testing.TB) {
 	}
 }
 
-// ping must be answered in full.
+// ping must be answered in full; like the others below, it ends the test when
+// it is not: what follows would wait in vain.
 func (f flow) ping(t testing.TB, o netlab.PingOptions) {
 	t.Helper()
 	o.Timeout = patience
 	r, err := netlab.Ping(f.from.Host, f.to.Addr, o)
 	check(t, err)
 	if r.Received != r.Sent || r.Duplicates+r.Corrupted+r.Errors > 0 {
-		t.Errorf("ping %v, %+v: %v", f, o, r)
+		t.Fatalf("ping %v, %+v: %v", f, o, r)
 	}
 }
 
@@ -92,9 +93,9 @@ func (f flow) tcp(t testing.TB, bytes int64) {
 	defer cancel()
 	r, err := traffic.TCP(ctx, f.from, f.to, traffic.TCPOptions{Bytes: bytes, Checked: true})
 	if err != nil {
-		t.Errorf("TCP %v: %v", f, err)
+		t.Fatalf("TCP %v: %v", f, err)
 	} else if r.Bytes != bytes {
-		t.Errorf("TCP %v: %d bytes arrived, want %d", f, r.Bytes, bytes)
+		t.Fatalf("TCP %v: %d bytes arrived, want %d", f, r.Bytes, bytes)
 	}
 }
 
@@ -107,9 +108,9 @@ func (f flow) udp(t testing.TB, o traffic.UDPOptions) {
 	defer cancel()
 	r, err := traffic.UDP(ctx, f.from, f.to, o)
 	if err != nil {
-		t.Errorf("UDP %v: %v", f, err)
+		t.Fatalf("UDP %v: %v", f, err)
 	} else if r.Received != o.Count || r.Duplicated+r.Corrupted > 0 {
-		t.Errorf("UDP %v, %d bytes, segmented %v: %v", f, o.Size, o.Segment, r)
+		t.Fatalf("UDP %v, %d bytes, segmented %v: %v", f, o.Size, o.Segment, r)
 	}
 }
 
