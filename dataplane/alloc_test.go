@@ -42,9 +42,11 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 		"superframes":             {frames: many(tcp.superframe(t, pattern(60000), 1386))},
 		"superframes over IPv6":   {frames: many(tcp6.superframe(t, pattern(60000), 1366))},
 		"superframes of UDP":      {frames: many(udp.superframe(t, pattern(60000), 1400))},
-		"drops":                   {frames: many(lying, to(macB, groupMAC, "x"), to(bridgeMAC, macA, "x"), to(macB, macA, longText))},
-		"flood":                   {frames: many(udp.partial(t, pattern(22))), flood: true},
-		"flood of superframes":    {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
+		"a full list of parts": {frames: many(tcp.superframe(t, pattern(512*100), 100),
+			tcp.superframe(t, pattern(512*100), 100), udp.partial(t, pattern(22)))},
+		"drops":                {frames: many(lying, to(macB, groupMAC, "x"), to(bridgeMAC, macA, "x"), to(macB, macA, longText))},
+		"flood":                {frames: many(udp.partial(t, pattern(22))), flood: true},
+		"flood of superframes": {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, e := nullRoads(t, eightPeers())

@@ -43,6 +43,7 @@ func tagged(f dataplanetest.Frame, vlan uint16) dataplanetest.Frame {
 type flowSpec struct {
 	src, dst   encap.MAC
 	v6, udp    bool
+	frag       bool // IPv4: routers may fragment
 	tags       int
 	tos        uint8
 	hops       uint8 // left out of the TTL or hop limit
@@ -127,8 +128,11 @@ func (s flowSpec) complete(tb testing.TB, payload []byte) []byte {
 		}
 	} else {
 		ip := &layers.IPv4{
-			Version: 4, TOS: s.tos, Id: s.id, TTL: 61 - s.hops, Protocol: proto, Flags: layers.IPv4DontFragment,
+			Version: 4, TOS: s.tos, Id: s.id, TTL: 61 - s.hops, Protocol: proto,
 			SrcIP: net.IPv4(198, 51, 100, 1), DstIP: net.IPv4(203, 0, 113, 2),
+		}
+		if !s.frag {
+			ip.Flags = layers.IPv4DontFragment
 		}
 		for range s.ipOptions {
 			ip.Options = append(ip.Options, layers.IPv4Option{OptionType: 1})

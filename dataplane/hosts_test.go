@@ -188,9 +188,7 @@ func (h *host) counted(d dataplane.Direction) (n uint64) {
 // walks the table the road cannot learn.
 func (h *host) knows(m encap.MAC, peer netip.Addr) {
 	h.tb.Helper()
-	eventually(h.tb, "all that came in is counted", func() bool {
-		return h.counted(dataplane.Inbound) == uint64(h.Received())
-	})
+	h.settle()
 	entries, err := h.FDB("")
 	if err != nil {
 		h.tb.Fatal(err)
@@ -198,4 +196,26 @@ func (h *host) knows(m encap.MAC, peer netip.Addr) {
 	if !slices.ContainsFunc(entries, func(e dataplane.FDBEntry) bool { return e.MAC == m && e.Peer == peer }) {
 		h.tb.Fatalf("%s is not behind %s: %+v", m, peer, entries)
 	}
+}
+
+// settle waits until all that came in is counted, and all that was counted for a
+// network for its peers too. No peer may have been removed before.
+func (h *host) settle() {
+	h.tb.Helper()
+	eventually(h.tb, "all that came in is counted", func() bool {
+		if h.counted(dataplane.Inbound) != uint64(h.Received()) {
+			return false
+		}
+		var networks, peers dataplane.Traffic
+		s := h.Stats()
+		for _, n := range s.Networks {
+			networks.TxBytes += n.TxBytes
+			networks.RxBytes += n.RxBytes
+		}
+		for _, p := range s.Peers {
+			peers.TxBytes += p.TxBytes
+			peers.RxBytes += p.RxBytes
+		}
+		return networks == peers
+	})
 }

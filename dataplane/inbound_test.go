@@ -124,7 +124,7 @@ func compareFlow(rt *rapid.T, s flowSpec, got, want [][]byte) {
 	normal := func(frames [][]byte) (data, acks [][]byte) {
 		for _, f := range frames {
 			f = bytes.Clone(f)
-			if !s.v6 {
+			if !s.v6 && !s.frag {
 				copy(f[s.l3()+4:], []byte{0, 0})
 				copy(f[s.l3()+10:], []byte{0, 0})
 			}

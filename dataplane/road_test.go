@@ -65,6 +65,7 @@ func TestFloodThenUnicast(t *testing.T) {
 	silent(t, tapA, tapB, tapC)
 
 	eventually(t, "all is counted", func() bool { return a.blue().TxPackets == 7 && b.blue().RxPackets == 4 })
+	a.settle()
 	if n := a.blue(); n.Flooded != 3 || n.RxPackets != 1 || n.EntriesLearned != 1 || n.RxBytes != uint64(len(hello.Data)) {
 		t.Errorf("counters %+v", n)
 	}

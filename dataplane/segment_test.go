@@ -80,7 +80,7 @@ func (r *roads) dropped(d dataplane.Drop) (n uint64) {
 func drawFlow(t *rapid.T) flowSpec {
 	s := flowSpec{
 		src: macA, dst: macB,
-		v6: rapid.Bool().Draw(t, "v6"), udp: rapid.Bool().Draw(t, "udp"),
+		v6: rapid.Bool().Draw(t, "v6"), udp: rapid.Bool().Draw(t, "udp"), frag: rapid.Bool().Draw(t, "frag"),
 		tags:      rapid.IntRange(0, 2).Draw(t, "tags"),
 		tos:       rapid.Byte().Draw(t, "tos"),
 		id:        rapid.Uint16().Draw(t, "id"),

@@ -208,6 +208,11 @@ func TestManyWorkers(t *testing.T) {
 	if n := len(cutAll(t, a.TAP("vx0").Written())); n != flows*each {
 		t.Errorf("%d frames arrived, want %d", n, flows*each)
 	}
+	for i, q := range a.TAP("vx0").Queues {
+		if q.Writes() == 0 {
+			t.Errorf("nothing was written to queue %d", i)
+		}
+	}
 	if n := len(a.Threads()); n != 8 {
 		t.Errorf("%d threads had work, want 8", n)
 	}

@@ -124,6 +124,7 @@ type Device struct {
 	event          event
 	reader, writer one
 	thread         atomic.Int64 // that read last
+	writes         atomic.Int64
 
 	mu      sync.Mutex
 	waiting []Frame
@@ -163,6 +164,9 @@ func (q *Device) Close() error {
 	return nil
 }
 
+// Writes is how often the engine called WriteBatch.
+func (q *Device) Writes() int { return int(q.writes.Load()) }
+
 // ReadBatch hands over what waits, with dirt in the room before each frame.
 func (q *Device) ReadBatch(b *dataplane.FrameBatch) error {
 	q.reader.enter(q.tap.tb, "ReadBatch of TAP "+q.tap.Spec.Name)
@@ -197,6 +201,7 @@ func (q *Device) WriteBatch(f []dataplane.OutFrame) (refused int) {
 	t := q.tap
 	q.writer.enter(t.tb, "WriteBatch of TAP "+t.Spec.Name)
 	defer q.writer.leave()
+	q.writes.Add(1)
 	if q.event.closed.Load() {
 		t.tb.Errorf("TAP %s was written after it was closed", t.Spec.Name)
 	}
