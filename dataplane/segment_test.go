@@ -3,8 +3,6 @@ package dataplane_test
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
-	"net/netip"
 	"slices"
 	"testing"
 
@@ -14,85 +12,6 @@ import (
 	"overtap/dataplane/dataplanetest"
 	"overtap/encap"
 )
-
-// roads is a pair of roads without threads over edges in memory.
-type roads struct {
-	*dataplane.Roads
-	u     *dataplanetest.Underlay
-	edges *dataplanetest.Edges
-	tap   *dataplanetest.TAP
-	tb    testing.TB
-	net   dataplane.Network
-}
-
-func newRoads(tb testing.TB, n dataplane.Network) *roads {
-	tb.Helper()
-	u := dataplanetest.NewUnderlay(tb)
-	edges := u.Edges(addrA)
-	r, err := dataplane.NewRoads(dataplane.Options{Underlay: addrA, Edges: edges}, n)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	edges.Record()
-	return &roads{Roads: r, u: u, edges: edges, tap: edges.TAP(n.Device), tb: tb, net: n}
-}
-
-// out takes the frame out and returns the inner frames sent.
-func (r *roads) out(f dataplanetest.Frame) [][]byte {
-	r.tb.Helper()
-	r.tap.Inject(f)
-	if err := r.Outbound(); err != nil {
-		r.tb.Fatal(err)
-	}
-	var inner [][]byte
-	for _, s := range r.edges.Sent() {
-		for _, p := range s.Payloads {
-			if h, err := encap.ParseVXLAN(p); err != nil || h.VNI != r.net.VNI || h.Reserved {
-				r.tb.Errorf("VXLAN header %x", p[:encap.VXLANHeaderLen])
-			}
-			inner = append(inner, p[encap.VXLANHeaderLen:])
-		}
-	}
-	return inner
-}
-
-// in takes the datagram in and returns what was written.
-func (r *roads) in(d dataplane.Datagram) []dataplanetest.Frame {
-	r.tb.Helper()
-	r.u.Deliver(netip.AddrPortFrom(addrA, r.net.Port), d)
-	if err := r.Inbound(); err != nil {
-		r.tb.Fatal(err)
-	}
-	return r.tap.Written()
-}
-
-// dropped returns the drops of that reason since the start.
-func (r *roads) dropped(d dataplane.Drop) (n uint64) {
-	for _, s := range r.Engine.Stats().Drops {
-		if s.Reason == d {
-			n += s.Count
-		}
-	}
-	return n
-}
-
-// drawFlow draws a flow in all its variety.
-func drawFlow(t *rapid.T) flowSpec {
-	s := flowSpec{
-		src: macA, dst: macB,
-		v6: rapid.Bool().Draw(t, "v6"), udp: rapid.Bool().Draw(t, "udp"), frag: rapid.Bool().Draw(t, "frag"),
-		tags:      rapid.IntRange(0, 2).Draw(t, "tags"),
-		tos:       rapid.Byte().Draw(t, "tos"),
-		id:        rapid.Uint16().Draw(t, "id"),
-		ipOptions: 8 * rapid.IntRange(0, 5).Draw(t, "ipOptions"),
-	}
-	if !s.udp {
-		s.tcpOptions = 4 * rapid.IntRange(0, 10).Draw(t, "tcpOptions")
-		s.seq = rapid.Uint32().Draw(t, "seq")
-		s.tcpFlags = rapid.Byte().Draw(t, "tcpFlags")
-	}
-	return s
-}
 
 func TestSegmentAgainstOracle(t *testing.T) {
 	n := testNetwork(addrA, addrB)
@@ -381,114 +300,6 @@ func TestRunsAreBounded(t *testing.T) {
 		}
 		if sent != dataplane.OutFrames {
 			t.Errorf("%d frames left, want %d", sent, dataplane.OutFrames)
-		}
-		r.Close()
-	}
-}
-
-// TestDescribe is about what a kernel peer on the same machine sends: checksums
-// unfinished, superframes whole.
-func TestDescribe(t *testing.T) {
-	const max = int(testMTU)
-	for _, v6 := range []bool{false, true} {
-		for tags := range 3 {
-			for _, ecn := range []uint8{0, encap.TCPCWR} {
-				tcp := flowSpec{src: macB, dst: macA, v6: v6, tags: tags, tcpOptions: 12, tcpFlags: encap.TCPACK | ecn}
-				udp := flowSpec{src: macB, dst: macA, v6: v6, tags: tags, udp: true}
-				needs := func(s flowSpec) encap.VnetHdr {
-					return encap.VnetHdr{
-						Flags: encap.VnetNeedsCsum, CsumStart: uint16(s.l4()), CsumOffset: uint16(s.sumOffset()),
-					}
-				}
-				gso := func(s flowSpec, size int) encap.VnetHdr {
-					v := needs(s)
-					v.GSOType, v.GSOSize, v.HdrLen = s.gsoType(), uint16(size), uint16(s.payloadAt())
-					return v
-				}
-				tcpRoom, udpRoom := max-tcp.payloadAt()+tcp.l3(), max-udp.payloadAt()+udp.l3()
-				for name, c := range map[string]struct {
-					data    []byte
-					segSize int
-					want    encap.VnetHdr
-					drop    dataplane.Drop
-				}{
-					"TCP finished":              {data: tcp.complete(t, pattern(tcpRoom))},
-					"UDP finished":              {data: udp.complete(t, pattern(udpRoom))},
-					"TCP unfinished":            {data: tcp.partial(t, pattern(tcpRoom)).Data, want: needs(tcp)},
-					"UDP unfinished":            {data: udp.partial(t, pattern(udpRoom)).Data, want: needs(udp)},
-					"pure ACK unfinished":       {data: tcp.partial(t, nil).Data, want: needs(tcp)},
-					"TCP one byte too long":     {data: tcp.partial(t, pattern(tcpRoom+1)).Data, want: gso(tcp, tcpRoom)},
-					"TCP superframe":            {data: tcp.partial(t, pattern(60000)).Data, want: gso(tcp, tcpRoom)},
-					"UDP superframe":            {data: udp.partial(t, pattern(20000)).Data, segSize: 1200, want: gso(udp, 1200)},
-					"UDP superframe, full":      {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom, want: gso(udp, udpRoom)},
-					"UDP superframe, small":     {data: udp.partial(t, pattern(300)).Data, segSize: 100, want: gso(udp, 100)},
-					"UDP too long, unannounced": {data: udp.partial(t, pattern(udpRoom+1)).Data, drop: dataplane.DropTooBig},
-					"UDP segments too long":     {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom + 1, drop: dataplane.DropTooBig},
-					"TCP finished, too long":    {data: tcp.complete(t, pattern(tcpRoom+1)), drop: dataplane.DropTooBig},
-					"UDP finished, too long":    {data: udp.complete(t, pattern(udpRoom+1)), drop: dataplane.DropTooBig},
-				} {
-					t.Run(fmt.Sprintf("%s v6=%t tags=%d ecn=%#x", name, v6, tags, ecn), func(t *testing.T) {
-						r := newRoads(t, testNetwork(addrA, addrB))
-						defer r.Close()
-						got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, c.data), SegSize: c.segSize})
-						if c.drop != 0 {
-							if len(got) != 0 || r.dropped(c.drop) == 0 {
-								t.Errorf("%d frames written, drops %+v", len(got), r.Engine.Stats().Drops)
-							}
-							return
-						}
-						if len(got) != 1 || !bytes.Equal(got[0].Data, c.data) {
-							t.Fatalf("%d frames written; drops %+v", len(got), r.Engine.Stats().Drops)
-						}
-						if got[0].VNet != c.want {
-							t.Errorf("%+v, want %+v", got[0].VNet, c.want)
-						}
-					})
-				}
-			}
-		}
-	}
-}
-
-// TestSuperframeCounted wants a superframe to count as the frames that the
-// kernel cuts it into.
-func TestSuperframeCounted(t *testing.T) {
-	r := newRoads(t, testNetwork(addrA, addrB))
-	defer r.Close()
-	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}
-	payload := pattern(20001)
-	f := s.partial(t, payload)
-	got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, f.Data)})
-	if len(got) != 1 {
-		t.Fatalf("%d frames written", len(got))
-	}
-	size := int(got[0].VNet.GSOSize)
-	count := (len(payload) + size - 1) / size
-	n := r.Engine.Stats().Networks[0]
-	if want := uint64(len(payload) + count*s.payloadAt()); n.RxPackets != uint64(count) || n.RxBytes != want {
-		t.Errorf("counted %d frames of %d bytes, want %d of %d", n.RxPackets, n.RxBytes, count, want)
-	}
-}
-
-// TestUnjudgedChecksums wants no vnet header on what has no checksum that could
-// be unfinished.
-func TestUnjudgedChecksums(t *testing.T) {
-	udp := flowSpec{src: macB, dst: macA, udp: true}
-	zero := udp.complete(t, pattern(100))
-	copy(zero[udp.l4()+6:], []byte{0, 0})
-	fragment := udp.partial(t, pattern(100)).Data
-	fragment[udp.l3()+6] = 0x20
-	tcp := flowSpec{src: macB, dst: macA}
-	cut := tcp.partial(t, nil).Data
-	cut[tcp.l4()+12] = 0xf0
-	for name, frame := range map[string][]byte{
-		"UDP without checksum": zero, "fragment": fragment, "TCP header cut off": cut,
-		"not IP": plainFrame(macA, macB, "hello").Data,
-	} {
-		r := newRoads(t, testNetwork(addrA, addrB))
-		got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
-		if len(got) != 1 || got[0].VNet != (encap.VnetHdr{}) || !bytes.Equal(got[0].Data, frame) {
-			t.Errorf("%s: wrote %+v", name, got)
 		}
 		r.Close()
 	}

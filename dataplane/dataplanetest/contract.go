@@ -100,7 +100,7 @@ func CheckOutFrame(s *dataplane.DeviceSpec, f *dataplane.OutFrame) error {
 	}
 	eth, err := encap.ParseEthernet(data)
 	if err != nil {
-		return fmt.Errorf("Ethernet header: %w", err)
+		return fmt.Errorf("its Ethernet header: %w", err)
 	}
 	if s.Plain && f.VNet != (encap.VnetHdr{}) {
 		return fmt.Errorf("%+v on a TAP without vnet header", f.VNet)
