@@ -225,7 +225,7 @@ func (in *inbound) queue(frame []byte, vnet encap.VnetHdr, id fdb.PeerID) {
 	f := OutFrame{VNet: vnet, Parts: in.part(frame), peer: id, segs: 1, size: len(frame)}
 	if vnet.GSOSize != 0 {
 		headers, size := int(vnet.HdrLen), int(vnet.GSOSize)
-		f.segs = (len(frame) - headers + size - 1) / size
+		f.segs = max((len(frame)-headers+size-1)/size, 1)
 		f.size += (f.segs - 1) * headers
 	}
 	in.frames = append(in.frames, f)
