@@ -137,7 +137,8 @@ func provocations(tb testing.TB) []provocation {
 			do: deliver(dataplane.Datagram{Data: vxlan(testVNI, notECT.complete(tb, pattern(int(testMTU))))})},
 		{name: "long frame", reason: dataplane.DropTooBig, direction: in, do: receive(plainFrame(macA, macB, longText))},
 		{name: "bound of peers", reason: dataplane.DropPeerTableFull, direction: in, count: 3,
-			network: func(n *dataplane.Network) { n.Admit.Any = true },
+			// Without ageing, whose look at the peers would keep new ones out.
+			network: func(n *dataplane.Network) { n.Admit.Any, n.Ageing = true, 0 },
 			do: func(u *dataplanetest.Underlay, a *host) {
 				for i := range dataplane.MaxLearnedPeers + 3 {
 					from := netip.AddrFrom4([4]byte{198, 51 + byte(i>>16), byte(i >> 8), byte(i)})

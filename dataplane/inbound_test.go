@@ -249,3 +249,18 @@ func TestPaddedFrames(t *testing.T) {
 		r.Close()
 	}
 }
+
+// TestEmptySuperframe announces segments of a UDP packet that carries nothing:
+// it is one frame, and counts as one.
+func TestEmptySuperframe(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	s := flowSpec{src: macB, dst: macA, udp: true}
+	d := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, s.partial(t, nil).Data)}
+	d.SegSize = len(d.Data) - 4 // within the inner packet, so that it is taken for a superframe
+	got := r.in(d)
+	n := r.Engine.Stats().Networks[0]
+	if len(got) != 1 || n.RxPackets != 1 || n.RxBytes != uint64(s.payloadAt()) {
+		t.Errorf("%d frames written, %d of %d bytes counted", len(got), n.RxPackets, n.RxBytes)
+	}
+}
