@@ -127,12 +127,18 @@ func (p *Peers) Expire(idle uint32) (removed []PeerID) {
 	if idle == 0 || p.LenLearned() == 0 {
 		return nil
 	}
+	now := p.clock.Now()
+	expired := func(r *peer) bool {
+		return r.state.Load() == stateLearned && int64(since(now, r.seen.Load())) >= int64(idle)
+	}
+	// Without the token, which a sender on its way in would miss for so long.
+	if !slices.ContainsFunc(p.index.Load().peers(), expired) {
+		return nil
+	}
 	p.writer.take()
 	defer p.writer.release()
-	now := p.clock.Now()
-	stay := p.index.Load().peers()
-	stay = slices.DeleteFunc(stay, func(r *peer) bool {
-		if r.state.Load() != stateLearned || int64(since(now, r.seen.Load())) < int64(idle) {
+	stay := slices.DeleteFunc(p.index.Load().peers(), func(r *peer) bool {
+		if !expired(r) {
 			return false
 		}
 		r.state.Store(stateRetired)
