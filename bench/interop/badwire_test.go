@@ -141,24 +141,23 @@ func testBadInput(t *testing.T, v6 bool) {
 	}
 	for _, c := range cases {
 		before := d.drops(c.network, dataplane.Inbound, c.reason)
-		all := d.stats().Drops
 		for range 3 {
 			c.from.send(c.tos, c.datagram)
 		}
 		eventually(t, c.what, func() error {
 			if got := d.drops(c.network, dataplane.Inbound, c.reason) - before; got != 3 {
-				return fmt.Errorf("%d counted as %v in network %q, want 3; drops before: %+v, now: %+v",
-					got, c.reason, c.network, all, d.stats().Drops)
+				return fmt.Errorf("%d counted as %v in network %q, want 3: %+v",
+					got, c.reason, c.network, d.dropped())
 			}
 			return nil
 		})
 	}
 	total := uint64(0)
-	for _, r := range d.stats().Drops {
+	for _, r := range d.dropped() {
 		total += r.Count
 	}
 	if want := uint64(3 * len(cases)); total != want {
-		t.Errorf("%d drops in all, want %d: %+v", total, want, d.stats().Drops)
+		t.Errorf("%d drops in all, want %d: %+v", total, want, d.dropped())
 	}
 	if e, ok := d.entry("blue", tap); ok {
 		t.Errorf("our TAP's address was learned: %+v", e)

@@ -33,6 +33,7 @@ type daemon struct {
 	ended  chan struct{} // closed when the process is gone
 	err    error         // of Wait, once ended
 	over   bool          // stopped or killed by the test
+	early  []dataplane.DropStats
 }
 
 // journal collects what a process writes.
@@ -116,6 +117,7 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 		}
 		return nil
 	})
+	d.early = d.stats().Drops
 	return d
 }
 
@@ -257,15 +259,32 @@ func (d *daemon) status() status {
 	return ask[status](d, "status")
 }
 
-// drops returns the count of one reason.
+// drops returns the count of one reason since the daemon was ready.
 func (d *daemon) drops(network string, dir dataplane.Direction, reason dataplane.Drop) uint64 {
 	d.t.Helper()
-	for _, r := range d.stats().Drops {
+	for _, r := range d.dropped() {
 		if r.Network == network && r.Direction == dir && r.Reason == reason {
 			return r.Count
 		}
 	}
 	return 0
+}
+
+// dropped returns what was dropped since the daemon was ready. Before, what the
+// peers sent came to a TAP that was still down.
+func (d *daemon) dropped() (since []dataplane.DropStats) {
+	d.t.Helper()
+	for _, now := range d.stats().Drops {
+		for _, was := range d.early {
+			if was.Network == now.Network && was.Direction == now.Direction && was.Reason == now.Reason {
+				now.Count -= was.Count
+			}
+		}
+		if now.Count > 0 {
+			since = append(since, now)
+		}
+	}
+	return since
 }
 
 // refused runs a daemon that must not start: exit code 1 and a sentence that

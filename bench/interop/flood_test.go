@@ -82,8 +82,9 @@ func TestHeadEndReplication(t *testing.T) {
 	}
 }
 
-// A multicast group of the underlay stands in for the flood list: nobody is
-// configured with anybody's address.
+// A multicast group of the underlay stands in for the flood list. One daemon
+// lists its peers, who get no copies beside the group's; to all others nobody's
+// address is configured.
 func TestMulticastGroup(t *testing.T) {
 	for _, c := range []struct {
 		group  string
@@ -98,9 +99,8 @@ func TestMulticastGroup(t *testing.T) {
 			lab := netlabtest.New(t)
 			sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 4, V6: c.v6}))
 			group := netip.MustParseAddr(c.group)
-			conf := func(s *netlab.Site) config {
-				n := blue(s).with(fmt.Sprintf("group = %q", c.group), `admit = "any"`)
-				conf := at(s, n)
+			conf := func(s *netlab.Site, n network) config {
+				conf := at(s, n.with(fmt.Sprintf("group = %q", c.group)))
 				conf.device = c.device
 				return conf
 			}
@@ -111,8 +111,8 @@ func TestMulticastGroup(t *testing.T) {
 				}))
 			}
 			a := sites[0]
-			d := start(t, a.Host, conf(a))
-			start(t, sites[3].Host, conf(sites[3]))
+			d := start(t, a.Host, conf(a, blue(a, sites...)))
+			start(t, sites[3].Host, conf(sites[3], blue(sites[3]).with(`admit = "any"`)))
 
 			ears := listen(t, sites)
 			for _, from := range sites {

@@ -69,7 +69,7 @@ func TestExchange(t *testing.T) {
 				t.Errorf("derived MTU %d, want %d", got, a.MTU)
 			}
 			exchange(t, a, b, c.bytes)
-			if drops := d.stats().Drops; len(drops) > 0 {
+			if drops := d.dropped(); len(drops) > 0 {
 				t.Errorf("dropped: %+v", drops)
 			}
 		})

@@ -80,7 +80,7 @@ func TestTAPDown(t *testing.T) {
 			return err
 		}
 		if d.drops("blue", dataplane.Inbound, dataplane.DropTapDown) == 0 {
-			return fmt.Errorf("not counted: %+v", d.stats().Drops)
+			return fmt.Errorf("not counted: %+v", d.dropped())
 		}
 		return nil
 	})
@@ -101,7 +101,7 @@ func TestUnderlayDown(t *testing.T) {
 				return err
 			}
 			if d.drops("blue", dataplane.Outbound, dataplane.DropNoRoute) == 0 {
-				return fmt.Errorf("not counted: %+v", d.stats().Drops)
+				return fmt.Errorf("not counted: %+v", d.dropped())
 			}
 			return nil
 		})
