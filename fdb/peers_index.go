@@ -44,7 +44,17 @@ func (x *index) insert(r *peer, hash uint64) {
 	x.used++
 }
 
-// peers returns the peers in x.
+// holds reports whether match accepts a peer in x. It needs no token.
+func (x *index) holds(match func(*peer) bool) bool {
+	for i := range x.slots {
+		if r := x.slots[i].Load(); r != nil && match(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// peers returns the peers in x; the caller holds the token.
 func (x *index) peers() []*peer {
 	all := make([]*peer, 0, x.used)
 	for i := range x.slots {

@@ -132,7 +132,7 @@ func (p *Peers) Expire(idle uint32) (removed []PeerID) {
 		return r.state.Load() == stateLearned && int64(since(now, r.seen.Load())) >= int64(idle)
 	}
 	// Without the token, which a sender on its way in would miss for so long.
-	if !slices.ContainsFunc(p.index.Load().peers(), expired) {
+	if !p.index.Load().holds(expired) {
 		return nil
 	}
 	p.writer.take()
