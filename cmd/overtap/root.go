@@ -80,6 +80,8 @@ be another overtap or a Linux kernel vxlan device.`,
 		newFDBCommand(),
 		newPeersCommand(),
 		newStatsCommand(),
+		newAttachCommand(),
+		newDetachCommand(),
 		newLabCommand(),
 		newVersionCommand(),
 	)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
 )
 
@@ -51,7 +52,7 @@ func printStatus(w io.Writer, s control.Status) error {
 		fmt.Fprintf(w, "source    %s\n", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
 	}
 	if len(s.Networks) == 0 {
-		return nil
+		return printAttachments(w, s.Attachments)
 	}
 	fmt.Fprintln(w)
 	t := table{header: []string{"NETWORK", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
@@ -60,12 +61,23 @@ func printStatus(w io.Writer, s control.Status) error {
 		if n.Lost {
 			state = "lost"
 		}
-		addresses := make([]string, len(n.Addresses))
-		for i, a := range n.Addresses {
-			addresses[i] = a.String()
-		}
-		t.add(n.Network, n.VNI, n.Port, n.Device, state, n.MAC, n.MTU, n.Bridge, strings.Join(addresses, ","),
+		t.add(n.Network, n.VNI, n.Port, n.Device, state, n.MAC, n.MTU, n.Bridge, joined(n.Addresses, ","),
 			n.Entries, n.Queues, strings.Join(n.Offloads, ","))
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	return printAttachments(w, s.Attachments)
+}
+
+func printAttachments(w io.Writer, all []attach.Attachment) error {
+	if len(all) == 0 {
+		return nil
+	}
+	fmt.Fprintln(w)
+	t := table{header: []string{"ATTACHED", "NETWORK", "IFNAME", "ADDRESSES", "MAC", "MTU", "VETH", "BRIDGE"}}
+	for _, a := range all {
+		t.add(a.Target, a.Network, a.IfName, joined(a.Addresses, ","), a.MAC, a.MTU, a.Veth, a.Bridge)
 	}
 	return t.print(w)
 }

@@ -4,8 +4,11 @@
 package control
 
 import (
+	"context"
 	"net/netip"
+	"os"
 
+	"overtap/cmd/internal/attach"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -20,6 +23,8 @@ const (
 	pathStats  = "/v1/stats"
 	pathFDB    = "/v1/fdb"
 	pathFlush  = "/v1/fdb/flush"
+	pathAttach = "/v1/attach"
+	pathDetach = "/v1/detach"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -39,6 +44,12 @@ type Daemon interface {
 	DeleteFDB(network string, mac encap.MAC) error
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
+	// Attach joins a container's network namespace to a network. When ctx ends
+	// first, nothing is attached. The caller closes ns.
+	Attach(ctx context.Context, ns *os.File, r attach.Request) (attach.Made, error)
+	// Detach removes an attachment of a namespace or, when ns is nil, one that
+	// was made under the target's name. The caller closes ns.
+	Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
 }
 
 // Entry is a static forwarding entry as the command line gives it.
@@ -66,6 +77,8 @@ type Status struct {
 	Workers     int             `json:"workers"`
 	SourcePorts []uint16        `json:"source_ports"`
 	Networks    []NetworkStatus `json:"networks"`
+	// Attachments are the containers that `overtap attach` joined.
+	Attachments []attach.Attachment `json:"attachments"`
 }
 
 // Underlay is the network that carries the outer packets.

@@ -36,6 +36,7 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
+		ConnContext:       withPeer,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return ServeHTTP(ctx, srv, l)
@@ -101,6 +102,7 @@ func handler(d Daemon) http.Handler {
 		n, err := d.FlushFDB(m)
 		answer(w, flushed{n}, err)
 	})
+	handleAttach(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
 	})
@@ -175,7 +177,7 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
-	s.SourcePorts, s.Networks = notNil(s.SourcePorts), notNil(slices.Clone(s.Networks))
+	s.SourcePorts, s.Networks, s.Attachments = notNil(s.SourcePorts), notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		n.Addresses, n.Offloads = notNil(n.Addresses), notNil(n.Offloads)

@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
@@ -50,6 +51,7 @@ type Options struct {
 type daemon struct {
 	Options
 	host    *host.Host
+	attach  *attach.Attacher
 	engine  Engine
 	mtu     encap.UnderlayMTU
 	started time.Time
@@ -89,6 +91,10 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	undo = append(undo, func() error { d.host.Close(); return nil })
+	if d.attach, err = attach.New(); err != nil {
+		return err
+	}
+	undo = append(undo, func() error { d.attach.Close(); return nil })
 	if err := d.preflight(); err != nil {
 		return err
 	}
@@ -116,10 +122,12 @@ func Run(ctx context.Context, o Options) (err error) {
 
 	undo = append(undo, d.undoHost)
 	for _, n := range d.base.Networks {
-		if err := d.host.Setup(d.hostNetwork(n)); err != nil {
-			return fmt.Errorf("setting the host up: %w", err)
+		if err := d.setupHost(n); err != nil {
+			return err
 		}
 	}
+	// Once more, so that a change under way ends before bridges are removed.
+	undo = append(undo, func() error { d.attach.Close(); return nil })
 
 	socket, err := control.Listen(o.Config.Control.Socket)
 	if err != nil {
@@ -198,6 +206,16 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("listening for metrics (control.metrics): %w", err)
+}
+
+// setupHost makes the host look as n needs it, and puts the containers that are
+// attached to n back on a bridge that is new.
+func (d *daemon) setupHost(n dataplane.Network) error {
+	if err := d.host.Setup(d.hostNetwork(n)); err != nil {
+		return fmt.Errorf("setting the host up: %w", err)
+	}
+	d.restoreAttachments(n)
+	return nil
 }
 
 // hostNetwork is what the host shall look like around n's TAP.

@@ -89,11 +89,11 @@ func (d *daemon) reopen(network string) error {
 		d.lost[network] = true
 		return fmt.Errorf("putting the network in again: %w", err)
 	}
-	if err := d.host.Setup(d.hostNetwork(d.base.Networks[i])); err != nil {
+	if err := d.setupHost(d.base.Networks[i]); err != nil {
 		// Marked as lost, so that no other Apply keeps it; the next try takes
 		// it out.
 		d.lost[network] = true
-		return fmt.Errorf("setting the host up: %w", err)
+		return err
 	}
 	return nil
 }

@@ -37,5 +37,9 @@ func (d *daemon) Status() control.Status {
 			Entries: c.Entries, EntriesLearned: c.EntriesLearned, EntriesMax: c.EntriesMax,
 		})
 	}
+	var err error
+	if s.Attachments, err = d.attach.List(d.attachNetworks()); err != nil {
+		d.Log.Warn("cannot list what is attached", "err", err)
+	}
 	return s
 }

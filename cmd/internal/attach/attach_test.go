@@ -1,0 +1,451 @@
+package attach
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/vishvananda/netlink"
+
+	"overtap/encap"
+)
+
+func TestAttach(t *testing.T) {
+	bridge := addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	c1, ns1 := container(t, lab, "c1")
+	c2, ns2 := container(t, lab, "c2")
+	nl1 := inNamespace(t, c1)
+	lo, err := nl1.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := nl1.LinkSetDown(lo); err != nil {
+		t.Fatal(err)
+	}
+	// As container engines have it: the device's IPv6 is off.
+	if err := c1.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"); err != nil {
+		t.Fatal(err)
+	}
+	host, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	before := state(t, host)
+
+	m1 := attach(t, a, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24", "2001:db8::2/64"),
+		Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")}})
+	m2 := attach(t, a, blue, ns2, Request{Target: "/the/second one", IfName: "net1", MAC: 0x0242_0000_0007,
+		Addresses: prefixes("198.51.100.3/24", "2001:db8::3/64")})
+
+	want := Made{Attachment: Attachment{
+		Network: "blue", Target: "c1", IfName: "eth0", MAC: 0x0242_c633_6402, MTU: 1450,
+		Addresses: prefixes("198.51.100.2/24", "2001:db8::2/64"), Veth: m1.Veth, Bridge: "br-blue",
+	}, Gateways: m1.Gateways}
+	ip := cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })
+	ip2 := cmp.Comparer(func(a, b netip.Addr) bool { return a == b })
+	if d := cmp.Diff(want, m1, ip, ip2); d != "" {
+		t.Errorf("made (-want +got):\n%s", d)
+	}
+	if m2.IfName != "net1" || m2.MAC != 0x0242_0000_0007 {
+		t.Errorf("made: %+v", m2)
+	}
+	// What is listed comes from the kernel, what was made from the request.
+	list, err := a.List([]Network{blue})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff([]Attachment{m2.Attachment, m1.Attachment}, list, ip); d != "" {
+		t.Errorf("list (-want +got):\n%s", d)
+	}
+
+	pings(t, c1, "198.51.100.3", "2001:db8::3", "127.0.0.1")
+	pings(t, c2, "198.51.100.2", "2001:db8::2")
+	for _, s := range []string{
+		"link eth0 up=1 master=0 mtu=1450",
+		"route 0.0.0.0/0 via 198.51.100.1",
+		"route ::/0 via 2001:db8::1",
+	} {
+		if got := state(t, nl1); !strings.Contains(got, s) {
+			t.Errorf("inside there is no %s:\n%s", s, got)
+		}
+	}
+	// A bridge takes its ports' lowest MAC: not that of a container's veth.
+	outer, err := host.LinkByName(m1.Veth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mac := outer.Attrs().HardwareAddr; mac[0] != 0xfe || outer.Attrs().MasterIndex != bridge.Attrs().Index {
+		t.Errorf("the host's end: %+v", outer.Attrs())
+	}
+
+	for _, c := range []struct {
+		ns *os.File
+		s  Selector
+	}{{ns1, Selector{Network: "blue", Target: "whatever"}}, {nil, Selector{Network: "blue", Target: "/the/second one"}}} {
+		if _, err := a.Detach([]Network{blue}, c.ns, c.s); err != nil {
+			t.Error(err)
+		}
+	}
+	if after := state(t, host); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if inside := state(t, nl1); strings.Contains(inside, "eth0") || strings.Contains(inside, "route") {
+		t.Errorf("left inside:\n%s", inside)
+	}
+}
+
+// TestUndone gives up at every point of an attachment, each step's end among
+// them, and compares the host and the container with what they were.
+func TestUndone(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	c, ns := container(t, lab, "c1")
+	inside := inNamespace(t, c)
+	lo, err := inside.LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := inside.LinkSetDown(lo); err != nil {
+		t.Fatal(err)
+	}
+	host, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	before, beforeInside := state(t, host), state(t, inside)
+	r := Request{Network: "blue", Target: "c1", Addresses: prefixes("198.51.100.2/24", "2001:db8::2/64"),
+		Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")}}
+	steps := len((&job{}).steps())
+	for n := 0; ; n++ {
+		_, err := a.Attach(&brittle{t.Context(), n}, blue, ns, r)
+		if err == nil {
+			if n < steps {
+				t.Errorf("given up at %d points only, of %d steps", n, steps)
+			}
+			break
+		}
+		if !errors.Is(err, errGone) {
+			t.Fatalf("point %d: %v", n, err)
+		}
+		if after := state(t, host); after != before {
+			t.Fatalf("point %d: the host before:\n%s\nafter:\n%s", n, before, after)
+		}
+		if after := state(t, inside); after != beforeInside {
+			t.Fatalf("point %d: the container before:\n%s\nafter:\n%s", n, beforeInside, after)
+		}
+	}
+}
+
+// TestRefused has everything that cannot be, and that it changes nothing.
+func TestRefused(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	holder, nsHolder := container(t, lab, "holder")
+	c, ns := container(t, lab, "c1")
+	attach(t, a, blue, nsHolder, Request{Target: "holder", MAC: 0x0242_0000_0001,
+		Addresses: prefixes("198.51.100.9/24", "2001:db8::9/64"),
+		Gateways:  []netip.Addr{netip.MustParseAddr("198.51.100.1")}})
+	own, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	uts, err := os.Open("/proc/self/ns/uts")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer uts.Close()
+	host, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	before, inside, inHolder := state(t, host), state(t, inNamespace(t, c)), state(t, inNamespace(t, holder))
+
+	small, elsewhere := blue, blue
+	small.MTU, elsewhere.Bridge = 1279, "br-none"
+	good := prefixes("198.51.100.2/24", "2001:db8::2/64")
+	gateway := func(list ...string) (out []netip.Addr) {
+		for _, s := range list {
+			out = append(out, netip.MustParseAddr(s))
+		}
+		return out
+	}
+	for _, tc := range []struct {
+		name string
+		n    Network
+		ns   *os.File
+		r    Request
+		want string
+	}{
+		{"taken IPv4", blue, ns, Request{Addresses: prefixes("198.51.100.9/24")},
+			"the address 198.51.100.9 is taken, by 02:42:00:00:00:01: choose another"},
+		{"taken IPv6", blue, ns, Request{Addresses: prefixes("198.51.100.2/24", "2001:db8::9/64")},
+			"the address 2001:db8::9 is taken, by 02:42:00:00:00:01: choose another"},
+		{"taken, with its MAC", blue, ns, Request{MAC: 0x0242_0000_0001, Addresses: prefixes("198.51.100.9/24")},
+			"the address 198.51.100.9 is taken, by 02:42:00:00:00:01"},
+		{"address inside", blue, nsHolder, Request{Addresses: prefixes("198.51.100.9/32")}, "it has the address 198.51.100.9 already"},
+		{"name", blue, nsHolder, Request{IfName: "eth0", Addresses: good}, "it has a device eth0 already: choose another name with --ifname"},
+		{"route", blue, nsHolder, Request{Addresses: good, Gateways: gateway("198.51.100.1")},
+			"it has a default route already, by way of 198.51.100.1: leave the gateway 198.51.100.1 out"},
+		{"bridge", elsewhere, ns, Request{Addresses: good}, "looking for the network's bridge br-none: Link not found"},
+		{"own", blue, own, Request{Addresses: good}, "it is in the host's own network namespace"},
+		{"file", blue, file, Request{Addresses: good}, "it is no network namespace"},
+		{"uts", blue, uts, Request{Addresses: good}, "it is no network namespace"},
+		{"no address", blue, ns, Request{}, "want at least one address"},
+		{"twice", blue, ns, Request{Addresses: prefixes("198.51.100.2/24", "198.51.100.2/25")}, "the address 198.51.100.2 is named twice"},
+		{"subnet", blue, ns, Request{Addresses: prefixes("198.51.100.0/24")}, "198.51.100.0/24 is the address of the subnet itself"},
+		{"broadcast", blue, ns, Request{Addresses: prefixes("198.51.101.255/23")}, "198.51.101.255/23 is the broadcast address"},
+		{"multicast", blue, ns, Request{Addresses: prefixes("ff02::1/64")}, "cannot be a container's address"},
+		{"mapped", blue, ns, Request{Addresses: []netip.Prefix{{}}}, "cannot be a container's address"},
+		{"small MTU", small, ns, Request{Addresses: good}, "the network's MTU of 1279 is too small for the IPv6 address 2001:db8::2"},
+		{"long name", blue, ns, Request{IfName: "eth0123456789012", Addresses: good}, "cannot be an interface's name"},
+		{"pattern", blue, ns, Request{IfName: "eth%d", Addresses: good}, "cannot be an interface's name"},
+		{"group MAC", blue, ns, Request{MAC: encap.BroadcastMAC, Addresses: good}, "ff:ff:ff:ff:ff:ff cannot be a device's MAC"},
+		{"the TAP's MAC", blue, ns, Request{MAC: blue.MAC, Addresses: good}, "is that of the network's own device"},
+		{"far gateway", blue, ns, Request{Addresses: good, Gateways: gateway("203.0.113.1")}, "the gateway 203.0.113.1 is in the subnet of no address"},
+		{"own gateway", blue, ns, Request{Addresses: good, Gateways: gateway("198.51.100.2")}, "is the container's own address"},
+		{"two gateways", blue, ns, Request{Addresses: good, Gateways: gateway("198.51.100.1", "198.51.100.4")}, "198.51.100.4 is the second of its family"},
+		{"odd gateway", blue, ns, Request{Addresses: good, Gateways: gateway("ff02::2")}, "ff02::2 cannot be a gateway"},
+		{"target", blue, ns, Request{Target: "a\nb", Addresses: good}, `the target "a\nb" holds control characters`},
+		{"long target", blue, ns, Request{Target: strings.Repeat("x", maxTarget+1), Addresses: good}, "is longer than 170 bytes"},
+	} {
+		tc.r.Network = "blue"
+		if tc.r.Target == "" {
+			tc.r.Target = "c1"
+		}
+		_, err := a.Attach(t.Context(), tc.n, tc.ns, tc.r)
+		if err == nil || !strings.Contains(err.Error(), tc.want) ||
+			!strings.HasPrefix(err.Error(), "attaching "+tc.r.Target+" to network blue: ") {
+			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
+		}
+		if s := state(t, host); s != before {
+			t.Errorf("%s: the host before:\n%s\nafter:\n%s", tc.name, before, s)
+		}
+	}
+	if s := state(t, inNamespace(t, c)); s != inside {
+		t.Errorf("the container before:\n%s\nafter:\n%s", inside, s)
+	}
+	if s := state(t, inNamespace(t, holder)); s != inHolder {
+		t.Errorf("the holder before:\n%s\nafter:\n%s", inHolder, s)
+	}
+}
+
+// TestLongest has a mark of the greatest length.
+func TestLongest(t *testing.T) {
+	n := blue
+	n.Name = strings.Repeat("n", 64)
+	addBridge(t, n.Bridge)
+	lab, a := newLab(t), newAttacher(t)
+	_, ns := container(t, lab, "c1")
+	m := attach(t, a, n, ns, Request{Target: strings.Repeat("x", maxTarget), Addresses: prefixes("2001:db8::2/64")})
+	list, err := a.List([]Network{n})
+	if err != nil || len(list) != 1 || list[0].Target != m.Target || list[0].Network != n.Name {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+	if m.MAC == 0 || !m.MAC.IsSource() || m.MAC != addressMAC(prefixes("2001:db8::2/80")) {
+		t.Errorf("the MAC made from an IPv6 address is %s", m.MAC)
+	}
+}
+
+// TestAnnounced listens on the network while a container is attached.
+func TestAnnounced(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns1 := container(t, lab, "c1")
+	_, ns2 := container(t, lab, "c2")
+	m := attach(t, a, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24", "2001:db8::2/64")})
+	h, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	outer, err := h.LinkByName(m.Veth)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := openWire(ns1, outer.Attrs().ParentIndex)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Attach(t.Context(), blue, ns2, Request{Network: "blue", Target: "c2", MAC: 0x0242_0000_0007,
+			Addresses: prefixes("198.51.100.3/24", "2001:db8::3/64")})
+		done <- err
+	}()
+	probes, told := map[netip.Addr]int{}, map[netip.Addr]int{}
+	err = w.receive(t.Context(), time.Now().Add(1500*time.Millisecond), func(frame []byte) error {
+		if at, holder, ok := claim(frame); ok && holder == 0x0242_0000_0007 {
+			told[at]++
+		} else if ok {
+			probes[at]++
+		}
+		return nil
+	})
+	if err := errors.Join(err, <-done); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{"198.51.100.3", "2001:db8::3"} {
+		if p := netip.MustParseAddr(s); probes[p] != probeRounds || told[p] != announceRounds {
+			t.Errorf("%s: %d probes, %d announcements", p, probes[p], told[p])
+		}
+	}
+}
+
+func TestContainerDies(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns := container(t, lab, "c1")
+	m := attach(t, a, blue, ns, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+	if err := lab.Destroy(); err != nil {
+		t.Fatal(err)
+	}
+	ns.Close()
+	eventually(t, "the attachment is gone", func() bool {
+		list, err := a.List([]Network{blue})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list) == 0
+	})
+	if _, err := netlink.LinkByName(m.Veth); err == nil {
+		t.Errorf("%s is still there", m.Veth)
+	}
+	if _, err := a.Detach([]Network{blue}, nil, Selector{Network: "blue", Target: "c1"}); !errors.Is(err, ErrNotAttached) {
+		t.Errorf("detaching it: %v", err)
+	}
+}
+
+// TestRestart has the bridge go with one daemon and come with the next.
+func TestRestart(t *testing.T) {
+	bridge := addBridge(t, "br-blue")
+	lab, first := newLab(t), newAttacher(t)
+	c1, ns1 := container(t, lab, "c1")
+	c2, ns2 := container(t, lab, "c2")
+	attach(t, first, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+	attach(t, first, blue, ns2, Request{Target: "c2", Addresses: prefixes("198.51.100.3/24")})
+	other := blue
+	other.Name = "other"
+	first.Close()
+	if _, err := first.Attach(t.Context(), blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.4/24")}); !errors.Is(err, errClosed) {
+		t.Errorf("attaching by a closed one: %v", err)
+	}
+	if err := netlink.LinkDel(bridge); err != nil {
+		t.Fatal(err)
+	}
+
+	second := newAttacher(t)
+	list, err := second.List([]Network{blue})
+	if err != nil || len(list) != 2 || list[0].Bridge != "" || list[0].Target != "c1" || list[0].IfName != "eth0" {
+		t.Fatalf("without a bridge: %+v, %v", list, err)
+	}
+	addBridge(t, "br-blue")
+	for _, tc := range []struct {
+		n    Network
+		want int
+	}{{other, 0}, {blue, 2}, {blue, 0}} {
+		if back, err := second.Restore(tc.n); err != nil || len(back) != tc.want {
+			t.Errorf("restored for %s: %+v, %v, want %d", tc.n.Name, back, err, tc.want)
+		}
+	}
+	if list, err = second.List([]Network{blue}); err != nil || len(list) != 2 || list[0].Bridge != "br-blue" {
+		t.Fatalf("restored: %+v, %v", list, err)
+	}
+	pings(t, c1, "198.51.100.3")
+	pings(t, c2, "198.51.100.2")
+
+	// On a bridge that is not the network's, or of a network that is not there,
+	// they are none of this daemon's.
+	for _, n := range []Network{other, {Name: "blue", Bridge: "br-red"}} {
+		if list, err = second.List([]Network{n}); err != nil || len(list) != 0 {
+			t.Errorf("listed for %s on %s: %+v, %v", n.Name, n.Bridge, list, err)
+		}
+	}
+}
+
+func TestDetach(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns1 := container(t, lab, "c1")
+	_, ns2 := container(t, lab, "c2")
+	attach(t, a, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+	attach(t, a, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.3/24")})
+	for _, tc := range []struct {
+		ns   *os.File
+		s    Selector
+		want string
+	}{
+		{ns2, Selector{Network: "blue", Target: "c1"}, "it is not attached: see `overtap status`"},
+		{nil, Selector{Network: "blue", Target: "c2"}, "it is not attached"},
+		{ns1, Selector{Network: "red", Target: "c1"}, "it is not attached"},
+		{ns1, Selector{Network: "blue", Target: "c1", IfName: "eth2"}, "it is not attached as eth2"},
+		{ns1, Selector{Network: "blue", Target: "c1"}, "it is attached more than once: name one of eth0, eth1 with --ifname"},
+	} {
+		if _, err := a.Detach([]Network{blue}, tc.ns, tc.s); err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%+v: %v, want %q", tc.s, err, tc.want)
+		}
+	}
+	gone, err := a.Detach([]Network{blue}, ns1, Selector{Network: "blue", Target: "c1", IfName: "eth0"})
+	if err != nil || gone.IfName != "eth0" || !slices.Equal(gone.Addresses, prefixes("198.51.100.2/24")) {
+		t.Errorf("detached %+v, %v", gone, err)
+	}
+	if list, err := a.List([]Network{blue}); err != nil || len(list) != 1 || list[0].IfName != "eth1" {
+		t.Errorf("left: %+v, %v", list, err)
+	}
+}
+
+// TestOnePerTime attaches one container several times at once: each gets a name
+// of its own.
+func TestOnePerTime(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns := container(t, lab, "c1")
+	const n = 4
+	errs := make(chan error, n)
+	for i := range n {
+		go func() {
+			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(10 + i)}), 24)
+			_, err := a.Attach(t.Context(), blue, ns, Request{Network: "blue", Target: "c1", Addresses: []netip.Prefix{p}})
+			errs <- err
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	list, err := a.List([]Network{blue})
+	if err != nil || len(list) != n || list[n-1].IfName != "eth3" {
+		t.Errorf("list: %+v, %v", list, err)
+	}
+}
+
+func TestMark(t *testing.T) {
+	for _, s := range []string{"", "overtap", "overtap attach", "overtap attach blue", "overtap attach blue ", "overtap attach  x", "overtap attachment x y"} {
+		if n, target, ok := marked(s); ok {
+			t.Errorf("%q is the mark of %q on %q", s, target, n)
+		}
+	}
+	if n, target, ok := marked(mark("blue", "/run/netns/a b")); !ok || n != "blue" || target != "/run/netns/a b" {
+		t.Errorf("read %q, %q, %v", n, target, ok)
+	}
+	if got := len(mark(strings.Repeat("n", 64), strings.Repeat("x", maxTarget))); got > 255 {
+		t.Errorf("the longest mark has %d bytes", got)
+	}
+}

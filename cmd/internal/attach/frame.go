@@ -1,0 +1,101 @@
+package attach
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"overtap/encap"
+)
+
+// A probe asks from an address of its own (prober), neither the container's nor
+// anybody's: were it the container's, and the holder of the address had the same
+// one, as a container that was left behind on its old host has, the answer would
+// be for a MAC that bridges and VTEPs just learned to be here, and get lost.
+
+// probe returns the frame that asks whether somebody has a: an ARP probe (RFC
+// 5227 section 2.1.1), or a solicitation as for duplicate address detection (RFC
+// 4862 section 5.4.2).
+func probe(a netip.Addr, prober encap.MAC) []byte {
+	if a.Is4() {
+		return arp(prober, [4]byte{}, a.As4())
+	}
+	group := encap.SolicitedNode(a.As16())
+	b := ethernet(encap.MulticastMAC6(group), prober, encap.EtherTypeIPv6, encap.NDPacketLen)
+	n := encap.PutNeighborSolicit(b[encap.EthernetHeaderLen:], [16]byte{}, group, a.As16(), 0)
+	return b[:encap.EthernetHeaderLen+n]
+}
+
+// announcement returns the frame that tells everybody that a is at mac: an ARP
+// announcement (RFC 5227 section 2.3), or an unsolicited advertisement (RFC 4861
+// section 7.2.6).
+func announcement(a netip.Addr, mac encap.MAC) []byte {
+	if a.Is4() {
+		return arp(mac, a.As4(), a.As4())
+	}
+	b := ethernet(encap.MulticastMAC6(encap.AllNodes), mac, encap.EtherTypeIPv6, encap.NDPacketLen)
+	encap.PutNeighborAdvert(b[encap.EthernetHeaderLen:], a.As16(), encap.AllNodes, a.As16(), mac, false, false, true)
+	return b
+}
+
+func arp(sender encap.MAC, ip, target [4]byte) []byte {
+	b := ethernet(encap.BroadcastMAC, sender, encap.EtherTypeARP, encap.ARPLen)
+	encap.PutARP(b[encap.EthernetHeaderLen:], encap.ARPRequest, sender, ip, 0, target)
+	return b
+}
+
+// ethernet returns a frame with room for length bytes after its header.
+func ethernet(dst, src encap.MAC, etherType uint16, length int) []byte {
+	b := make([]byte, encap.EthernetHeaderLen+length)
+	dst.Put(b)
+	src.Put(b[encap.MACLen:])
+	binary.BigEndian.PutUint16(b[2*encap.MACLen:], etherType)
+	return b
+}
+
+// claim returns the address that a frame lays claim to, and for whom: its sender
+// has it, says who has it, or is about to take it as we are. ok is false for any
+// other frame, malformed ones included.
+func claim(frame []byte) (a netip.Addr, holder encap.MAC, ok bool) {
+	eth, err := encap.ParseEthernet(frame)
+	if err != nil || eth.Tags() > 0 {
+		return
+	}
+	switch eth.EtherType() {
+	case encap.EtherTypeARP:
+		m, err := encap.ParseARP(eth.Payload())
+		if err != nil {
+			return
+		}
+		if m.IsProbe() {
+			return m.TargetIP(), m.SenderMAC(), true
+		}
+		return m.SenderIP(), m.SenderMAC(), true
+	case encap.EtherTypeIPv6:
+		return claimND(eth)
+	}
+	return
+}
+
+func claimND(eth encap.Ethernet) (a netip.Addr, holder encap.MAC, ok bool) {
+	p, err := encap.ParseIPv6(eth.Payload())
+	// RFC 4861 sections 7.1.1 and 7.1.2: what a router forwarded, or what is
+	// damaged, does not count.
+	if err != nil || p.NextHeader() != encap.ProtoICMPv6 || p.HopLimit() != 255 {
+		return
+	}
+	msg := p.Payload()
+	sum := encap.PseudoSum6(p.SrcBytes(), p.DstBytes(), encap.ProtoICMPv6, uint32(len(msg)))
+	m, err := encap.ParseND(msg)
+	if err != nil || encap.Fold(encap.Sum(msg, sum)) != 0xffff {
+		return
+	}
+	// A solicitation from a true address resolves a neighbour.
+	if !m.IsAdvert() && !p.Src().IsUnspecified() {
+		return
+	}
+	holder = eth.Src()
+	if link, ok := m.LinkAddr(); ok {
+		holder = link
+	}
+	return m.Target(), holder, true
+}

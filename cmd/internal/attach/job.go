@@ -1,0 +1,436 @@
+package attach
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"overtap/encap"
+)
+
+// carrierTime bounds the wait for a new veth pair's carrier, which is there in
+// milliseconds unless the machine is overloaded.
+const carrierTime = 2 * time.Second
+
+// job is one attachment in the making.
+type job struct {
+	Request
+	network Network
+	ns      *os.File
+
+	host   *netlink.Handle // of the bridge's namespace
+	inside *netlink.Handle // of the target's
+	bridge netlink.Link
+	veth   netlink.Link // the end on the bridge
+	device netlink.Link // the end in the target
+	undoes []func() error
+}
+
+func (j *job) close() {
+	if j.inside != nil {
+		j.inside.Close()
+	}
+}
+
+// steps returns what is to be done once prepare has found that it can be, in
+// order. Each puts on the list what undoes it.
+func (j *job) steps() []func(context.Context) error {
+	return []func(context.Context) error{
+		j.makePair, j.joinBridge, j.bringUp, j.probe, j.setAddresses, j.setRoutes, j.announce,
+	}
+}
+
+// undo undoes what was done, the last first, and returns what failed of it.
+func (j *job) undo() (errs []error) {
+	for _, f := range slices.Backward(j.undoes) {
+		if err := f(); err != nil && !notThere(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errs
+}
+
+// prepare looks at the host and at the target, fills in what the request leaves
+// open, and changes nothing.
+func (j *job) prepare() error {
+	if err := checkNamespace(j.ns); err != nil {
+		return err
+	}
+	own, err := isOwn(j.ns)
+	switch {
+	case err != nil:
+		return err
+	case own:
+		return errors.New("it is in the host's own network namespace, not in one of its own: " +
+			"give the host an address on the network by the key addresses")
+	}
+	if j.bridge, err = j.host.LinkByName(j.network.Bridge); err != nil {
+		return fmt.Errorf("looking for the network's bridge %s: %w", j.network.Bridge, err)
+	}
+	err = inside(j.ns, func() (err error) {
+		j.inside, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("opening a netlink socket in it: %w", err)
+	}
+	if err := j.chooseIfName(); err != nil {
+		return err
+	}
+	if j.MAC.IsZero() {
+		j.MAC = addressMAC(j.Addresses)
+	}
+	if err := j.checkAddresses(); err != nil {
+		return err
+	}
+	return j.checkRoutes()
+}
+
+// chooseIfName checks that the device's name is free, or chooses a free one.
+func (j *job) chooseIfName() error {
+	links, err := untorn(j.inside.LinkList)
+	if err != nil {
+		return fmt.Errorf("listing its devices: %w", err)
+	}
+	taken := make(map[string]bool)
+	for _, l := range links {
+		taken[l.Attrs().Name] = true
+	}
+	switch {
+	case taken[j.IfName]:
+		return fmt.Errorf("it has a device %s already: choose another name with --ifname", j.IfName)
+	case j.IfName == "":
+		i := 0
+		for taken["eth"+strconv.Itoa(i)] {
+			i++
+		}
+		j.IfName = "eth" + strconv.Itoa(i)
+	}
+	return nil
+}
+
+// checkAddresses looks whether the target has one of the addresses already,
+// which nobody's answer to a probe need tell.
+func (j *job) checkAddresses() error {
+	have, err := untorn(func() ([]netlink.Addr, error) { return j.inside.AddrList(nil, netlink.FAMILY_ALL) })
+	if err != nil {
+		return fmt.Errorf("listing its addresses: %w", err)
+	}
+	for _, h := range have {
+		ip, _ := netip.AddrFromSlice(h.IP)
+		for _, p := range j.Addresses {
+			if p.Addr() == ip.Unmap() {
+				return fmt.Errorf("it has the address %s already: choose another", p.Addr())
+			}
+		}
+	}
+	return nil
+}
+
+// checkRoutes looks for default routes in the way of the gateways'.
+func (j *job) checkRoutes() error {
+	for _, g := range j.Gateways {
+		have, err := untorn(func() ([]netlink.Route, error) { return j.inside.RouteList(nil, family(g)) })
+		if err != nil {
+			return fmt.Errorf("listing its routes: %w", err)
+		}
+		for _, r := range have {
+			if isDefault(r) {
+				return fmt.Errorf("it has a default route already, by way of %s: leave the gateway %s out, or remove that route", j.hop(r), g)
+			}
+		}
+	}
+	return nil
+}
+
+func isDefault(r netlink.Route) bool {
+	if r.Dst == nil {
+		return r.Type == unix.RTN_UNICAST
+	}
+	ones, _ := r.Dst.Mask.Size()
+	return ones == 0 && r.Type == unix.RTN_UNICAST
+}
+
+// hop names where a route leads.
+func (j *job) hop(r netlink.Route) string {
+	if r.Gw != nil {
+		return r.Gw.String()
+	}
+	if l, err := j.inside.LinkByIndex(r.LinkIndex); err == nil {
+		return l.Attrs().Name
+	}
+	return "several hops"
+}
+
+func family(a netip.Addr) int {
+	if a.Is4() {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
+}
+
+// makePair makes the veth pair, one end in the target at once, and marks the
+// other.
+func (j *job) makePair(context.Context) error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.MTU = int(j.network.MTU)
+	// A bridge without an address of its own takes its ports' lowest: let that
+	// not be this one, which comes and goes (br_stp_recalculate_bridge_id).
+	attrs.HardwareAddr = hardwareAddr(0xfe<<40 | encap.MAC(rand.Uint64N(1<<40)))
+	pair := netlink.NewVeth(attrs)
+	pair.PeerName, pair.PeerMTU = j.IfName, uint32(j.network.MTU)
+	pair.PeerHardwareAddr = hardwareAddr(j.MAC)
+	pair.PeerNamespace = netlink.NsFd(j.ns.Fd())
+
+	var err error
+	for range 3 { // until the name is one that nobody has
+		pair.Name = fmt.Sprintf("otveth%08x", rand.Uint32())
+		if err = j.host.LinkAdd(pair); !errors.Is(err, unix.EEXIST) {
+			break
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("making a veth pair, %s in it: %w", j.IfName, err)
+	}
+	j.undoes = append(j.undoes, func() error {
+		// By name, for the index is not known yet; the kernel deletes both ends.
+		l, err := j.host.LinkByName(pair.Name)
+		if err == nil {
+			err = j.host.LinkDel(l)
+		}
+		if err != nil {
+			return fmt.Errorf("removing %s again: %w", pair.Name, err)
+		}
+		return nil
+	})
+	if j.veth, err = j.host.LinkByName(pair.Name); err != nil {
+		return fmt.Errorf("looking for %s just made: %w", pair.Name, err)
+	}
+	if j.device, err = j.inside.LinkByName(j.IfName); err != nil {
+		return fmt.Errorf("looking for %s just made in it: %w", j.IfName, err)
+	}
+	if err := j.host.LinkSetAlias(j.veth, mark(j.network.Name, j.Target)); err != nil {
+		return fmt.Errorf("marking %s as ours: %w", pair.Name, err)
+	}
+	return nil
+}
+
+// joinBridge makes the host's end a port of the bridge.
+func (j *job) joinBridge(context.Context) error {
+	name := j.veth.Attrs().Name
+	// Before it comes up: a port is no host of its own.
+	err := j.host.LinkSetIP6AddrGenMode(j.veth, nl.IN6_ADDR_GEN_MODE_NONE)
+	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("turning IPv6 addresses off on %s: %w", name, err)
+	}
+	if err := j.host.LinkSetMaster(j.veth, j.bridge); err != nil {
+		return fmt.Errorf("making %s a port of %s: %w", name, j.network.Bridge, err)
+	}
+	return nil
+}
+
+// bringUp brings both ends up, and the target's loopback, and waits until
+// frames pass.
+func (j *job) bringUp(ctx context.Context) error {
+	if err := j.loopbackUp(); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(j.Addresses, func(p netip.Prefix) bool { return p.Addr().Is6() }) {
+		if err := j.allowIPv6(); err != nil {
+			return err
+		}
+	}
+	if err := j.inside.LinkSetUp(j.device); err != nil {
+		return fmt.Errorf("bringing %s up in it: %w", j.IfName, err)
+	}
+	if err := j.host.LinkSetUp(j.veth); err != nil {
+		return fmt.Errorf("bringing %s up: %w", j.veth.Attrs().Name, err)
+	}
+	return j.awaitCarrier(ctx)
+}
+
+func (j *job) loopbackUp() error {
+	lo, err := j.inside.LinkByName("lo")
+	if err != nil {
+		return fmt.Errorf("looking for its loopback: %w", err)
+	}
+	if lo.Attrs().RawFlags&unix.IFF_UP != 0 {
+		return nil
+	}
+	if err := j.inside.LinkSetUp(lo); err != nil {
+		return fmt.Errorf("bringing its loopback up: %w", err)
+	}
+	j.undoes = append(j.undoes, func() error {
+		if err := j.inside.LinkSetDown(lo); err != nil {
+			return fmt.Errorf("taking its loopback down again: %w", err)
+		}
+		return nil
+	})
+	return nil
+}
+
+// allowIPv6 turns IPv6 on for the new device where the target's default is off,
+// as container engines set it: the kernel would refuse the address (EACCES,
+// ipv6_add_addr).
+func (j *job) allowIPv6() error {
+	path := "/proc/sys/net/ipv6/conf/" + j.IfName + "/disable_ipv6"
+	err := inside(j.ns, func() error {
+		b, err := os.ReadFile(path)
+		if err != nil || len(b) > 0 && b[0] == '0' {
+			return err
+		}
+		return os.WriteFile(path, []byte("0"), 0)
+	})
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return errors.New("it has no IPv6, nor has this kernel: leave the IPv6 addresses out")
+	case err != nil:
+		return fmt.Errorf("turning IPv6 on for %s in it: %w", j.IfName, err)
+	}
+	return nil
+}
+
+// awaitCarrier waits until both ends carry frames. The kernel says so after the
+// fact, from a work queue (linkwatch_do_dev); until then the bridge keeps its
+// port blocked.
+func (j *job) awaitCarrier(ctx context.Context) error {
+	deadline := time.Now().Add(carrierTime)
+	for {
+		outer, err := j.host.LinkByIndex(j.veth.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("waiting for the carrier of %s: %w", j.veth.Attrs().Name, err)
+		}
+		inner, err := j.inside.LinkByIndex(j.device.Attrs().Index)
+		if err != nil {
+			return fmt.Errorf("waiting for the carrier of %s in it: %w", j.IfName, err)
+		}
+		if outer.Attrs().OperState == netlink.OperUp && inner.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%s has no carrier after %v", j.IfName, carrierTime)
+		}
+		if err := sleep(ctx, 2*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// probe looks whether somebody on the network has one of the addresses.
+func (j *job) probe(ctx context.Context) error {
+	w, err := openWire(j.ns, j.device.Attrs().Index)
+	if err != nil {
+		return fmt.Errorf("looking whether its addresses are free: %w", err)
+	}
+	defer w.close()
+	prober := 0x02<<40 | encap.MAC(rand.Uint64N(1<<40)) // locally administered
+	err = w.probe(ctx, j.plainAddresses(), prober)
+	var taken takenError
+	if err != nil && !errors.As(err, &taken) {
+		return fmt.Errorf("looking whether its addresses are free: %w", err)
+	}
+	return err
+}
+
+func (j *job) plainAddresses() []netip.Addr {
+	out := make([]netip.Addr, len(j.Addresses))
+	for i, p := range j.Addresses {
+		out[i] = p.Addr()
+	}
+	return out
+}
+
+// setAddresses gives the device its addresses, usable at once.
+func (j *job) setAddresses(context.Context) error {
+	for _, p := range j.Addresses {
+		a := &netlink.Addr{IPNet: ipNet(p)}
+		if p.Addr().Is6() {
+			a.Flags = unix.IFA_F_NODAD // the probe was it
+		}
+		if err := j.inside.AddrAdd(j.device, a); err != nil {
+			return fmt.Errorf("adding the address %s to %s in it: %w", p, j.IfName, err)
+		}
+	}
+	return nil
+}
+
+// setRoutes sets the default routes.
+func (j *job) setRoutes(context.Context) error {
+	for _, g := range j.Gateways {
+		bits := g.BitLen()
+		err := j.inside.RouteAdd(&netlink.Route{
+			LinkIndex: j.device.Attrs().Index,
+			Dst:       &net.IPNet{IP: make(net.IP, bits/8), Mask: net.CIDRMask(0, bits)},
+			Gw:        g.AsSlice(),
+		})
+		if err != nil {
+			return fmt.Errorf("adding a default route by way of %s in it: %w", g, err)
+		}
+	}
+	return nil
+}
+
+// announce tells the network where the addresses are.
+func (j *job) announce(ctx context.Context) error {
+	w, err := openWire(j.ns, j.device.Attrs().Index)
+	if err == nil {
+		defer w.close()
+		err = w.announce(ctx, j.plainAddresses(), j.MAC)
+	}
+	if err != nil {
+		return fmt.Errorf("announcing its addresses: %w", err)
+	}
+	return nil
+}
+
+func (j *job) made() Made {
+	return Made{
+		Attachment: Attachment{
+			Network: j.network.Name, Target: j.Target,
+			IfName: j.IfName, MAC: j.MAC, MTU: j.network.MTU, Addresses: j.Addresses,
+			Veth: j.veth.Attrs().Name, Bridge: j.network.Bridge,
+		},
+		Gateways: j.Gateways,
+	}
+}
+
+// addressMAC returns the MAC of a container that was given none: 02:42 and the
+// first IPv4 address, as container engines make it, else one from the first
+// IPv6 address. A container that comes back has the MAC that caches hold, and
+// static entries can name it beforehand.
+func addressMAC(addresses []netip.Prefix) encap.MAC {
+	for _, p := range addresses {
+		if p.Addr().Is4() {
+			b := p.Addr().As4()
+			return 0x0242<<32 | encap.MAC(binary.BigEndian.Uint32(b[:]))
+		}
+	}
+	sum := sha256.Sum256(addresses[0].Addr().AsSlice())
+	sum[0] = sum[0]&^1 | 2 // unicast, locally administered (IEEE 802 clause 8.2)
+	return encap.MACFrom(sum[:])
+}
+
+func hardwareAddr(m encap.MAC) net.HardwareAddr {
+	b := make(net.HardwareAddr, encap.MACLen)
+	m.Put(b)
+	return b
+}
+
+func ipNet(p netip.Prefix) *net.IPNet {
+	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
+}
