@@ -18,6 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/netnstest"
 	"overtap/dataplane"
@@ -144,6 +145,8 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 type fakeDaemon struct {
 	full  bool
 	added []control.Entry
+	// attached is what Attach made last.
+	attached []attach.Attachment
 }
 
 var (
@@ -171,6 +174,7 @@ func (f *fakeDaemon) Status() control.Status {
 		}, {
 			NetworkInfo: dataplane.NetworkInfo{Network: "red", VNI: 101, Port: 8472, Device: "red", MTU: 1450, Lost: true},
 		}}
+		s.Attachments = f.attached
 	}
 	return s
 }
@@ -229,6 +233,30 @@ func (f *fakeDaemon) DeleteFDB(_ string, mac encap.MAC) error {
 	}
 	f.added = slices.DeleteFunc(f.added, func(e control.Entry) bool { return e.MAC == mac })
 	return nil
+}
+
+// Attach knows one network and makes whatever is asked of it there.
+func (f *fakeDaemon) Attach(_ context.Context, ns *os.File, r attach.Request) (attach.Made, error) {
+	if r.Network != "blue" {
+		return attach.Made{}, fmt.Errorf("there is no network %q: name one of blue", r.Network)
+	}
+	if ns == nil {
+		return attach.Made{}, errors.New("no namespace came")
+	}
+	f.attached = []attach.Attachment{{
+		Network: r.Network, Target: r.Target, IfName: r.IfName, MAC: r.MAC, MTU: 1450,
+		Addresses: r.Addresses, Veth: "otveth01234567", Bridge: "br-blue",
+	}}
+	return attach.Made{Attachment: f.attached[0], Gateways: r.Gateways}, nil
+}
+
+func (f *fakeDaemon) Detach(_ *os.File, s attach.Selector) (attach.Attachment, error) {
+	if len(f.attached) == 0 || s.Target != f.attached[0].Target {
+		return attach.Attachment{}, fmt.Errorf("detaching %s from network %s: %w: see `overtap status`", s.Target, s.Network, attach.ErrNotAttached)
+	}
+	gone := f.attached[0]
+	f.attached = nil
+	return gone, nil
 }
 
 func (f *fakeDaemon) FlushFDB(m control.Match) (int, error) {

@@ -1,7 +1,9 @@
 package attach
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -324,9 +326,11 @@ func TestContainerDies(t *testing.T) {
 		}
 		return len(list) == 0
 	})
-	if _, err := netlink.LinkByName(m.Veth); err == nil {
-		t.Errorf("%s is still there", m.Veth)
-	}
+	// The kernel takes a moment longer to delete it.
+	eventually(t, m.Veth+" is gone", func() bool {
+		_, err := netlink.LinkByName(m.Veth)
+		return notThere(err)
+	})
 	if _, err := a.Detach([]Network{blue}, nil, Selector{Network: "blue", Target: "c1"}); !errors.Is(err, ErrNotAttached) {
 		t.Errorf("detaching it: %v", err)
 	}
@@ -410,29 +414,71 @@ func TestDetach(t *testing.T) {
 	}
 }
 
-// TestOnePerTime attaches one container several times at once: each gets a name
-// of its own.
-func TestOnePerTime(t *testing.T) {
+// TestAtOnce attaches several containers, one of them several times, all at
+// once: each device gets a name of its own, and no container waits for another.
+func TestAtOnce(t *testing.T) {
 	addBridge(t, "br-blue")
 	lab, a := newLab(t), newAttacher(t)
-	_, ns := container(t, lab, "c1")
-	const n = 4
-	errs := make(chan error, n)
+	const n = 3
+	var spaces []*os.File
 	for i := range n {
+		_, ns := container(t, lab, fmt.Sprintf("c%d", i))
+		spaces = append(spaces, ns, ns)
+	}
+	start := time.Now()
+	errs := make(chan error, len(spaces))
+	for i, ns := range spaces {
 		go func() {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, byte(10 + i)}), 24)
-			_, err := a.Attach(t.Context(), blue, ns, Request{Network: "blue", Target: "c1", Addresses: []netip.Prefix{p}})
+			_, err := a.Attach(t.Context(), blue, ns, Request{Network: "blue", Target: fmt.Sprint("c", i/2), Addresses: []netip.Prefix{p}})
 			errs <- err
 		}()
 	}
-	for range n {
+	for range spaces {
 		if err := <-errs; err != nil {
 			t.Error(err)
 		}
 	}
+	once := probeRounds*roundTime + (announceRounds-1)*roundTime
+	if took := time.Since(start); took > 4*once {
+		t.Errorf("attaching %d containers, each twice, took %v; one of them takes %v", n, took, 2*once)
+	}
 	list, err := a.List([]Network{blue})
-	if err != nil || len(list) != n || list[n-1].IfName != "eth3" {
-		t.Errorf("list: %+v, %v", list, err)
+	if err != nil || len(list) != len(spaces) {
+		t.Fatalf("list: %+v, %v", list, err)
+	}
+	for i, l := range list {
+		if want := fmt.Sprint("eth", i%2); l.IfName != want {
+			t.Errorf("%s: %s, want %s", l.Target, l.IfName, want)
+		}
+	}
+}
+
+// TestCloseWaits has a daemon end while a container is being attached.
+func TestCloseWaits(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns := container(t, lab, "c1")
+	host, err := netlink.NewHandle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.Close()
+	before := state(t, host)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Attach(ctx, blue, ns, Request{Network: "blue", Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+		done <- err
+	}()
+	eventually(t, "something is made", func() bool { return state(t, host) != before })
+	cancel()
+	a.Close()
+	if after := state(t, host); after != before {
+		t.Errorf("before:\n%s\nafter:\n%s", before, after)
+	}
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
 	}
 }
 

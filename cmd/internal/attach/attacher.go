@@ -22,8 +22,10 @@ type Attacher struct {
 	foreign map[int]*nl.SocketHandle // asks about links of other namespaces
 	strict  bool                     // the kernel answers it as asked
 
-	mu     sync.Mutex // held over every change, so that two do not choose the same
-	closed bool
+	mu      sync.Mutex
+	busy    map[uint64]chan struct{} // namespaces under change, by inode; closed when it ends
+	changes sync.WaitGroup           // under way
+	closed  bool
 }
 
 // New opens netlink sockets in the calling thread's network namespace.
@@ -41,19 +43,63 @@ func New() (*Attacher, error) {
 	// is meant among them (inet_valid_dump_ifaddr_req). Under one that lacks it
 	// (before 4.20) attachments are listed without what is inside.
 	strict := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	return &Attacher{nl: h, foreign: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, strict: strict}, nil
+	return &Attacher{nl: h, foreign: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, strict: strict, busy: make(map[uint64]chan struct{})}, nil
 }
 
-// Close waits for the change under way and closes the sockets. Attachments stay.
+// Close waits for the changes under way and closes the sockets. Attachments
+// stay.
 func (a *Attacher) Close() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return
-	}
+	was := a.closed
 	a.closed = true
-	a.nl.Close()
-	a.foreign[unix.NETLINK_ROUTE].Close()
+	a.mu.Unlock()
+	a.changes.Wait()
+	if !was {
+		a.nl.Close()
+		a.foreign[unix.NETLINK_ROUTE].Close()
+	}
+}
+
+// begin waits until nobody changes the namespace ns, nil being one by itself,
+// and keeps others from it until the returned function is called. So of two
+// changes neither chooses what the other is about to take, nor undoes what the
+// other builds upon; other containers do not wait for it.
+func (a *Attacher) begin(ctx context.Context, ns *os.File) (end func(), err error) {
+	var key uint64
+	if ns != nil {
+		var s unix.Stat_t
+		if err := unix.Fstat(int(ns.Fd()), &s); err != nil {
+			return nil, fmt.Errorf("looking at its network namespace: %w", err)
+		}
+		key = s.Ino
+	}
+	for {
+		a.mu.Lock()
+		if a.closed {
+			a.mu.Unlock()
+			return nil, errClosed
+		}
+		other, busy := a.busy[key]
+		if !busy {
+			done := make(chan struct{})
+			a.busy[key] = done
+			a.changes.Add(1)
+			a.mu.Unlock()
+			return func() {
+				a.mu.Lock()
+				delete(a.busy, key)
+				a.mu.Unlock()
+				close(done)
+				a.changes.Done()
+			}, nil
+		}
+		a.mu.Unlock()
+		select {
+		case <-other:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // ErrNotAttached says that there is no attachment as it was selected.
@@ -72,11 +118,11 @@ func (a *Attacher) Attach(ctx context.Context, n Network, ns *os.File, r Request
 	if err := r.check(n); err != nil {
 		return Made{}, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return Made{}, errClosed
+	end, err := a.begin(ctx, ns)
+	if err != nil {
+		return Made{}, err
 	}
+	defer end()
 	j := &job{Request: r, network: n, ns: ns, host: a.nl}
 	defer j.close()
 	if err := j.prepare(); err != nil {
@@ -105,11 +151,11 @@ func (a *Attacher) Detach(networks []Network, ns *os.File, s Selector) (gone Att
 			err = fmt.Errorf("detaching %s from network %s: %w", s.Target, s.Network, err)
 		}
 	}()
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return Attachment{}, errClosed
+	end, err := a.begin(context.Background(), ns)
+	if err != nil {
+		return Attachment{}, err
 	}
+	defer end()
 	nsid := noNamespace
 	if ns != nil {
 		if err := checkNamespace(ns); err != nil {
@@ -154,11 +200,11 @@ func (a *Attacher) Detach(networks []Network, ns *os.File, s Selector) (gone Att
 // Restore puts the network's attachments that are on no bridge onto its bridge,
 // as they are after a daemon ended and took the bridge with it, and returns them.
 func (a *Attacher) Restore(n Network) ([]Attachment, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.closed {
-		return nil, errClosed
+	end, err := a.begin(context.Background(), nil)
+	if err != nil {
+		return nil, err
 	}
+	defer end()
 	all, err := a.find([]Network{n})
 	if err != nil {
 		return nil, err

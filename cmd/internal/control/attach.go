@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -55,6 +56,12 @@ func handleAttach(mux *http.ServeMux, d Daemon) {
 	mux.HandleFunc("POST "+pathAttach, func(w http.ResponseWriter, r *http.Request) {
 		var in attachRequest
 		if !request(w, r, &in) {
+			return
+		}
+		// Else the end of the time to send a request ends its context too, as if
+		// the client had gone (net/http's connReader.backgroundRead).
+		if err := http.NewResponseController(w).SetReadDeadline(time.Time{}); err != nil {
+			answer(w, nil, fmt.Errorf("waiting for the client: %w", err))
 			return
 		}
 		ns, err := clientFile(r.Context(), in.Namespace)

@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"overtap/cmd/internal/attach"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -28,6 +29,12 @@ type fake struct {
 	added   Entry
 	deleted encap.MAC
 	match   Match
+
+	request  attach.Request
+	selector attach.Selector
+	ns       os.FileInfo // handed over; nil = none
+	gave     chan error  // when not nil, Attach waits for the client to go
+	slow     time.Duration
 }
 
 func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
@@ -45,6 +52,36 @@ func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
 func (f *fake) DeleteFDB(_ string, mac encap.MAC) error { f.deleted = mac; return nil }
 
 func (f *fake) FlushFDB(m Match) (int, error) { f.match = m; return 3, nil }
+
+func (f *fake) Attach(ctx context.Context, ns *os.File, r attach.Request) (attach.Made, error) {
+	if f.gave != nil {
+		<-ctx.Done()
+		f.gave <- ctx.Err()
+		return attach.Made{}, ctx.Err()
+	}
+	select {
+	case <-time.After(f.slow):
+	case <-ctx.Done():
+		return attach.Made{}, ctx.Err()
+	}
+	f.request = r
+	var err error
+	if f.ns, err = ns.Stat(); err != nil {
+		return attach.Made{}, err
+	}
+	return attach.Made{Attachment: attach.Attachment{Network: r.Network, IfName: "eth0"}}, nil
+}
+
+func (f *fake) Detach(ns *os.File, s attach.Selector) (attach.Attachment, error) {
+	f.selector, f.ns = s, nil
+	if ns != nil {
+		var err error
+		if f.ns, err = ns.Stat(); err != nil {
+			return attach.Attachment{}, err
+		}
+	}
+	return attach.Attachment{Network: s.Network}, nil
+}
 
 // serve runs a server until the test's end, or until the returned function is
 // called, which tells how long it took.
