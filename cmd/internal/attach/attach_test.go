@@ -103,149 +103,6 @@ func TestAttach(t *testing.T) {
 	}
 }
 
-// TestUndone gives up at every point of an attachment, each step's end among
-// them, and compares the host and the container with what they were.
-func TestUndone(t *testing.T) {
-	addBridge(t, "br-blue")
-	lab, a := newLab(t), newAttacher(t)
-	c, ns := container(t, lab, "c1")
-	inside := inNamespace(t, c)
-	lo, err := inside.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := inside.LinkSetDown(lo); err != nil {
-		t.Fatal(err)
-	}
-	host, err := netlink.NewHandle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	before, beforeInside := state(t, host), state(t, inside)
-	r := Request{Network: "blue", Target: "c1", Addresses: prefixes("198.51.100.2/24", "2001:db8::2/64"),
-		Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("2001:db8::1")}}
-	steps := len((&job{}).steps())
-	for n := 0; ; n++ {
-		_, err := a.Attach(&brittle{t.Context(), n}, blue, ns, r)
-		if err == nil {
-			if n < steps {
-				t.Errorf("given up at %d points only, of %d steps", n, steps)
-			}
-			break
-		}
-		if !errors.Is(err, errGone) {
-			t.Fatalf("point %d: %v", n, err)
-		}
-		if after := state(t, host); after != before {
-			t.Fatalf("point %d: the host before:\n%s\nafter:\n%s", n, before, after)
-		}
-		if after := state(t, inside); after != beforeInside {
-			t.Fatalf("point %d: the container before:\n%s\nafter:\n%s", n, beforeInside, after)
-		}
-	}
-}
-
-// TestRefused has everything that cannot be, and that it changes nothing.
-func TestRefused(t *testing.T) {
-	addBridge(t, "br-blue")
-	lab, a := newLab(t), newAttacher(t)
-	holder, nsHolder := container(t, lab, "holder")
-	c, ns := container(t, lab, "c1")
-	attach(t, a, blue, nsHolder, Request{Target: "holder", MAC: 0x0242_0000_0001,
-		Addresses: prefixes("198.51.100.9/24", "2001:db8::9/64"),
-		Gateways:  []netip.Addr{netip.MustParseAddr("198.51.100.1")}})
-	own, err := os.Open("/proc/self/ns/net")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer own.Close()
-	file, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	uts, err := os.Open("/proc/self/ns/uts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer uts.Close()
-	host, err := netlink.NewHandle()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer host.Close()
-	before, inside, inHolder := state(t, host), state(t, inNamespace(t, c)), state(t, inNamespace(t, holder))
-
-	small, elsewhere := blue, blue
-	small.MTU, elsewhere.Bridge = 1279, "br-none"
-	good := prefixes("198.51.100.2/24", "2001:db8::2/64")
-	gateway := func(list ...string) (out []netip.Addr) {
-		for _, s := range list {
-			out = append(out, netip.MustParseAddr(s))
-		}
-		return out
-	}
-	for _, tc := range []struct {
-		name string
-		n    Network
-		ns   *os.File
-		r    Request
-		want string
-	}{
-		{"taken IPv4", blue, ns, Request{Addresses: prefixes("198.51.100.9/24")},
-			"the address 198.51.100.9 is taken, by 02:42:00:00:00:01: choose another"},
-		{"taken IPv6", blue, ns, Request{Addresses: prefixes("198.51.100.2/24", "2001:db8::9/64")},
-			"the address 2001:db8::9 is taken, by 02:42:00:00:00:01: choose another"},
-		{"taken, with its MAC", blue, ns, Request{MAC: 0x0242_0000_0001, Addresses: prefixes("198.51.100.9/24")},
-			"the address 198.51.100.9 is taken, by 02:42:00:00:00:01"},
-		{"address inside", blue, nsHolder, Request{Addresses: prefixes("198.51.100.9/32")}, "it has the address 198.51.100.9 already"},
-		{"name", blue, nsHolder, Request{IfName: "eth0", Addresses: good}, "it has a device eth0 already: choose another name with --ifname"},
-		{"route", blue, nsHolder, Request{Addresses: good, Gateways: gateway("198.51.100.1")},
-			"it has a default route already, by way of 198.51.100.1: leave the gateway 198.51.100.1 out"},
-		{"bridge", elsewhere, ns, Request{Addresses: good}, "looking for the network's bridge br-none: Link not found"},
-		{"own", blue, own, Request{Addresses: good}, "it is in the host's own network namespace"},
-		{"file", blue, file, Request{Addresses: good}, "it is no network namespace"},
-		{"uts", blue, uts, Request{Addresses: good}, "it is no network namespace"},
-		{"no address", blue, ns, Request{}, "want at least one address"},
-		{"twice", blue, ns, Request{Addresses: prefixes("198.51.100.2/24", "198.51.100.2/25")}, "the address 198.51.100.2 is named twice"},
-		{"subnet", blue, ns, Request{Addresses: prefixes("198.51.100.0/24")}, "198.51.100.0/24 is the address of the subnet itself"},
-		{"broadcast", blue, ns, Request{Addresses: prefixes("198.51.101.255/23")}, "198.51.101.255/23 is the broadcast address"},
-		{"multicast", blue, ns, Request{Addresses: prefixes("ff02::1/64")}, "cannot be a container's address"},
-		{"mapped", blue, ns, Request{Addresses: []netip.Prefix{{}}}, "cannot be a container's address"},
-		{"small MTU", small, ns, Request{Addresses: good}, "the network's MTU of 1279 is too small for the IPv6 address 2001:db8::2"},
-		{"long name", blue, ns, Request{IfName: "eth0123456789012", Addresses: good}, "cannot be an interface's name"},
-		{"pattern", blue, ns, Request{IfName: "eth%d", Addresses: good}, "cannot be an interface's name"},
-		{"group MAC", blue, ns, Request{MAC: encap.BroadcastMAC, Addresses: good}, "ff:ff:ff:ff:ff:ff cannot be a device's MAC"},
-		{"the TAP's MAC", blue, ns, Request{MAC: blue.MAC, Addresses: good}, "is that of the network's own device"},
-		{"far gateway", blue, ns, Request{Addresses: good, Gateways: gateway("203.0.113.1")}, "the gateway 203.0.113.1 is in the subnet of no address"},
-		{"own gateway", blue, ns, Request{Addresses: good, Gateways: gateway("198.51.100.2")}, "is the container's own address"},
-		{"two gateways", blue, ns, Request{Addresses: good, Gateways: gateway("198.51.100.1", "198.51.100.4")}, "198.51.100.4 is the second of its family"},
-		{"odd gateway", blue, ns, Request{Addresses: good, Gateways: gateway("ff02::2")}, "ff02::2 cannot be a gateway"},
-		{"target", blue, ns, Request{Target: "a\nb", Addresses: good}, `the target "a\nb" holds control characters`},
-		{"long target", blue, ns, Request{Target: strings.Repeat("x", maxTarget+1), Addresses: good}, "is longer than 170 bytes"},
-	} {
-		tc.r.Network = "blue"
-		if tc.r.Target == "" {
-			tc.r.Target = "c1"
-		}
-		_, err := a.Attach(t.Context(), tc.n, tc.ns, tc.r)
-		if err == nil || !strings.Contains(err.Error(), tc.want) ||
-			!strings.HasPrefix(err.Error(), "attaching "+tc.r.Target+" to network blue: ") {
-			t.Errorf("%s: %v, want %q", tc.name, err, tc.want)
-		}
-		if s := state(t, host); s != before {
-			t.Errorf("%s: the host before:\n%s\nafter:\n%s", tc.name, before, s)
-		}
-	}
-	if s := state(t, inNamespace(t, c)); s != inside {
-		t.Errorf("the container before:\n%s\nafter:\n%s", inside, s)
-	}
-	if s := state(t, inNamespace(t, holder)); s != inHolder {
-		t.Errorf("the holder before:\n%s\nafter:\n%s", inHolder, s)
-	}
-}
-
 // TestLongest has a mark of the greatest length.
 func TestLongest(t *testing.T) {
 	n := blue
@@ -307,6 +164,66 @@ func TestAnnounced(t *testing.T) {
 		if p := netip.MustParseAddr(s); probes[p] != probeRounds || told[p] != announceRounds {
 			t.Errorf("%s: %d probes, %d announcements", p, probes[p], told[p])
 		}
+	}
+}
+
+// TestProberSaysNothing asks for another address of a container while that is
+// attached once more: nobody may hear of the MAC that it has only for the probe.
+func TestProberSaysNothing(t *testing.T) {
+	addBridge(t, "br-blue")
+	lab, a := newLab(t), newAttacher(t)
+	_, ns1 := container(t, lab, "c1")
+	c2, ns2 := container(t, lab, "c2")
+	asked := netip.MustParseAddr("198.51.100.2")
+	attach(t, a, blue, ns1, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+	m2 := attach(t, a, blue, ns2, Request{Target: "c2", Addresses: prefixes("198.51.100.3/24")})
+	link, err := inNamespace(t, c2).LinkByName(m2.IfName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := openWire(ns2, link.Attrs().Index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.close()
+
+	done := make(chan error, 1)
+	go func() {
+		_, err := a.Attach(t.Context(), blue, ns1, Request{Network: "blue", Target: "c1", Addresses: prefixes("198.51.100.4/24")})
+		done <- err
+	}()
+	answers := map[encap.MAC]int{}
+	for running := true; running; {
+		if err := w.send([][]byte{arp(m2.MAC, m2.Addresses[0].Addr().As4(), asked.As4())}); err != nil {
+			t.Fatal(err)
+		}
+		err := w.receive(t.Context(), time.Now().Add(5*time.Millisecond), func(frame []byte) error {
+			if at, holder, ok := claim(frame); ok && at == asked {
+				answers[holder]++
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			running = false
+		default:
+		}
+	}
+	// Linux answers for every address on every device, so by its second one too.
+	first, second := encap.MAC(0x0242_c633_6402), encap.MAC(0x0242_c633_6404)
+	if answers[first] < 20 {
+		t.Errorf("too few answers to tell: %v", answers)
+	}
+	delete(answers, first)
+	delete(answers, second)
+	if len(answers) > 0 {
+		t.Errorf("answers by the prober: %v", answers)
 	}
 }
 

@@ -7,10 +7,11 @@ import (
 	"overtap/encap"
 )
 
-// A probe asks from an address of its own (prober), neither the container's nor
-// anybody's: were it the container's, and the holder of the address had the same
-// one, as a container that was left behind on its old host has, the answer would
-// be for a MAC that bridges and VTEPs just learned to be here, and get lost.
+// While it probes, the device has a MAC of its own, the prober's, which is neither
+// the container's nor anybody's. Were it the container's, and the holder of an
+// address had the same one, as a container that was left behind on its old host
+// has, bridges and VTEPs would learn that MAC to be here: the holder would be cut
+// off, and its answer be lost.
 
 // probe returns the frame that asks whether somebody has a: an ARP probe (RFC
 // 5227 section 2.1.1), or a solicitation as for duplicate address detection (RFC

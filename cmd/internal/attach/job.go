@@ -2,8 +2,6 @@ package attach
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -31,6 +28,7 @@ type job struct {
 	Request
 	network Network
 	ns      *os.File
+	prober  encap.MAC // of the device while it probes
 
 	host   *netlink.Handle // of the bridge's namespace
 	inside *netlink.Handle // of the target's
@@ -50,7 +48,7 @@ func (j *job) close() {
 // order. Each puts on the list what undoes it.
 func (j *job) steps() []func(context.Context) error {
 	return []func(context.Context) error{
-		j.makePair, j.joinBridge, j.bringUp, j.probe, j.setAddresses, j.setRoutes, j.announce,
+		j.makePair, j.joinBridge, j.bringUp, j.probe, j.takeMAC, j.setAddresses, j.setRoutes, j.announce,
 	}
 }
 
@@ -64,125 +62,6 @@ func (j *job) undo() (errs []error) {
 	return errs
 }
 
-// prepare looks at the host and at the target, fills in what the request leaves
-// open, and changes nothing.
-func (j *job) prepare() error {
-	if err := checkNamespace(j.ns); err != nil {
-		return err
-	}
-	own, err := isOwn(j.ns)
-	switch {
-	case err != nil:
-		return err
-	case own:
-		return errors.New("it is in the host's own network namespace, not in one of its own: " +
-			"give the host an address on the network by the key addresses")
-	}
-	if j.bridge, err = j.host.LinkByName(j.network.Bridge); err != nil {
-		return fmt.Errorf("looking for the network's bridge %s: %w", j.network.Bridge, err)
-	}
-	err = inside(j.ns, func() (err error) {
-		j.inside, err = netlink.NewHandle(unix.NETLINK_ROUTE)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("opening a netlink socket in it: %w", err)
-	}
-	if err := j.chooseIfName(); err != nil {
-		return err
-	}
-	if j.MAC.IsZero() {
-		j.MAC = addressMAC(j.Addresses)
-	}
-	if err := j.checkAddresses(); err != nil {
-		return err
-	}
-	return j.checkRoutes()
-}
-
-// chooseIfName checks that the device's name is free, or chooses a free one.
-func (j *job) chooseIfName() error {
-	links, err := untorn(j.inside.LinkList)
-	if err != nil {
-		return fmt.Errorf("listing its devices: %w", err)
-	}
-	taken := make(map[string]bool)
-	for _, l := range links {
-		taken[l.Attrs().Name] = true
-	}
-	switch {
-	case taken[j.IfName]:
-		return fmt.Errorf("it has a device %s already: choose another name with --ifname", j.IfName)
-	case j.IfName == "":
-		i := 0
-		for taken["eth"+strconv.Itoa(i)] {
-			i++
-		}
-		j.IfName = "eth" + strconv.Itoa(i)
-	}
-	return nil
-}
-
-// checkAddresses looks whether the target has one of the addresses already,
-// which nobody's answer to a probe need tell.
-func (j *job) checkAddresses() error {
-	have, err := untorn(func() ([]netlink.Addr, error) { return j.inside.AddrList(nil, netlink.FAMILY_ALL) })
-	if err != nil {
-		return fmt.Errorf("listing its addresses: %w", err)
-	}
-	for _, h := range have {
-		ip, _ := netip.AddrFromSlice(h.IP)
-		for _, p := range j.Addresses {
-			if p.Addr() == ip.Unmap() {
-				return fmt.Errorf("it has the address %s already: choose another", p.Addr())
-			}
-		}
-	}
-	return nil
-}
-
-// checkRoutes looks for default routes in the way of the gateways'.
-func (j *job) checkRoutes() error {
-	for _, g := range j.Gateways {
-		have, err := untorn(func() ([]netlink.Route, error) { return j.inside.RouteList(nil, family(g)) })
-		if err != nil {
-			return fmt.Errorf("listing its routes: %w", err)
-		}
-		for _, r := range have {
-			if isDefault(r) {
-				return fmt.Errorf("it has a default route already, by way of %s: leave the gateway %s out, or remove that route", j.hop(r), g)
-			}
-		}
-	}
-	return nil
-}
-
-func isDefault(r netlink.Route) bool {
-	if r.Dst == nil {
-		return r.Type == unix.RTN_UNICAST
-	}
-	ones, _ := r.Dst.Mask.Size()
-	return ones == 0 && r.Type == unix.RTN_UNICAST
-}
-
-// hop names where a route leads.
-func (j *job) hop(r netlink.Route) string {
-	if r.Gw != nil {
-		return r.Gw.String()
-	}
-	if l, err := j.inside.LinkByIndex(r.LinkIndex); err == nil {
-		return l.Attrs().Name
-	}
-	return "several hops"
-}
-
-func family(a netip.Addr) int {
-	if a.Is4() {
-		return netlink.FAMILY_V4
-	}
-	return netlink.FAMILY_V6
-}
-
 // makePair makes the veth pair, one end in the target at once, and marks the
 // other.
 func (j *job) makePair(context.Context) error {
@@ -193,7 +72,7 @@ func (j *job) makePair(context.Context) error {
 	attrs.HardwareAddr = hardwareAddr(0xfe<<40 | encap.MAC(rand.Uint64N(1<<40)))
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerMTU = j.IfName, uint32(j.network.MTU)
-	pair.PeerHardwareAddr = hardwareAddr(j.MAC)
+	pair.PeerHardwareAddr = hardwareAddr(j.prober)
 	pair.PeerNamespace = netlink.NsFd(j.ns.Fd())
 
 	var err error
@@ -254,6 +133,11 @@ func (j *job) bringUp(ctx context.Context) error {
 		if err := j.allowIPv6(); err != nil {
 			return err
 		}
+	}
+	// Nobody shall hear of the prober's MAC by asking for one of the target's
+	// other addresses: Linux answers for each of them on every device.
+	if err := j.inside.LinkSetARPOff(j.device); err != nil {
+		return fmt.Errorf("turning ARP off on %s in it: %w", j.IfName, err)
 	}
 	if err := j.inside.LinkSetUp(j.device); err != nil {
 		return fmt.Errorf("bringing %s up in it: %w", j.IfName, err)
@@ -338,13 +222,31 @@ func (j *job) probe(ctx context.Context) error {
 		return fmt.Errorf("looking whether its addresses are free: %w", err)
 	}
 	defer w.close()
-	prober := 0x02<<40 | encap.MAC(rand.Uint64N(1<<40)) // locally administered
-	err = w.probe(ctx, j.plainAddresses(), prober)
+	err = w.probe(ctx, j.plainAddresses(), j.prober)
 	var taken takenError
 	if err != nil && !errors.As(err, &taken) {
 		return fmt.Errorf("looking whether its addresses are free: %w", err)
 	}
 	return err
+}
+
+// takeMAC gives the device its own MAC, and lets it speak. It goes down for
+// that, so that its link-local address is made from the MAC that it keeps.
+func (j *job) takeMAC(ctx context.Context) error {
+	err := j.inside.LinkSetDown(j.device)
+	if err == nil {
+		err = j.inside.LinkSetHardwareAddr(j.device, hardwareAddr(j.MAC))
+	}
+	if err == nil {
+		err = j.inside.LinkSetARPOn(j.device)
+	}
+	if err == nil {
+		err = j.inside.LinkSetUp(j.device)
+	}
+	if err != nil {
+		return fmt.Errorf("giving %s the MAC %s in it: %w", j.IfName, j.MAC, err)
+	}
+	return j.awaitCarrier(ctx)
 }
 
 func (j *job) plainAddresses() []netip.Addr {
@@ -407,22 +309,6 @@ func (j *job) made() Made {
 		},
 		Gateways: j.Gateways,
 	}
-}
-
-// addressMAC returns the MAC of a container that was given none: 02:42 and the
-// first IPv4 address, as container engines make it, else one from the first
-// IPv6 address. A container that comes back has the MAC that caches hold, and
-// static entries can name it beforehand.
-func addressMAC(addresses []netip.Prefix) encap.MAC {
-	for _, p := range addresses {
-		if p.Addr().Is4() {
-			b := p.Addr().As4()
-			return 0x0242<<32 | encap.MAC(binary.BigEndian.Uint32(b[:]))
-		}
-	}
-	sum := sha256.Sum256(addresses[0].Addr().AsSlice())
-	sum[0] = sum[0]&^1 | 2 // unicast, locally administered (IEEE 802 clause 8.2)
-	return encap.MACFrom(sum[:])
 }
 
 func hardwareAddr(m encap.MAC) net.HardwareAddr {
