@@ -82,6 +82,7 @@ metrics = "[::1]:80"
 workers = 256
 source_ports = 1
 offload = false
+tunnel_gso = false
 
 [log]
 level = "warn"
