@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -21,8 +20,9 @@ var errIPsec = errors.New("the host has IPsec policies")
 // known is that of a thread's wake-up.
 type ipsecWatch struct {
 	active atomic.Bool
-	events *os.File // netlink, subscribed to XFRMNLGRP_POLICY
-	ask    int      // netlink, for questions
+	events int // netlink, subscribed to XFRMNLGRP_POLICY
+	ask    int // netlink, for questions
+	stop   int // eventfd
 	done   sync.WaitGroup
 }
 
@@ -38,23 +38,25 @@ const (
 )
 
 func watchIPsec() (*ipsecWatch, error) {
-	w := &ipsecWatch{ask: -1}
-	events, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_XFRM)
+	w := &ipsecWatch{events: -1, ask: -1, stop: -1}
+	fail := func(err error) (*ipsecWatch, error) {
+		return nil, fmt.Errorf("watch IPsec policies: %w", errors.Join(err, w.close()))
+	}
+	var err error
+	w.events, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_XFRM)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return w, nil // a kernel without IPsec
 	}
 	if err != nil {
-		return nil, fmt.Errorf("open netlink to watch IPsec policies: %w", err)
+		return fail(err)
 	}
-	w.events = os.NewFile(uintptr(events), "netlink xfrm")
-	fail := func(err error) (*ipsecWatch, error) {
-		w.close()
-		return nil, fmt.Errorf("watch IPsec policies: %w", err)
-	}
-	if err := unix.Bind(events, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (xfrmGroupPolicy - 1)}); err != nil {
+	if err := unix.Bind(w.events, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1 << (xfrmGroupPolicy - 1)}); err != nil {
 		return fail(err)
 	}
 	if w.ask, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_XFRM); err != nil {
+		return fail(err)
+	}
+	if w.stop, err = unix.Eventfd(0, unix.EFD_CLOEXEC); err != nil {
 		return fail(err)
 	}
 	if err := w.look(); err != nil {
@@ -64,14 +66,23 @@ func watchIPsec() (*ipsecWatch, error) {
 	return w, nil
 }
 
-// listen looks again whenever anything about policies changed.
+// listen looks again whenever anything about policies changed. It sleeps in a
+// thread of its own, so that the runtime's poller stays off.
 func (w *ipsecWatch) listen() {
-	b := make([]byte, 1<<16)
+	news := make([]byte, 1<<16)
+	fds := []unix.PollFd{{Fd: int32(w.stop), Events: unix.POLLIN}, {Fd: int32(w.events), Events: unix.POLLIN}}
 	for {
-		if _, err := w.events.Read(b); errors.Is(err, os.ErrClosed) {
+		if _, err := unix.Poll(fds, -1); err != nil {
+			continue // EINTR
+		}
+		if fds[0].Revents != 0 {
 			return
 		}
-		// Also when news was lost (ENOBUFS).
+		for { // what it says does not matter, nor whether some was lost (ENOBUFS)
+			if _, _, err := unix.Recvfrom(w.events, news, 0); errors.Is(err, unix.EAGAIN) {
+				break
+			}
+		}
 		if w.look() != nil {
 			w.active.Store(true) // who cannot know must not send in the clear
 		}
@@ -121,13 +132,15 @@ func (w *ipsecWatch) request(kind uint16) ([]byte, error) {
 }
 
 func (w *ipsecWatch) close() error {
-	var errs []error
-	if w.events != nil {
-		errs = append(errs, w.events.Close())
+	if w.stop >= 0 {
+		_, _ = unix.Write(w.stop, []byte{1, 0, 0, 0, 0, 0, 0, 1})
 	}
 	w.done.Wait()
-	if w.ask >= 0 {
-		errs = append(errs, unix.Close(w.ask))
+	var errs []error
+	for _, fd := range []int{w.stop, w.events, w.ask} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
 	}
 	return errors.Join(errs...)
 }
