@@ -30,7 +30,8 @@ type outbound struct {
 	n      *network // of the batch at hand
 	p      *policy
 	tally  *tally
-	whole  Whole // at hand
+	plan   plan  // of the superframe at hand
+	whole  Whole // the superframe at hand
 	sends  []Send
 	parts  [][]byte
 	header []byte // slots, from the first free one
@@ -124,7 +125,7 @@ type unit struct {
 	segs    int   // frames it stands for
 	bytes   int   // of inner frames
 	segSize int   // bytes a payload when there are several
-	plan    plan  // of a superframe
+	super   bool  // it is a superframe, cut by the road's plan
 	first   int   // index of its first part
 	parts   int   // 0 = it has no headers yet
 }
@@ -159,7 +160,8 @@ func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	case 2*p.count > outParts || p.count > outHeaders:
 		return u, DropBadOffload // segments of a few bytes: nobody honest
 	}
-	u.plan, u.segs, u.bytes = p, p.count, t.End-p.headers+p.count*p.headers
+	o.plan, u.super = p, true
+	u.segs, u.bytes = p.count, t.End-p.headers+p.count*p.headers
 	if p.count > 1 {
 		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
 	}
@@ -188,7 +190,7 @@ func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w
 	}
 	o.whole = Whole{
 		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
-		Data: f.Data[:u.plan.t.End], VNet: u.plan.vnet(f), L3: u.plan.t.L3,
+		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
 		TOS: u.tos, TTL: o.p.ttl,
 	}
 	if !w.WriteWhole(&o.whole) {
@@ -201,8 +203,7 @@ func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w
 // encapsulate puts the VXLAN header before the frame, or before each segment of
 // a superframe, which is cut by its headers only (step 7).
 func (o *outbound) encapsulate(u *unit, f *Frame, w Wire) {
-	p := &u.plan
-	if p.count == 0 {
+	if !u.super {
 		o.reserve(1, 0, w)
 		payload := f.room[Headroom-encap.VXLANHeaderLen:]
 		encap.PutVXLAN(payload, o.p.vni)
@@ -210,6 +211,7 @@ func (o *outbound) encapsulate(u *unit, f *Frame, w Wire) {
 		o.parts = append(o.parts, payload)
 		return
 	}
+	p := &o.plan
 	o.reserve(2*p.count, p.count, w)
 	u.first, u.parts = len(o.parts), 2*p.count
 	for i := range p.count {

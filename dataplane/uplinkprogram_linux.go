@@ -16,18 +16,15 @@ import (
 type verdict uint32
 
 const (
+	verdictNone verdict = 0
+	// Each of BPF_FIB_LKUP_RET_* of linux/bpf.h plus verdictSent, which stands
+	// for BPF_FIB_LKUP_RET_SUCCESS. Those without a name here are kinds of
+	// having no route.
 	verdictSent        verdict = 1
-	verdictNone        verdict = 0
+	verdictForwardOff          = verdictSent + 5
+	verdictNoNeighbour         = verdictSent + 7
+	verdictTooBig              = verdictSent + 8
 	verdictOtherDevice verdict = 64
-	// The others are verdictSent plus BPF_FIB_LKUP_RET_* of linux/bpf.h.
-	verdictBlackhole   = verdictSent + 1
-	verdictUnreachable = verdictSent + 2
-	verdictProhibited  = verdictSent + 3
-	verdictNotForward  = verdictSent + 4 // no route, or one to this host
-	verdictForwardOff  = verdictSent + 5
-	verdictEncap       = verdictSent + 6 // the route leads into a tunnel of its own
-	verdictNoNeighbour = verdictSent + 7
-	verdictTooBig      = verdictSent + 8
 )
 
 // verdictStride keeps the workers' verdicts in lines of their own.
@@ -161,6 +158,8 @@ func uplinkProgram(verdicts *ebpf.Map, workers int, v6 bool) (*ebpf.Program, err
 		asm.StoreMem(asm.R7, 0, asm.R0, asm.Word),
 		asm.Mov.Imm(asm.R0, tcShot).WithSymbol("drop"),
 		asm.Return())
+	// The kernel lends bpf_fib_lookup only to programs under a licence
+	// compatible with its own, so these instructions are under that one too.
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name: "overtap_uplink", Type: ebpf.SchedCLS, License: "Dual BSD/GPL", Instructions: p,
 	})
