@@ -35,6 +35,7 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 	for name, c := range map[string]struct {
 		frames []dataplanetest.Frame
 		flood  bool
+		whole  func(*dataplane.Whole) bool
 	}{
 		"small frames":            {frames: many(udp.partial(t, pattern(22)))},
 		"small frames, two flows": {frames: many(udp.partial(t, pattern(22)), tcp.partial(t, nil))},
@@ -44,13 +45,15 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 		"superframes of UDP":      {frames: many(udp.superframe(t, pattern(60000), 1400))},
 		"a full list of parts": {frames: many(tcp.superframe(t, pattern(512*100), 100),
 			tcp.superframe(t, pattern(512*100), 100), udp.partial(t, pattern(22)))},
-		"drops":                {frames: many(lying, to(macB, groupMAC, "x"), to(bridgeMAC, macA, "x"), to(macB, macA, longText))},
-		"flood":                {frames: many(udp.partial(t, pattern(22))), flood: true},
-		"flood of superframes": {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
+		"drops":                   {frames: many(lying, to(macB, groupMAC, "x"), to(bridgeMAC, macA, "x"), to(macB, macA, longText))},
+		"flood":                   {frames: many(udp.partial(t, pattern(22))), flood: true},
+		"flood of superframes":    {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
+		"superframes uncut":       {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return true }},
+		"superframes cut at last": {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return false }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r, e := nullRoads(t, eightPeers())
-			e.frames = c.frames
+			e.frames, e.onWhole = c.frames, c.whole
 			if !c.flood {
 				r.Learn(macB, 3)
 			}

@@ -124,6 +124,13 @@ type Wire interface {
 	// the errno of one that was refused stands in its Errno. It returns how
 	// many were refused. The bytes are the caller's again when it returns.
 	WriteBatch(s []Send) (refused int)
+	// TakesWhole reports whether superframes to the peer are worth a try at
+	// WriteWhole. Both belong to the outbound thread, as WriteBatch does.
+	TakesWhole(peer netip.Addr) bool
+	// WriteWhole sends a superframe uncut, with DF set, and reports whether it
+	// did. False means that nothing was sent: its segments have to be. The
+	// bytes are the caller's again when it returns.
+	WriteWhole(w *Whole) bool
 	// Dropped is how many datagrams the kernel dropped at a full receive
 	// buffer since the wire was opened. Any goroutine may ask.
 	Dropped() uint64
@@ -163,6 +170,21 @@ type Send struct {
 	bytes int // of inner frames
 }
 
+// Whole is an inner superframe to one peer, to be cut by the kernel or the NIC
+// behind the engine.
+type Whole struct {
+	To   netip.AddrPort
+	Flow uint32 // as in Send, with whose sends it shares source port and order
+	VNI  encap.VNI
+	// Data is the superframe as it was read, without padding. Its transport
+	// checksum holds the pseudo-header's sum.
+	Data []byte
+	VNet encap.VnetHdr // checked against Data; HdrLen is right
+	L3   int           // offset of the inner IP header in Data
+	TOS  uint8
+	TTL  uint8
+}
+
 // Edges opens the two ends of the road. There is the host's, and a twin in
 // memory in dataplanetest.
 type Edges interface {
@@ -178,6 +200,10 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
+	// Beat does what upkeep the edges have; it is called once a beat.
+	Beat()
+	// Uplink says which way superframes leave.
+	Uplink() UplinkInfo
 	Close() error
 }
 

@@ -23,6 +23,9 @@ type Options struct {
 	// over the underlay's equal-cost paths; 0 = 32.
 	SourcePorts int
 	Edges       Edges // nil = this host's TAPs and UDP sockets
+	// NoTunnelGSO keeps superframes off the uplink, which is tried otherwise:
+	// every superframe leaves cut by a socket.
+	NoTunnelGSO bool
 }
 
 // EventKind says what happened to the engine that its owner should act on.
@@ -36,6 +39,9 @@ const (
 	// SegmentationRefused: the route to some peer refused UDP_SEGMENT; the
 	// engine sends every datagram alone on that route from now on.
 	SegmentationRefused
+	// UplinkLost: the uplink of superframes was deleted or set down; they leave
+	// by the sockets from now on.
+	UplinkLost
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
 )
@@ -91,7 +97,7 @@ func New(o Options) (*Engine, error) {
 		e.workers = runtime.NumCPU()
 	}
 	if e.edges == nil {
-		edges, err := newHostEdges(o)
+		edges, err := newHostEdges(o, e.workers)
 		if err != nil {
 			return nil, err
 		}
@@ -176,7 +182,7 @@ func (e *Engine) Events() <-chan Event { return e.events }
 func (e *Engine) upkeep() {
 	tick := time.NewTicker(beat)
 	defer tick.Stop()
-	refused := ""
+	refused, lost := "", false
 	for {
 		select {
 		case <-e.stop:
@@ -185,9 +191,14 @@ func (e *Engine) upkeep() {
 		}
 		e.clock.Set(uint32(time.Since(e.started)/time.Second) + 1)
 		e.sweep()
+		e.edges.Beat()
 		if err := e.edges.SegmentationRefused(); err != nil && err.Error() != refused {
 			refused = err.Error()
 			e.notify(Event{Kind: SegmentationRefused, Err: err})
+		}
+		if up := e.edges.Uplink(); up.Lost && !lost {
+			lost = true
+			e.notify(Event{Kind: UplinkLost, Err: errors.New(up.Reason)})
 		}
 	}
 }

@@ -1,6 +1,10 @@
 package dataplane
 
-import "golang.org/x/sys/unix"
+import (
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
 
 // RefuseSegments has the kernel refuse UDP_SEGMENT on every sending socket:
 // without checksums it says EINVAL (udp_send_skb).
@@ -12,4 +16,26 @@ func (e *Engine) RefuseSegments() error {
 		}
 	}
 	return nil
+}
+
+// UplinkByFeature lets superframes leave by devices with another feature than
+// that of cutting tunnels, so that the stack cuts them. The engines of the test
+// must be made after it and closed before the function it returns is called.
+func UplinkByFeature(name string) (restore func()) {
+	was := tunnelFeature
+	tunnelFeature = name
+	return func() { tunnelFeature = was }
+}
+
+// DetachUplink takes the program off the uplink.
+func (e *Engine) DetachUplink() error { return e.edges.(*hostEdges).up.ingress.Close() }
+
+// UplinkAllocs is how often sending a superframe allocates: one that is
+// refused, to the loopback address.
+func (e *Engine) UplinkAllocs(w *Whole) float64 {
+	worker := &e.edges.(*hostEdges).up.workers[0]
+	return testing.AllocsPerRun(100, func() {
+		worker.takes(w.To.Addr())
+		worker.send(w, 1)
+	})
 }

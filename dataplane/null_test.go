@@ -23,6 +23,7 @@ type null struct {
 	pristine  [][]byte
 
 	onSend  func(s []dataplane.Send)
+	onWhole func(w *dataplane.Whole) bool // nil: superframes are not taken whole
 	onWrite func(f []dataplane.OutFrame)
 }
 
@@ -44,6 +45,9 @@ func (e *null) OpenGroup(netip.Addr, uint16) (dataplane.Wire, error) {
 func (e *null) SourcePorts() []uint16      { return nil }
 func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
+func (e *null) Beat()                      {}
+
+func (e *null) Uplink() dataplane.UplinkInfo { return dataplane.UplinkInfo{} }
 
 // receives sets the datagrams.
 func (e *null) receives(ds ...dataplane.Datagram) {
@@ -103,6 +107,9 @@ func (w nullWire) WriteBatch(s []dataplane.Send) int {
 	}
 	return 0
 }
+
+func (w nullWire) TakesWhole(netip.Addr) bool         { return w.onWhole != nil }
+func (w nullWire) WriteWhole(s *dataplane.Whole) bool { return w.onWhole(s) }
 
 // nullRoads are roads of the network over null edges.
 func nullRoads(tb testing.TB, n dataplane.Network) (*dataplane.Roads, *null) {

@@ -108,6 +108,7 @@ func (e *Engine) Info() Info {
 		Workers: e.workers, Underlay: e.options.Underlay,
 		Networks: []NetworkInfo{}, Sources: e.edges.SourcePorts(),
 		SegmentationRefused: e.edges.SegmentationRefused() != nil,
+		Uplink:              e.edges.Uplink(),
 	}
 	for _, n := range e.catalogue.Load().networks {
 		i.Networks = append(i.Networks, NetworkInfo{

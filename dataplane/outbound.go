@@ -30,6 +30,8 @@ type outbound struct {
 	n      *network // of the batch at hand
 	p      *policy
 	tally  *tally
+	plan   plan  // of the superframe at hand
+	whole  Whole // the superframe at hand
 	sends  []Send
 	parts  [][]byte
 	header []byte // slots, from the first free one
@@ -83,12 +85,11 @@ func (o *outbound) forward(f *Frame, w Wire) Drop {
 	o.n.table.Forget(src)
 
 	if id, ok := o.n.table.Lookup(dst); ok {
-		u, d := o.encapsulate(f, eth, w)
-		if d != dropNone {
-			return d
+		u, d := o.inspect(f, eth)
+		if d == dropNone {
+			o.deliver(&u, f, o.n.peers.Addr(id), id, w)
 		}
-		o.queue(u, o.n.peers.Addr(id), id, w)
-		return dropNone
+		return d
 	}
 	return o.flood(f, eth, w)
 }
@@ -102,84 +103,122 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 	if len(targets) == 0 && !group {
 		return DropVXLANNoRemote
 	}
-	u, d := o.encapsulate(f, eth, w)
+	u, d := o.inspect(f, eth)
 	if d != dropNone {
 		return d
 	}
 	o.tally.flooded.Add(uint64(u.segs))
 	if group {
-		o.queue(u, o.p.group, fdb.NoPeer, w)
+		o.deliver(&u, f, o.p.group, fdb.NoPeer, w)
 		return dropNone
 	}
 	for _, t := range targets {
-		o.queue(u, t.Addr, t.ID, w)
+		o.deliver(&u, f, t.Addr, t.ID, w)
 	}
 	return dropNone
 }
 
-// unit is an encapsulated frame that waits for its destination.
+// unit is a frame on its way to its destinations.
 type unit struct {
 	flow    uint32
-	first   int // index of its first part
-	parts   int
-	segSize int // bytes a payload when there are several
-	segs    int
-	bytes   int // of inner frames
-	tos     uint8
+	tos     uint8 // of the outer header
+	segs    int   // frames it stands for
+	bytes   int   // of inner frames
+	segSize int   // bytes a payload when there are several
+	super   bool  // it is a superframe, cut by the road's plan
+	first   int   // index of its first part
+	parts   int   // 0 = it has no headers yet
 }
 
-// encapsulate puts the VXLAN header before the frame, or before each segment of
-// a superframe (step 5).
-func (o *outbound) encapsulate(f *Frame, eth encap.Ethernet, w Wire) (unit, Drop) {
+// inspect finds what is to be known of a frame before it gets its headers: its
+// flow, and how a superframe falls into segments (step 5).
+func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	t, isIP := encap.FindTransport(f.Data)
 	tos, hasTOS := encap.InnerTOS(f.Data)
-	u := unit{tos: o.p.outerTOS(tos, hasTOS)}
+	u.tos = o.p.outerTOS(tos, hasTOS)
 	if isIP {
 		u.flow = t.FlowHash(f.Data)
 	} else {
 		u.flow = encap.FlowHash(f.Data)
 	}
-	if f.VNet.GSO() != encap.VnetGSONone {
-		return o.segment(u, f, t, isIP, w)
+	if f.VNet.GSO() == encap.VnetGSONone {
+		u.segs, u.bytes = 1, len(f.Data)
+		switch {
+		case len(f.Data)-eth.L3Offset() > int(o.p.mtu):
+			return u, DropTooBig
+		case f.VNet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(f):
+			return u, DropBadOffload
+		}
+		return u, dropNone
 	}
-	if len(f.Data)-eth.L3Offset() > int(o.p.mtu) {
-		return u, DropTooBig
-	}
-	if f.VNet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(f) {
-		return u, DropBadOffload
-	}
-	o.reserve(1, 0, w)
-	payload := f.room[Headroom-encap.VXLANHeaderLen:]
-	encap.PutVXLAN(payload, o.p.vni)
-	u.first, u.parts, u.segs, u.bytes = len(o.parts), 1, 1, len(f.Data)
-	o.parts = append(o.parts, payload)
-	return u, dropNone
-}
-
-// segment cuts a superframe by its headers only.
-func (o *outbound) segment(u unit, f *Frame, t encap.Transport, isIP bool, w Wire) (unit, Drop) {
 	p, ok := planSegments(f, t, isIP)
-	if !ok {
+	switch {
+	case !ok:
 		return u, DropBadOffload
-	}
-	if p.headers-t.L3+min(p.size, t.End-p.headers) > int(o.p.mtu) {
+	case p.headers-t.L3+min(p.size, t.End-p.headers) > int(o.p.mtu):
 		return u, DropTooBig
-	}
-	if 2*p.count > outParts || p.count > outHeaders {
+	case 2*p.count > outParts || p.count > outHeaders:
 		return u, DropBadOffload // segments of a few bytes: nobody honest
 	}
-	o.reserve(2*p.count, p.count, w)
-	u.first, u.parts, u.segs = len(o.parts), 2*p.count, p.count
-	u.bytes = t.End - p.headers + p.count*p.headers
+	o.plan, u.super = p, true
+	u.segs, u.bytes = p.count, t.End-p.headers+p.count*p.headers
 	if p.count > 1 {
 		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
 	}
+	return u, dropNone
+}
+
+// deliver brings a unit to one destination: a superframe uncut where the wire
+// takes it so, everything else by way of the queue (step 6).
+func (o *outbound) deliver(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) {
+	if u.segs > 1 && o.p.df && w.TakesWhole(to) && o.writeWhole(u, f, to, id, w) {
+		return
+	}
+	if u.parts == 0 {
+		o.encapsulate(u, f, w)
+	}
+	o.queue(*u, to, id, w)
+}
+
+// writeWhole sends a superframe uncut, behind what waits of its flow.
+func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) bool {
+	for i := range o.sends {
+		if o.sends[i].Flow == u.flow {
+			o.send(w)
+			break
+		}
+	}
+	o.whole = Whole{
+		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
+		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
+		TOS: u.tos, TTL: o.p.ttl,
+	}
+	if !w.WriteWhole(&o.whole) {
+		return false
+	}
+	o.tally.count(id, u.segs, u.bytes)
+	return true
+}
+
+// encapsulate puts the VXLAN header before the frame, or before each segment of
+// a superframe, which is cut by its headers only (step 7).
+func (o *outbound) encapsulate(u *unit, f *Frame, w Wire) {
+	if !u.super {
+		o.reserve(1, 0, w)
+		payload := f.room[Headroom-encap.VXLANHeaderLen:]
+		encap.PutVXLAN(payload, o.p.vni)
+		u.first, u.parts = len(o.parts), 1
+		o.parts = append(o.parts, payload)
+		return
+	}
+	p := &o.plan
+	o.reserve(2*p.count, p.count, w)
+	u.first, u.parts = len(o.parts), 2*p.count
 	for i := range p.count {
 		header, payload := p.header(o.header[:headerSlot], f.Data, o.p.vni, i)
 		o.header = o.header[headerSlot:]
 		o.parts = append(o.parts, header, payload)
 	}
-	return u, dropNone
 }
 
 // reserve makes room for a unit's parts and header slots: what waits is sent
@@ -190,7 +229,7 @@ func (o *outbound) reserve(parts, slots int, w Wire) {
 	}
 }
 
-// queue addresses a unit to one destination (step 6): joined to the run before
+// queue addresses a unit to one destination (step 8): joined to the run before
 // it when both are alike, else as a send of its own.
 func (o *outbound) queue(u unit, to netip.Addr, id fdb.PeerID, w Wire) {
 	if o.join(u, to) {
@@ -270,7 +309,7 @@ func (o *outbound) flush(w Wire) {
 	o.header = o.slots
 }
 
-// send hands what waits to the wire and counts what became of it (step 7).
+// send hands what waits to the wire and counts what became of it (step 9).
 func (o *outbound) send(w Wire) {
 	if len(o.sends) == 0 {
 		return

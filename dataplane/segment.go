@@ -71,6 +71,19 @@ func planSegments(f *Frame, t encap.Transport, isIP bool) (plan, bool) {
 	return p, true
 }
 
+// vnet is the vnet header of the superframe f, without what was wrong in it.
+func (p *plan) vnet(f *Frame) encap.VnetHdr {
+	v := encap.VnetHdr{
+		Flags: encap.VnetNeedsCsum, GSOType: f.VNet.GSOType,
+		HdrLen: uint16(p.headers), GSOSize: f.VNet.GSOSize,
+		CsumStart: uint16(p.t.L4), CsumOffset: tcpSumAt,
+	}
+	if p.t.Proto == encap.ProtoUDP {
+		v.CsumOffset = udpSumAt
+	}
+	return v
+}
+
 // header writes the VXLAN header and the inner headers of the i-th segment of
 // frame into slot and returns them with the payload that follows, which stays
 // where it lies in the frame. (Kernel skb_segment, tcp_gso_segment,

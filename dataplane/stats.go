@@ -83,7 +83,24 @@ type Info struct {
 	Sources  []uint16      `json:"source_ports"` // the pool of source ports
 	// SegmentationRefused: the route to some peer refused UDP_SEGMENT, so that
 	// every datagram is sent alone there.
-	SegmentationRefused bool `json:"segmentation_refused"`
+	SegmentationRefused bool       `json:"segmentation_refused"`
+	Uplink              UplinkInfo `json:"uplink"`
+}
+
+// UplinkInfo describes the way on which superframes leave uncut.
+type UplinkInfo struct {
+	Active bool   `json:"active"`           // superframes take it
+	Reason string `json:"reason,omitempty"` // why they do not, and leave cut by the sockets
+	Lost   bool   `json:"lost"`             // it was there, and is given up for good
+	Device string `json:"device,omitempty"` // its TAP
+	Sent   uint64 `json:"sent"`             // superframes that took it
+	// Refused counts superframes that left cut instead, by why: "no_route"
+	// (none that leads out of this host over a plain device), "no_neighbour"
+	// (the next hop's address is not resolved), "too_big" (their packets for
+	// the path's MTU, or they themselves for one IP packet), "other_device"
+	// (the route leaves by a device that takes none), "kernel" (an
+	// error). For a tenth of a second thereafter a peer's leave cut uncounted.
+	Refused map[string]uint64 `json:"refused,omitempty"`
 }
 
 // NetworkInfo describes one network's TAP.

@@ -24,6 +24,8 @@ const (
 	// bufferStride staggers the buffers, so that their first lines do not all
 	// fall into the same sets of the cache.
 	bufferStride = MaxDatagram + 1 + 3*64
+	// ipv6AutoFlowLabel is IPV6_AUTOFLOWLABEL of linux/in6.h.
+	ipv6AutoFlowLabel = 70
 	// defaultSourcePorts is the size of the pool when nothing else is asked for.
 	defaultSourcePorts = 32
 	// RFC 7348 section 5 recommends source ports from the dynamic range.
@@ -35,10 +37,13 @@ type hostEdges struct {
 	underlay netip.Addr
 	device   string
 	sources  *sourcePool
+	up       *uplink // nil without one
+	noUplink error   // why there is none
 }
 
-// newHostEdges opens the pool of source ports on the underlay address.
-func newHostEdges(o Options) (*hostEdges, error) {
+// newHostEdges opens the pool of source ports on the underlay address, and the
+// uplink where this host has what it takes.
+func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	n := o.SourcePorts
 	if n == 0 {
 		n = defaultSourcePorts
@@ -49,12 +54,41 @@ func newHostEdges(o Options) (*hostEdges, error) {
 		return nil, err
 	}
 	e.sources = pool
+	if o.NoTunnelGSO {
+		e.noUplink = errors.New("it is switched off")
+		return e, nil
+	}
+	index, err := e.interfaceIndex()
+	if err != nil {
+		return nil, errors.Join(err, pool.close())
+	}
+	e.up, e.noUplink = openUplink(o.Underlay, index, e.device, workers)
 	return e, nil
 }
 
 func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
 func (e *hostEdges) SourcePorts() []uint16                     { return e.sources.ports }
-func (e *hostEdges) Close() error                              { return e.sources.close() }
+
+func (e *hostEdges) Close() error {
+	err := e.sources.close()
+	if e.up != nil {
+		err = errors.Join(err, e.up.close())
+	}
+	return err
+}
+
+func (e *hostEdges) Beat() {
+	if e.up != nil {
+		e.up.beat()
+	}
+}
+
+func (e *hostEdges) Uplink() UplinkInfo {
+	if e.up == nil {
+		return UplinkInfo{Reason: e.noUplink.Error()}
+	}
+	return e.up.info()
+}
 
 func (e *hostEdges) SegmentationRefused() error {
 	refused := e.sources.refused.Load()
@@ -78,12 +112,16 @@ func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error)
 			}
 		}
 	}()
-	for range workers {
+	for i := range workers {
 		fd, err := e.socket(e.underlay, port, workers > 1)
 		if err != nil {
 			return wires, fmt.Errorf("open UDP port %d: %w", port, err)
 		}
-		wires = append(wires, newUDPWire(fd, e))
+		w := newUDPWire(fd, e)
+		if e.up != nil {
+			w.up = &e.up.workers[i]
+		}
+		wires = append(wires, w)
 	}
 	return wires, nil
 }
@@ -310,6 +348,9 @@ func (e *hostEdges) prepareSource(fd int, df bool) error {
 		value = unix.IP_PMTUDISC_DO
 	}
 	if e.underlay.Is6() {
+		// A flow label of zero, as the kernel's vxlan has: the kernel's own
+		// would differ from that of the uplink, and so perhaps the path.
+		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, ipv6AutoFlowLabel, 0)
 		level, opt, value, multicast = unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_DONT, unix.IPV6_MULTICAST_IF
 		if df {
 			value = unix.IPV6_PMTUDISC_DO
@@ -352,12 +393,18 @@ func setTTL(fd int, v6 bool, ttl int) error {
 
 // socket returns the one that sends the flow.
 func (p *sourcePool) socket(flow uint32, df bool) int {
-	fds := p.df
-	if !df {
-		fds = p.frag
+	if df {
+		return p.df[p.pick(flow)]
 	}
-	// Multiply-shift spreads the hash evenly over a pool of any size.
-	return fds[uint64(flow)*uint64(len(fds))>>32]
+	return p.frag[p.pick(flow)]
+}
+
+// port returns the source port of the socket that sends the flow with DF.
+func (p *sourcePool) port(flow uint32) uint16 { return p.ports[p.pick(flow)] }
+
+// pick spreads the hash evenly over a pool of any size, by multiply and shift.
+func (p *sourcePool) pick(flow uint32) int {
+	return int(uint64(flow) * uint64(len(p.df)) >> 32)
 }
 
 // segments reports whether runs may be sent to the peer as one.

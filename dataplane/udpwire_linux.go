@@ -24,6 +24,7 @@ type udpWire struct {
 	fd      int
 	v6      bool
 	sources *sourcePool
+	up      *uplinkWorker // nil without an uplink
 	rx      receiver
 	tx      transmitter
 	replay  transmitter // for runs that are sent again payload by payload
@@ -38,6 +39,12 @@ func newUDPWire(fd int, e *hostEdges) *udpWire {
 
 func (w *udpWire) FD() int      { return w.fd }
 func (w *udpWire) Close() error { return unix.Close(w.fd) }
+
+func (w *udpWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
+
+func (w *udpWire) WriteWhole(s *Whole) bool {
+	return w.up.send(s, w.sources.port(s.Flow))
+}
 
 // Dropped reads SK_MEMINFO_DROPS of the socket.
 func (w *udpWire) Dropped() uint64 {

@@ -164,6 +164,7 @@ func (f *fakeDaemon) Status() control.Status {
 		Version: "v1.2.3", PID: 4242, Ready: true, Uptime: 3723, Config: "/etc/overtap.toml",
 		Underlay: control.Underlay{Address: netip.MustParseAddr("192.0.2.1"), Device: "eth0", MTU: 1500},
 		Workers:  2, SourcePorts: []uint16{49152, 49153},
+		Uplink: dataplane.UplinkInfo{Active: true, Device: "otup0", Sent: 7},
 	}
 	if f.full {
 		s.Networks = []control.NetworkStatus{{

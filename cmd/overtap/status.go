@@ -10,6 +10,7 @@ import (
 
 	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
+	"overtap/dataplane"
 )
 
 func newStatusCommand() *cobra.Command {
@@ -35,6 +36,14 @@ func newStatusCommand() *cobra.Command {
 	return c
 }
 
+// uplink says which way superframes leave.
+func uplink(u dataplane.UplinkInfo) string {
+	if u.Active {
+		return u.Device + ": superframes leave uncut"
+	}
+	return "not used, superframes leave cut: " + u.Reason
+}
+
 func printStatus(w io.Writer, s control.Status) error {
 	state := "ready"
 	if !s.Ready {
@@ -51,6 +60,7 @@ func printStatus(w io.Writer, s control.Status) error {
 	if len(s.SourcePorts) > 0 {
 		fmt.Fprintf(w, "source    %s\n", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
 	}
+	fmt.Fprintf(w, "uplink    %s\n", uplink(s.Uplink))
 	if len(s.Networks) == 0 {
 		return printAttachments(w, s.Attachments)
 	}

@@ -29,6 +29,7 @@ type Edges struct {
 	segments atomic.Pointer[error]
 	buffer   atomic.Int64 // of a socket, in datagrams
 	received atomic.Int64
+	whole    atomic.Bool // superframes are taken uncut
 
 	mu         sync.Mutex
 	taps       map[string]*TAP
@@ -244,6 +245,17 @@ func (e *Edges) SegmentationRefused() error {
 	}
 	return nil
 }
+
+// Beat does nothing.
+func (e *Edges) Beat() {}
+
+// Uplink says that there is none, or what TakeWhole asked for.
+func (e *Edges) Uplink() dataplane.UplinkInfo {
+	return dataplane.UplinkInfo{Active: e.whole.Load(), Reason: "in memory"}
+}
+
+// TakeWhole makes the wires take superframes uncut, or no longer.
+func (e *Edges) TakeWhole(on bool) { e.whole.Store(on) }
 
 // Close is a violation while a TAP or socket is open, and a second time.
 func (e *Edges) Close() error {

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // defaultBuffer is how many datagrams wait in a socket before more are dropped.
@@ -117,6 +118,21 @@ func (w *Wire) send(s *dataplane.Send) (refused bool) {
 	e.mu.Unlock()
 	e.underlay.carry(e, s, pass)
 	return s.Refused > 0
+}
+
+// TakesWhole reports what Edges.TakeWhole asked for.
+func (w *Wire) TakesWhole(netip.Addr) bool { return w.edges.whole.Load() }
+
+// WriteWhole sends a superframe as one datagram, as a kernel peer over veth
+// does.
+func (w *Wire) WriteWhole(s *dataplane.Whole) bool {
+	header := make([]byte, encap.VXLANHeaderLen)
+	encap.PutVXLAN(header, s.VNI)
+	one := dataplane.Send{
+		To: s.To, Flow: s.Flow, Parts: [][]byte{header, s.Data}, TOS: s.TOS, TTL: s.TTL, DF: true,
+	}
+	w.WriteBatch([]dataplane.Send{one})
+	return true
 }
 
 // Dropped is how many datagrams found the socket full.

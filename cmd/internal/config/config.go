@@ -48,6 +48,7 @@ type Engine struct {
 	Workers     int  // 0 = one per CPU
 	SourcePorts int  // size of the pool of UDP source ports
 	Offload     bool // false: plain TAPs, every frame alone
+	TunnelGSO   bool // false: no superframe leaves uncut
 }
 
 // LogFormat is how log lines are written.

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Underlay: Underlay{Address: netip.MustParseAddr("192.0.2.1")},
 		Control:  Control{Socket: "/run/overtap/control.sock", Metrics: "127.0.0.1:9472", MetricsDefault: true},
-		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true},
+		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true, TunnelGSO: true},
 		Log:      Log{Level: slog.LevelInfo, Format: LogText},
 		VXLAN: []VXLAN{{
 			Name: "blue", VNI: 100, Port: 4789, TAP: "blue", MAC: mustMAC(t, "aa:a4:0e:20:d1:34"),
@@ -82,6 +82,7 @@ metrics = "[::1]:80"
 workers = 256
 source_ports = 1
 offload = false
+tunnel_gso = false
 
 [log]
 level = "warn"

@@ -39,6 +39,7 @@ type rawEngine struct {
 	Workers     leaf[int64] `toml:"workers"`
 	SourcePorts leaf[int64] `toml:"source_ports"`
 	Offload     leaf[bool]  `toml:"offload"`
+	TunnelGSO   leaf[bool]  `toml:"tunnel_gso"`
 }
 
 type rawLog struct {

@@ -116,6 +116,7 @@ func (c *checker) engine(raw *rawEngine) Engine {
 		Workers:     number(c, raw.Workers, 0, 0, maxWorkers),
 		SourcePorts: number(c, raw.SourcePorts, defaultSourcePorts, 1, maxSourcePorts),
 		Offload:     raw.Offload.or(true),
+		TunnelGSO:   raw.TunnelGSO.or(true),
 	}
 }
 

@@ -68,15 +68,17 @@ type Match struct {
 
 // Status says what runs.
 type Status struct {
-	Version     string          `json:"version"`
-	PID         int             `json:"pid"`
-	Ready       bool            `json:"ready"`
-	Uptime      uint64          `json:"uptime_seconds"`
-	Config      string          `json:"config"` // path of the file
-	Underlay    Underlay        `json:"underlay"`
-	Workers     int             `json:"workers"`
-	SourcePorts []uint16        `json:"source_ports"`
-	Networks    []NetworkStatus `json:"networks"`
+	Version     string   `json:"version"`
+	PID         int      `json:"pid"`
+	Ready       bool     `json:"ready"`
+	Uptime      uint64   `json:"uptime_seconds"`
+	Config      string   `json:"config"` // path of the file
+	Underlay    Underlay `json:"underlay"`
+	Workers     int      `json:"workers"`
+	SourcePorts []uint16 `json:"source_ports"`
+	// Uplink says which way superframes leave.
+	Uplink   dataplane.UplinkInfo `json:"uplink"`
+	Networks []NetworkStatus      `json:"networks"`
 	// Attachments are the containers that `overtap attach` joined.
 	Attachments []attach.Attachment `json:"attachments"`
 }

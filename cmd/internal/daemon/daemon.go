@@ -111,6 +111,7 @@ func Run(ctx context.Context, o Options) (err error) {
 		Device:      o.Config.Underlay.Device,
 		Workers:     o.Config.Engine.Workers,
 		SourcePorts: o.Config.Engine.SourcePorts,
+		NoTunnelGSO: !o.Config.Engine.TunnelGSO || !o.Config.Engine.Offload,
 	})
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)

@@ -38,6 +38,8 @@ func (d *daemon) events(ctx context.Context) error {
 				repaired[ev.Network] = time.Now()
 			case dataplane.WireFailed:
 				return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
+			case dataplane.UplinkLost:
+				d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
 			case dataplane.SegmentationRefused:
 				d.refused.Do(func() {
 					d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)

@@ -23,6 +23,7 @@ func (d *daemon) Status() control.Status {
 		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: d.mtu},
 		Workers:     info.Workers,
 		SourcePorts: info.Sources,
+		Uplink:      info.Uplink,
 		Networks:    make([]control.NetworkStatus, 0, len(info.Networks)),
 	}
 	counts := make(map[string]dataplane.NetworkStats)
