@@ -97,7 +97,10 @@ func (h *Host) takenMTU(n Network) int {
 func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = n.Bridge
-	attrs.MTU = h.bridgeMTU(n)
+	// An MTU that is changed holds; one given at creation falls and rises with
+	// the least of the ports' (br_change_mtu, br_mtu_auto_adjust).
+	mtu := h.bridgeMTU(n)
+	attrs.MTU = mtu + 1
 	// Without one of its own a bridge takes the lowest MAC of its ports and
 	// changes it as they come and go, to the confusion of every ARP cache.
 	attrs.HardwareAddr = hardwareAddr(BridgeMAC(n.Bridge, h.underlay))
@@ -114,6 +117,10 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for the bridge %s just created: %w", n.Bridge, err)
 	}
+	if err := h.nl.LinkSetMTU(l, mtu); err != nil {
+		return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
+	}
+	l.Attrs().MTU = mtu
 	if err := h.nl.LinkSetAlias(l, bridgeAlias); err != nil {
 		return nil, fmt.Errorf("marking the bridge %s as ours: %w", n.Bridge, err)
 	}
