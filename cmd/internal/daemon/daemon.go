@@ -1,7 +1,7 @@
 // Package daemon is what `overtap run` does: it looks whether the
 // configuration can work on this host, starts the engine, sets the host up,
-// serves the control socket and the metrics, acts on the engine's events, and
-// takes everything down again.
+// serves the control socket and the metrics, acts on the engine's events and on
+// what happens to the host, and takes everything down again.
 package daemon
 
 import (

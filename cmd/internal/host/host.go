@@ -1,6 +1,7 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
-// their ports, addresses, queue lengths. What it makes it removes again; what
-// it finds it leaves.
+// their ports, addresses, routes, queue lengths. It follows what becomes of
+// them and puts back what somebody removed. What it makes it removes again;
+// what it finds it leaves.
 //
 // All calls act in the network namespace of the thread that called New.
 package host
