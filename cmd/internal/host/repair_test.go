@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -234,7 +235,13 @@ func TestRepairPlainRoutes(t *testing.T) {
 // (fib_sync_down_dev): the link's own event does.
 func TestPlainRouteGoesWithItsLink(t *testing.T) {
 	h := newHost(t)
-	wire(t, "192.0.2.1/24")
+	// Without an IPv6 address, whose own event would do too.
+	lan0 := wire(t, "192.0.2.1/24")
+	setDown(t, "lan0")
+	if err := netlink.LinkSetIP6AddrGenMode(lan0, nl.IN6_ADDR_GEN_MODE_NONE); err != nil {
+		t.Fatal(err)
+	}
+	setUp(t, "lan0")
 	if err := h.SetupRoutes(plain[:1]); err != nil {
 		t.Fatal(err)
 	}
