@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
 	"overtap/encap"
@@ -391,4 +393,24 @@ func TestPortsTakeUnderlay(t *testing.T) {
 	if list, err := netlink.AddrList(by(t, "u1"), netlink.FAMILY_V4); err != nil || len(list) != 1 {
 		t.Errorf("addresses of u1: %v, %v", list, err)
 	}
+}
+
+// A bridge that is made again has the containers that were attached to the old
+// one.
+func TestBridgeDeletedUnderAttachment(t *testing.T) {
+	underlay(t)
+	ns := space(t, "c1")
+	r, _ := followed(t, twoNetworks, nil)
+	made, err := r.client.Attach(t.Context(), ns, attach.Request{
+		Network: "blue", Target: "c1", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.2/24")}})
+	do(t, err)
+	do(t, netlink.LinkDel(by(t, "br-blue")))
+	eventually(t, "the container on the new bridge", func() bool {
+		br, err := netlink.LinkByName("br-blue")
+		return err == nil && by(t, made.Veth).Attrs().MasterIndex == br.Attrs().Index
+	})
+	r.awaitReady(t)
+	_, err = r.client.Detach(t.Context(), ns, attach.Selector{Network: "blue", Target: "c1"})
+	do(t, err)
+	do(t, r.end(t))
 }
