@@ -166,6 +166,10 @@ func (f *fakeDaemon) Status() control.Status {
 		Workers:  2, SourcePorts: []uint16{49152, 49153},
 		Uplink: dataplane.UplinkInfo{Active: true, Device: "otup0", Sent: 7},
 	}
+	if !f.full {
+		s.Ready = false
+		s.Problems = []string{"the underlay's device eth0 is down: set it up"}
+	}
 	if f.full {
 		s.Networks = []control.NetworkStatus{{
 			NetworkInfo: dataplane.NetworkInfo{Network: "blue", VNI: 100, Port: 4789, Device: "vx-blue",

@@ -50,6 +50,9 @@ func printStatus(w io.Writer, s control.Status) error {
 		state = "not ready"
 	}
 	fmt.Fprintf(w, "overtap %s, pid %d: %s, up %v\n", s.Version, s.PID, state, time.Duration(s.Uptime)*time.Second)
+	for _, p := range s.Problems {
+		fmt.Fprintf(w, "          %s\n", strings.ReplaceAll(p, "\n", "\n          "))
+	}
 	fmt.Fprintf(w, "config    %s\n", s.Config)
 	on := ""
 	if s.Underlay.Device != "" {

@@ -26,6 +26,7 @@ type Config struct {
 	Engine   Engine
 	Log      Log
 	VXLAN    []VXLAN // in the order of the file
+	Routes   []Route // of this host, without encapsulation
 }
 
 // Underlay is the network that carries the outer packets.
@@ -91,6 +92,12 @@ type VXLAN struct {
 
 	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
+
+	Routes []Route  // by way of the bridge, or of the TAP where there is none
+	Ports  []string // further devices for the bridge
+	// PortsTake moves the addresses and routes of the ports to the bridge, and
+	// back at the end.
+	PortsTake bool
 
 	mtuAt Error // where the mtu is set, or missing, for what only Desired can tell
 }

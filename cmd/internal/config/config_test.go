@@ -96,7 +96,8 @@ tap = "vx-blue"
 mac = "02:42:C0:00:02:01"
 mtu = 1280
 bridge = "br-blue"
-ports = []
+ports = ["eth1", "eth2"]
+ports_take_addresses = true
 addresses = ["198.51.100.1/24", "2001:db8:1::1/64"]
 learning = false
 ageing = "0s"
@@ -125,6 +126,18 @@ reserved = "drop"
   mac  = "01:00:5e:01:01:01"
   peer = "2001:db8::4"
 
+  [[vxlan.route]]
+  prefix = "172.246.0.0/24"
+  via    = "172.246.0.0"
+
+  [[vxlan.route]]
+  prefix = "2001:db8:9::/64"
+  via    = "fe80::2"
+
+[[route]]
+prefix = "172.248.0.0/24"
+via    = "192.0.2.2"
+
 [[vxlan]]
 name = "red"
 vni = 0
@@ -151,11 +164,17 @@ tos = 0xb8
 				{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("2001:db8::3")},
 				{MAC: mustMAC(t, "01:00:5e:01:01:01"), Peer: addr("2001:db8::4")},
 			},
+			Ports: []string{"eth1", "eth2"}, PortsTake: true,
+			Routes: []Route{
+				{netip.MustParsePrefix("172.246.0.0/24"), addr("172.246.0.0")},
+				{netip.MustParsePrefix("2001:db8:9::/64"), addr("fe80::2")},
+			},
 		}, {
 			Name: "red", VNI: 0, Port: 4789, TAP: "red", MAC: defaultMAC("red", addr("2001:db8::1")),
 			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536,
 			Admit: dataplane.Admit{Any: true}, TTL: 64, TOS: dataplane.TOS{Value: 0xb8}, DF: true,
 		}},
+		Routes: []Route{{netip.MustParsePrefix("172.248.0.0/24"), addr("192.0.2.2")}},
 	}
 	if d := cmp.Diff(want, got, compare); d != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", d)
@@ -178,6 +197,9 @@ func TestAccepted(t *testing.T) {
 		"a group open to a prefix":    least + "group = \"239.1.1.1\"\nadmit = [\"192.0.2.0/24\"]\n",
 		"ageing in minutes":           least + "ageing = \"1h30m\"\n",
 		"empty arrays of tables":      least + "peer = []\nfdb = []\nneighbor = []\nroute = []\n",
+		"ports that take nothing":     least + "ports_take_addresses = false\n",
+		"a /32 and a route to itself": least + "addresses = [\"172.245.0.0/32\"]\n[[vxlan.route]]\nprefix = \"172.246.0.0/24\"\nvia = \"172.246.0.0\"\n",
+		"a port of another's bridge":  least + "bridge = \"br0\"\nports = [\"eth1\"]\n[[vxlan]]\nname = \"red\"\nvni = 101\nbridge = \"br0\"\nports = [\"eth2\"]\n",
 		"inline tables":               "underlay.address = \"192.0.2.1\"\nvxlan = [{ name = \"blue\", vni = 1, peer = [{ address = \"192.0.2.2\" }] }]\n",
 	} {
 		t.Run(name, func(t *testing.T) {

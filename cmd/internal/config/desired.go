@@ -18,14 +18,11 @@ import (
 // A network whose MTU the underlay cannot carry, or that is left with too small
 // a one, is a mistake; all of them are returned as Errors.
 func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) {
-	// No IP packet is larger, even where the device (the loopback one, say)
-	// would take it.
-	underlay = min(underlay, math.MaxUint16)
 	var d dataplane.Desired
 	var errs Errors
 	for i := range c.VXLAN {
 		v := &c.VXLAN[i]
-		mtu, err := v.overlayMTU(underlay, c.Underlay.Address)
+		mtu, err := v.OverlayMTU(underlay, c.Underlay.Address)
 		if err != nil {
 			e := v.mtuAt
 			e.Problem = err.Error()
@@ -48,8 +45,13 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 	return d, nil
 }
 
-// overlayMTU returns the network's MTU on an underlay of the given one.
-func (v *VXLAN) overlayMTU(underlay encap.UnderlayMTU, own netip.Addr) (encap.OverlayMTU, error) {
+// OverlayMTU returns the network's MTU on an underlay of the given MTU and of
+// our own address's family: what is configured, or derived. It is an error when
+// the underlay cannot carry it.
+func (v *VXLAN) OverlayMTU(underlay encap.UnderlayMTU, own netip.Addr) (encap.OverlayMTU, error) {
+	// No IP packet is larger, even where the device (the loopback one, say)
+	// would take it.
+	underlay = min(underlay, math.MaxUint16)
 	most, err := underlay.VXLANOverlay(own.Is6())
 	switch {
 	case err != nil:

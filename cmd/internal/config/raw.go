@@ -58,6 +58,7 @@ type rawVXLAN struct {
 	MTU        leaf[int64]   `toml:"mtu"`
 	Bridge     leaf[string]  `toml:"bridge"`
 	Ports      list          `toml:"ports" want:"a list of interface names, such as [\"eth1\"]"`
+	PortsTake  leaf[bool]    `toml:"ports_take_addresses"`
 	Addresses  list          `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/24\"]"`
 	Learning   leaf[bool]    `toml:"learning"`
 	Ageing     leaf[string]  `toml:"ageing" want:"a string with a unit, such as \"300s\""`

@@ -42,7 +42,8 @@ func (c *checker) config(raw *rawConfig) *Config {
 		c.ipip(&raw.IPIP[i], cfg.Underlay.Address, names)
 	}
 	c.bridges(raw, names)
-	c.routes(raw.Route)
+	c.portDevices(raw, names)
+	cfg.Routes = c.hostRoutes(raw.Route, cfg.Underlay.Address, names)
 	return cfg
 }
 

@@ -8,21 +8,12 @@ func (c *checker) unsupported(raw *rawConfig) {
 	for _, r := range raw.IPIP {
 		c.fail(r.at, problem+"leave the table out")
 	}
-	for _, r := range raw.Route {
-		c.fail(r.at, problem+"leave the table out")
-	}
 	for _, v := range raw.VXLAN {
 		for _, r := range v.Neighbor {
 			c.fail(r.at, problem+"leave the table out")
 		}
-		for _, r := range v.Route {
-			c.fail(r.at, problem+"leave the table out")
-		}
 		if v.Suppress.v {
 			c.fail(v.Suppress.at, problem+"want false")
-		}
-		if len(v.Ports.v) > 0 {
-			c.fail(v.Ports.at, problem+"want []")
 		}
 	}
 }

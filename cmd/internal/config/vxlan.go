@@ -31,6 +31,9 @@ type names struct {
 	networks map[string]*node
 	devices  map[string]*node // TAPs, TUNs and the underlay's
 	segments map[segment]*node
+	ports    map[string]*node // devices that join bridges
+	routes   map[netip.Prefix]*node
+	underlay string // the underlay's device, "" where none is named
 }
 
 // segment is what tells networks apart on the wire.
@@ -45,6 +48,9 @@ func newNames(underlay string, at *node) *names {
 		networks: make(map[string]*node),
 		devices:  make(map[string]*node),
 		segments: make(map[segment]*node),
+		ports:    make(map[string]*node),
+		routes:   make(map[netip.Prefix]*node),
+		underlay: underlay,
 	}
 	if underlay != "" {
 		n.devices[underlay] = at
@@ -83,9 +89,10 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 	v.Peers = c.peers(raw.Peer, own)
 	v.FDB = c.fdb(raw.FDB, v.MAC, own)
 	c.membersAdmitted(raw, &v)
-	c.bridgePorts(raw, &v)
+	v.Ports = c.bridgePorts(raw, &v, names)
+	v.PortsTake = raw.PortsTake.or(false)
 	c.neighbors(raw.Neighbor)
-	c.routes(raw.Route)
+	v.Routes = c.networkRoutes(raw, &v, own, names)
 	return v
 }
 

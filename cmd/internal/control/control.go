@@ -71,6 +71,7 @@ type Status struct {
 	Version     string   `json:"version"`
 	PID         int      `json:"pid"`
 	Ready       bool     `json:"ready"`
+	Problems    []string `json:"problems"` // why it is not ready
 	Uptime      uint64   `json:"uptime_seconds"`
 	Config      string   `json:"config"` // path of the file
 	Underlay    Underlay `json:"underlay"`

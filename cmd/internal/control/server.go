@@ -177,7 +177,8 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
-	s.SourcePorts, s.Networks, s.Attachments = notNil(s.SourcePorts), notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
+	s.Problems, s.SourcePorts = notNil(s.Problems), notNil(s.SourcePorts)
+	s.Networks, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		n.Addresses, n.Offloads = notNil(n.Addresses), notNil(n.Offloads)

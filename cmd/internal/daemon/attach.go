@@ -67,8 +67,9 @@ func (d *daemon) attachNetwork(n dataplane.Network) attach.Network {
 }
 
 func (d *daemon) attachNetworks() []attach.Network {
-	all := make([]attach.Network, 0, len(d.base.Networks))
-	for _, n := range d.base.Networks {
+	networks := d.networks()
+	all := make([]attach.Network, 0, len(networks))
+	for _, n := range networks {
 		all = append(all, d.attachNetwork(n))
 	}
 	return all

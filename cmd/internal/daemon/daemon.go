@@ -1,7 +1,7 @@
 // Package daemon is what `overtap run` does: it looks whether the
 // configuration can work on this host, starts the engine, sets the host up,
-// serves the control socket and the metrics, acts on the engine's events, and
-// takes everything down again.
+// serves the control socket and the metrics, acts on the engine's events and on
+// what happens to the host, and takes everything down again.
 package daemon
 
 import (
@@ -50,35 +50,46 @@ type Options struct {
 // daemon is a running one. It implements control.Daemon.
 type daemon struct {
 	Options
-	host    *host.Host
-	attach  *attach.Attacher
-	engine  Engine
-	mtu     encap.UnderlayMTU
-	started time.Time
-	ready   atomic.Bool
-	backoff time.Duration // before a repair is tried a second time
-	refused sync.Once     // the warning about segmentation
+	host      *host.Host
+	attach    *attach.Attacher
+	engine    current
+	mtu       atomic.Uint32 // the underlay's
+	started   time.Time
+	ready     readiness
+	backoff   time.Duration // before a repair is tried a second time
+	refused   sync.Once     // the warning about segmentation
+	link      int           // index of the underlay's link that the sockets were opened on
+	atStart   map[string]encap.OverlayMTU
+	restarted chan struct{} // delivers when another engine took over
 
 	mu     sync.Mutex        // held over every Apply
+	closed bool              // the engine is, until it is started anew
 	base   dataplane.Desired // what the configuration says
 	static static            // entries of the command line
 	lost   map[string]bool   // networks taken out until their repair
+}
+
+func newDaemon(o Options) *daemon {
+	return &daemon{
+		Options:   o,
+		started:   time.Now(),
+		backoff:   time.Second,
+		atStart:   make(map[string]encap.OverlayMTU),
+		restarted: make(chan struct{}, 1),
+		closed:    true,
+		static:    make(static),
+		lost:      make(map[string]bool),
+	}
 }
 
 // Run runs until ctx ends, and then returns nil when all was taken down
 // cleanly. Of a step that fails, what came before it is undone. It must run in
 // the network namespace that it serves, on every thread.
 func Run(ctx context.Context, o Options) (err error) {
-	d := &daemon{
-		Options: o,
-		started: time.Now(),
-		backoff: time.Second,
-		static:  make(static),
-		lost:    make(map[string]bool),
-	}
+	d := newDaemon(o)
 	var undo []func() error
 	defer func() {
-		d.ready.Store(false)
+		d.ready.stop()
 		for _, f := range slices.Backward(undo) {
 			err = errors.Join(err, f())
 		}
@@ -106,26 +117,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		undo = append(undo, func() error { return closed(web.Close()) })
 	}
 
-	d.engine, err = o.NewEngine(dataplane.Options{
-		Underlay:    o.Config.Underlay.Address,
-		Device:      o.Config.Underlay.Device,
-		Workers:     o.Config.Engine.Workers,
-		SourcePorts: o.Config.Engine.SourcePorts,
-		NoTunnelGSO: !o.Config.Engine.TunnelGSO || !o.Config.Engine.Offload,
-	})
-	if err != nil {
-		return fmt.Errorf("starting the engine: %w", err)
-	}
 	undo = append(undo, d.closeEngine)
-	if _, err := d.engine.Apply(d.base); err != nil {
-		return fmt.Errorf("applying the configuration: %w", err)
+	if err := d.startEngine(); err != nil {
+		return err
 	}
-
 	undo = append(undo, d.undoHost)
-	for _, n := range d.base.Networks {
-		if err := d.setupHost(n); err != nil {
-			return err
-		}
+	if err := d.setupAll(); err != nil {
+		return err
 	}
 	// Once more, so that a change under way ends before bridges are removed.
 	undo = append(undo, func() error { d.attach.Close(); return nil })
@@ -146,17 +144,18 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, socket, d, d.Log) })
 	if web != nil {
-		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.ready.Load})
+		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.ready.Ready})
 		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
 	}
 	g.Go(func() error { return d.host.Watch(ctx) })
 	g.Go(func() error { return d.events(ctx) })
+	g.Go(func() error { return d.follow(ctx) })
 
-	d.ready.Store(true)
+	d.ready.start()
 	d.Log.Info("ready",
 		"version", d.Version,
 		"underlay", d.Config.Underlay.Address,
-		"networks", len(d.base.Networks),
+		"networks", len(d.Config.VXLAN),
 		"socket", d.Config.Control.Socket)
 	notify(d.Log, "READY=1")
 	<-ctx.Done()
@@ -169,10 +168,10 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 // returns every obstacle that is known before anything is made.
 func (d *daemon) preflight() error {
 	c := d.Config
-	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device}
+	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device, Routes: hostRoutes(c.Routes)}
 	for i := range c.VXLAN {
 		v := &c.VXLAN[i]
-		plan.Networks = append(plan.Networks, host.Network{Name: v.Name, Device: v.TAP, Bridge: v.Bridge})
+		plan.Networks = append(plan.Networks, d.hostNetwork(dataplane.Network{Name: v.Name, Device: v.TAP}))
 		if !slices.Contains(plan.Ports, v.Port) {
 			plan.Ports = append(plan.Ports, v.Port)
 		}
@@ -182,13 +181,49 @@ func (d *daemon) preflight() error {
 		return err
 	}
 	errs := []error{d.host.Preflight(plan)}
-	var err error
-	if d.mtu, err = d.host.UnderlayMTU(c.Underlay.Address, c.Underlay.Device); err == nil {
+	if u, err := d.host.Underlay(c.Underlay.Address, c.Underlay.Device); err == nil {
 		// Else Preflight has said so.
-		d.base, err = c.Desired(d.mtu)
+		d.mtu.Store(uint32(u.MTU))
+		d.link = u.Index
+		d.base, err = c.Desired(u.MTU)
 		errs = append(errs, err)
 	}
+	for _, n := range d.base.Networks {
+		d.atStart[n.Name] = n.MTU
+	}
 	return errors.Join(errs...)
+}
+
+// setupAll sets the host up around the engine's TAPs.
+func (d *daemon) setupAll() error {
+	if err := d.setupNetworks(); err != nil {
+		return err
+	}
+	if err := d.host.SetupRoutes(hostRoutes(d.Config.Routes)); err != nil {
+		return fmt.Errorf("setting the host up: %w", err)
+	}
+	u, err := d.host.Underlay(d.Config.Underlay.Address, d.Config.Underlay.Device)
+	if err != nil {
+		return fmt.Errorf("setting the host up: %w", err)
+	}
+	if u.Index == d.link || !d.bound() {
+		d.link = u.Index
+		return nil
+	}
+	// A port lent the underlay address to its bridge.
+	if err := d.restartEngine(u); err != nil {
+		return err
+	}
+	return d.setupNetworks()
+}
+
+func (d *daemon) setupNetworks() error {
+	for _, n := range d.base.Networks {
+		if err := d.setupHost(n); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // listenMetrics opens the metrics listener; nil when there is none. The default
@@ -222,7 +257,19 @@ func (d *daemon) setupHost(n dataplane.Network) error {
 // hostNetwork is what the host shall look like around n's TAP.
 func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	v := d.vxlan(n.Name)
-	return host.Network{Name: n.Name, Device: n.Device, MTU: n.MTU, Bridge: v.Bridge, Addresses: v.Addresses}
+	return host.Network{
+		Name: n.Name, Device: n.Device, MTU: n.MTU,
+		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
+		Addresses: v.Addresses, Routes: hostRoutes(v.Routes),
+	}
+}
+
+func hostRoutes(routes []config.Route) []host.Route {
+	out := make([]host.Route, len(routes))
+	for i, r := range routes {
+		out[i] = host.Route{Prefix: r.Prefix, Via: r.Via}
+	}
+	return out
 }
 
 // vxlan is what the configuration says of a network that it has.
@@ -232,13 +279,6 @@ func (d *daemon) vxlan(name string) config.VXLAN {
 		return config.VXLAN{}
 	}
 	return d.Config.VXLAN[i]
-}
-
-func (d *daemon) closeEngine() error {
-	if err := d.engine.Close(); err != nil {
-		return fmt.Errorf("stopping the engine: %w", err)
-	}
-	return nil
 }
 
 func (d *daemon) undoHost() error {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -86,7 +87,12 @@ func underlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := netlink.LinkDel(veth); err != nil {
+		// By name: the test may have made it anew.
+		l, err := netlink.LinkByName("u1")
+		if err == nil {
+			err = netlink.LinkDel(l)
+		}
+		if err != nil {
 			t.Error(err)
 		}
 	})
@@ -267,6 +273,18 @@ func TestFailureUndoes(t *testing.T) {
 			// A name that only the kernel refuses.
 			o.Config.VXLAN[1].Bridge = "br/red"
 		}, "setting the host up: network red: creating the bridge br/red"},
+		{"port missing", func(_ *testing.T, _ *running, o *Options) {
+			o.Config.VXLAN[0].Ports = []string{"eth9"}
+		}, "network blue: the port eth9 does not exist"},
+		{"port that bears", func(_ *testing.T, _ *running, o *Options) {
+			o.Config.VXLAN[0].Ports = []string{"u1"}
+		}, "network blue: the port u1 carries the underlay address 192.0.2.1"},
+		{"next hop", func(_ *testing.T, _ *running, o *Options) {
+			o.Config.Routes = []config.Route{{Prefix: netip.MustParsePrefix("172.246.0.0/24"), Via: addr("203.0.113.9")}}
+		}, "the next hop of the route 172.246.0.0/24 via 203.0.113.9 cannot be reached"},
+		{"route taken", func(_ *testing.T, _ *running, o *Options) {
+			o.Config.VXLAN[0].Routes = []config.Route{{Prefix: netip.MustParsePrefix("192.0.2.0/24"), Via: addr("198.51.100.9")}}
+		}, "network blue: the route 192.0.2.0/24 via 198.51.100.9 would hide one that is there already, 192.0.2.0/24 dev u1 proto kernel"},
 		{"socket", func(t *testing.T, r *running, _ *Options) {
 			// The directory's place is taken by a file.
 			if err := os.WriteFile(filepath.Dir(r.socket), nil, 0o600); err != nil {

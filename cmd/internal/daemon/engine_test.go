@@ -41,6 +41,11 @@ func newFakeEngine(t *testing.T) *fakeEngine {
 func (e *fakeEngine) Apply(d dataplane.Desired) (dataplane.Diff, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	select {
+	case <-e.closed:
+		return dataplane.Diff{}, dataplane.ErrClosed
+	default:
+	}
 	if e.refuse != nil {
 		if err := e.refuse(d); err != nil {
 			return dataplane.Diff{}, err

@@ -47,7 +47,7 @@ func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 			return nil, err
 		}
 	}
-	return d.engine.FDB(network)
+	return d.engine.get().FDB(network)
 }
 
 // AddFDB implements control.Daemon.
@@ -68,7 +68,7 @@ func (d *daemon) AddFDB(e control.Entry) error {
 	}
 	old, had := own[e.MAC]
 	own[e.MAC] = e.Peer
-	if _, err := d.engine.Apply(d.desired()); err != nil {
+	if _, err := d.engine.get().Apply(d.desired()); err != nil {
 		if had {
 			own[e.MAC] = old
 		} else {
@@ -120,7 +120,7 @@ func (d *daemon) DeleteFDB(network string, mac encap.MAC) error {
 	own := d.static[n.Name]
 	if peer, ok := own[mac]; ok {
 		delete(own, mac)
-		if _, err := d.engine.Apply(d.desired()); err != nil {
+		if _, err := d.engine.get().Apply(d.desired()); err != nil {
 			own[mac] = peer
 			return fmt.Errorf("removing %s from network %s: %w", mac, n.Name, err)
 		}
@@ -144,7 +144,7 @@ func (d *daemon) FlushFDB(m control.Match) (int, error) {
 }
 
 func (d *daemon) flush(m dataplane.Match) (int, error) {
-	n, err := d.engine.Flush(m)
+	n, err := d.engine.get().Flush(m)
 	if err != nil {
 		return n, fmt.Errorf("flushing learned entries: %w", err)
 	}
@@ -153,9 +153,10 @@ func (d *daemon) flush(m dataplane.Match) (int, error) {
 
 // network returns the network of a name, as configured; for "" the only one.
 func (d *daemon) network(name string) (dataplane.Network, error) {
-	known := make([]string, 0, len(d.base.Networks))
-	for _, n := range d.base.Networks {
-		if n.Name == name || name == "" && len(d.base.Networks) == 1 {
+	all := d.networks()
+	known := make([]string, 0, len(all))
+	for _, n := range all {
+		if n.Name == name || name == "" && len(all) == 1 {
 			return n, nil
 		}
 		known = append(known, n.Name)

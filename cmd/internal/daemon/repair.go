@@ -26,7 +26,8 @@ func (d *daemon) events(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case ev := <-d.engine.Events():
+		case <-d.restarted: // there is another engine to listen to
+		case ev := <-d.engine.get().Events():
 			switch ev.Kind {
 			case dataplane.DeviceLost:
 				if time.Since(repaired[ev.Network]) < settled && !sleep(ctx, d.backoff) {
@@ -49,23 +50,35 @@ func (d *daemon) events(ctx context.Context) error {
 	}
 }
 
-// repair opens a network's device anew and sets the host up around it. It is an
-// error when that fails time after time, and nil when ctx ends before.
+// repair opens the device of a network that lost it anew.
 func (d *daemon) repair(ctx context.Context, ev dataplane.Event) error {
-	log := d.Log.With("network", ev.Network)
-	d.ready.Store(false)
+	if err := d.reopenPatiently(ctx, ev.Network, "its device was deleted, and opening it anew"); err != nil {
+		return err
+	}
+	if ctx.Err() == nil {
+		d.Log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost",
+			"network", ev.Network, "cause", ev.Err)
+	}
+	return nil
+}
+
+// reopenPatiently opens a network's device anew and sets the host up around it.
+// It is an error, which says what, when that fails time after time, and nil when
+// ctx ends before.
+func (d *daemon) reopenPatiently(ctx context.Context, network, what string) error {
+	about := "device of " + network
 	wait := d.backoff
 	for try := 1; ; try++ {
-		err := d.reopen(ev.Network)
+		d.ready.blame(about, "network "+network+": its device is being opened anew")
+		err := d.reopen(network)
 		if err == nil {
-			d.ready.Store(true)
-			log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost", "cause", ev.Err)
+			d.ready.clear(about)
 			return nil
 		}
 		if try == repairs {
-			return fmt.Errorf("network %s: its device was deleted, and opening it anew failed %d times: %w", ev.Network, repairs, err)
+			return fmt.Errorf("network %s: %s failed %d times: %w", network, what, repairs, err)
 		}
-		log.Debug("opening the network's device anew failed", "try", try, "err", err)
+		d.Log.Debug("opening the network's device anew failed", "network", network, "try", try, "err", err)
 		if !sleep(ctx, wait) {
 			return nil
 		}
@@ -82,20 +95,21 @@ func (d *daemon) reopen(network string) error {
 	if i < 0 {
 		return nil
 	}
+	if d.closed {
+		delete(d.lost, network) // the next engine will have it
+		return nil
+	}
 	d.lost[network] = true
-	if _, err := d.engine.Apply(d.desired()); err != nil {
+	if _, err := d.engine.get().Apply(d.desired()); err != nil {
 		return fmt.Errorf("taking the network out: %w", err)
 	}
 	delete(d.lost, network)
-	if _, err := d.engine.Apply(d.desired()); err != nil {
+	if _, err := d.engine.get().Apply(d.desired()); err != nil {
 		d.lost[network] = true
 		return fmt.Errorf("putting the network in again: %w", err)
 	}
 	if err := d.setupHost(d.base.Networks[i]); err != nil {
-		// Marked as lost, so that no other Apply keeps it; the next try takes
-		// it out.
-		d.lost[network] = true
-		return err
+		d.Log.Debug("setting the host up", "err", err) // Repair goes on
 	}
 	return nil
 }

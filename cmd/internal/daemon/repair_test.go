@@ -50,7 +50,9 @@ func TestDeviceLost(t *testing.T) {
 func quick(t *testing.T, networks string) (*running, *daemon) {
 	t.Helper()
 	r, o := prepare(t, networks)
-	d := &daemon{Options: o, engine: r.engine, backoff: 10 * time.Millisecond, static: make(static), lost: make(map[string]bool)}
+	d := newDaemon(o)
+	d.engine.set(r.engine)
+	d.closed, d.backoff = false, 10*time.Millisecond
 	var err error
 	if d.base, err = o.Config.Desired(1500); err != nil {
 		t.Fatal(err)

@@ -6,28 +6,30 @@ import (
 
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // Stats implements control.Daemon.
-func (d *daemon) Stats() dataplane.Stats { return d.engine.Stats() }
+func (d *daemon) Stats() dataplane.Stats { return d.engine.get().Stats() }
 
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
-	info := d.engine.Info()
+	info := d.engine.get().Info()
 	s := control.Status{
 		Version:     d.Version,
 		PID:         os.Getpid(),
-		Ready:       d.ready.Load(),
+		Ready:       d.ready.Ready(),
+		Problems:    d.ready.Problems(),
 		Uptime:      uint64(time.Since(d.started) / time.Second),
 		Config:      d.Path,
-		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: d.mtu},
+		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: encap.UnderlayMTU(d.mtu.Load())},
 		Workers:     info.Workers,
 		SourcePorts: info.Sources,
 		Uplink:      info.Uplink,
 		Networks:    make([]control.NetworkStatus, 0, len(info.Networks)),
 	}
 	counts := make(map[string]dataplane.NetworkStats)
-	for _, n := range d.engine.Stats().Networks {
+	for _, n := range d.engine.get().Stats().Networks {
 		counts[n.Network] = n
 	}
 	for _, n := range info.Networks {

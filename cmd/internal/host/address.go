@@ -12,21 +12,18 @@ import (
 
 // address puts a on the link unless it stands there already. With undo, Undo
 // removes it; on a TAP it goes with the TAP.
-func (h *Host) address(l netlink.Link, a netip.Prefix, undo bool) error {
+func (h *Host) address(l netlink.Link, a netip.Prefix, undo bool, p *pass) error {
 	name := l.Attrs().Name
 	have, err := h.addresses(l)
 	if err != nil {
 		return fmt.Errorf("listing the addresses of %s: %w", name, err)
 	}
 	for _, x := range have {
-		if p, ok := prefixOf(x.IPNet); ok && p == a {
+		if have, ok := prefixOf(x.IPNet); ok && have == a {
 			return nil
 		}
 	}
-	addr := &netlink.Addr{IPNet: &net.IPNet{
-		IP:   a.Addr().AsSlice(),
-		Mask: net.CIDRMask(a.Bits(), a.Addr().BitLen()),
-	}}
+	addr := &netlink.Addr{IPNet: ipNet(a)}
 	if a.Addr().Is6() {
 		// The configuration vouches for the address; without this it could not
 		// be bound for a second.
@@ -35,6 +32,7 @@ func (h *Host) address(l netlink.Link, a netip.Prefix, undo bool) error {
 	if err := h.nl.AddrAdd(l, addr); err != nil {
 		return fmt.Errorf("adding the address %s to %s: %w", a, name, err)
 	}
+	p.did("the address %s of %s", a, name)
 	if undo {
 		h.remember(fmt.Sprintf("removing the address %s from %s", a, name),
 			func() error { return h.nl.AddrDel(l, addr) })

@@ -17,55 +17,99 @@ import (
 // removes it in its place.
 const bridgeAlias = "overtap"
 
-// bridge returns n's bridge, made when missing, and up.
-func (h *Host) bridge(n Network) (netlink.Link, error) {
+// bridge returns n's bridge, made when missing, and up. One that was found and
+// is gone is left to who made it.
+func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	l, err := h.nl.LinkByName(n.Bridge)
 	switch {
 	case err == nil:
 		if l.Type() != "bridge" {
 			return nil, notABridge(n.Bridge, l.Type())
 		}
+	case gone(err) && !p.first() && !h.made[n.Bridge]:
+		return nil, fmt.Errorf("the bridge %s is gone, which was not made here: make it again", n.Bridge)
 	case gone(err):
 		if l, err = h.makeBridge(n); err != nil {
 			return nil, err
 		}
+		p.did("the bridge %s", n.Bridge)
 	default:
 		return nil, fmt.Errorf("looking for the bridge %s: %w", n.Bridge, err)
 	}
 
 	index := l.Attrs().Index
 	if l.Attrs().Alias == bridgeAlias {
+		h.made[n.Bridge] = true
 		h.remember("removing the bridge "+n.Bridge, func() error { return h.removeBridge(n.Bridge, index) })
 		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
 			if err := h.nl.LinkSetMTU(l, mtu); err != nil {
 				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 			}
+			p.did("the MTU of %s", n.Bridge)
 		}
-	} else if l.Attrs().RawFlags&unix.IFF_UP == 0 {
+	}
+	if p.was.bridge == index {
+		return l, nil // whoever took it down meanwhile meant it
+	}
+	if l.Attrs().Alias != bridgeAlias && l.Attrs().RawFlags&unix.IFF_UP == 0 {
 		h.remember("taking "+n.Bridge+" down again", func() error { return h.nl.LinkSetDown(l) })
 	}
-	return l, h.up(l)
+	if err := h.up(l); err != nil {
+		return nil, err
+	}
+	p.now.bridge = index
+	return l, nil
 }
 
-// bridgeMTU returns the least MTU of the networks that share n's bridge.
+// bridgeMTU returns the least MTU of the networks that share n's bridge; of one
+// that takes the addresses of its ports, the least of the ports', since the
+// underlay may be among them.
 func (h *Host) bridgeMTU(n Network) int {
-	mtu := n.MTU
+	mtu, ports := int(n.MTU), h.takenMTU(n)
 	for _, o := range h.networks {
 		if o.Bridge == n.Bridge && o.Name != n.Name {
-			mtu = min(mtu, o.MTU)
+			mtu = min(mtu, int(o.MTU))
+			ports = max(ports, h.takenMTU(o.Network))
 		}
 	}
-	return int(mtu)
+	if ports > 0 {
+		return ports
+	}
+	return mtu
+}
+
+// takenMTU returns the least MTU of n's ports when the bridge takes their
+// addresses, else 0.
+func (h *Host) takenMTU(n Network) int {
+	least := 0
+	if !n.PortsTake {
+		return 0
+	}
+	for _, name := range n.Ports {
+		if l, err := h.nl.LinkByName(name); err == nil && (least == 0 || l.Attrs().MTU < least) {
+			least = l.Attrs().MTU
+		}
+	}
+	return least
 }
 
 // makeBridge creates and marks n's bridge.
 func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = n.Bridge
-	attrs.MTU = int(n.MTU)
+	// An MTU that is changed holds; one given at creation falls and rises with
+	// the least of the ports' (br_change_mtu, br_mtu_auto_adjust).
+	mtu := h.bridgeMTU(n)
+	attrs.MTU = mtu + 1
 	// Without one of its own a bridge takes the lowest MAC of its ports and
 	// changes it as they come and go, to the confusion of every ARP cache.
 	attrs.HardwareAddr = hardwareAddr(BridgeMAC(n.Bridge, h.underlay))
+	if n.PortsTake {
+		// The addresses keep the MAC that the LAN knows them by.
+		if l, err := h.nl.LinkByName(n.Ports[0]); err == nil && len(l.Attrs().HardwareAddr) == encap.MACLen {
+			attrs.HardwareAddr = l.Attrs().HardwareAddr
+		}
+	}
 	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
 		return nil, fmt.Errorf("creating the bridge %s: %w", n.Bridge, err)
 	}
@@ -73,6 +117,10 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 	if err != nil {
 		return nil, fmt.Errorf("looking for the bridge %s just created: %w", n.Bridge, err)
 	}
+	if err := h.nl.LinkSetMTU(l, mtu); err != nil {
+		return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
+	}
+	l.Attrs().MTU = mtu
 	if err := h.nl.LinkSetAlias(l, bridgeAlias); err != nil {
 		return nil, fmt.Errorf("marking the bridge %s as ours: %w", n.Bridge, err)
 	}
@@ -91,28 +139,6 @@ func (h *Host) removeBridge(name string, index int) error {
 		return nil
 	}
 	return h.nl.LinkDel(l)
-}
-
-// port puts a further device on the bridge and brings it up.
-func (h *Host) port(name string, bridge netlink.Link) error {
-	l, err := h.nl.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("looking for the port %s: %w", name, err)
-	}
-	switch l.Attrs().MasterIndex {
-	case bridge.Attrs().Index:
-	case 0:
-		h.remember("releasing the port "+name, func() error { return h.nl.LinkSetNoMaster(l) })
-		if err := h.nl.LinkSetMaster(l, bridge); err != nil {
-			return fmt.Errorf("making %s a port of %s: %w", name, bridge.Attrs().Name, err)
-		}
-	default:
-		return portTaken(name, h.linkName(l.Attrs().MasterIndex))
-	}
-	if l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		h.remember("taking "+name+" down again", func() error { return h.nl.LinkSetDown(l) })
-	}
-	return h.up(l)
 }
 
 // linkName names the link of an index, or gives the index.
@@ -140,9 +166,4 @@ func hardwareAddr(m encap.MAC) net.HardwareAddr {
 
 func notABridge(name, kind string) error {
 	return fmt.Errorf("bridge %s: a link of this name exists and is no bridge but a %s: choose another name", name, kind)
-}
-
-func portTaken(name, master string) error {
-	return fmt.Errorf("the port %s already belongs to %s: release it with `ip link set %s nomaster`, or take it out of ports",
-		name, master, name)
 }

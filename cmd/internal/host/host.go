@@ -1,6 +1,7 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
-// their ports, addresses, queue lengths. What it makes it removes again; what
-// it finds it leaves.
+// their ports, addresses, routes, queue lengths. It follows what becomes of
+// them and puts back what somebody removed. What it makes it removes again;
+// what it finds it leaves.
 //
 // All calls act in the network namespace of the thread that called New.
 package host
@@ -9,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -33,7 +35,9 @@ type Network struct {
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
 	Ports     []string         // further devices for that bridge
+	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
+	Routes    []Route          // by way of the same; their next hops are taken to be on the link
 }
 
 // Host remembers what it made, so that Undo removes exactly that. Its methods
@@ -43,18 +47,46 @@ type Host struct {
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
 	underlay netip.Addr
+	marks    marks
 
-	mu       sync.Mutex
-	undo     []step            // in the order things were made
-	networks map[string]placed // set up, by name
-	done     map[string]bool   // keys of undo
+	mu         sync.Mutex
+	undo       []step            // in the order things were made
+	done       map[string]int    // index in undo, by what it is
+	networks   map[string]placed // set up, by name
+	made       map[string]bool   // bridges of this run, or of one that crashed
+	loans      map[string]*loan  // by port
+	routes     []Route           // plain ones
+	routeLinks map[int]bool      // indexes of the links they lead over
 }
 
-// placed is a network that was set up.
+// placed is a network that was set up, with the indexes of its links: a link
+// that was made anew has another.
 type placed struct {
 	Network
-	bridge int // index of its bridge; 0 = none
+	tap    int
+	bridge int            // 0 = none
+	ports  map[string]int // by name
 }
+
+// pass is one comparison of the host with what it shall look like.
+type pass struct {
+	was placed   // after the pass before; without links for the first
+	now placed   // a link is entered once it was brought up
+	put []string // what was made or set
+}
+
+func newPass(n Network, was placed) *pass {
+	p := &pass{was: was, now: was}
+	p.now.Network, p.now.ports = n, maps.Clone(was.ports)
+	if p.now.ports == nil {
+		p.now.ports = make(map[string]int)
+	}
+	return p
+}
+
+func (p *pass) first() bool { return p.was.tap == 0 }
+
+func (p *pass) did(format string, args ...any) { p.put = append(p.put, fmt.Sprintf(format, args...)) }
 
 // step is one thing to undo.
 type step struct {
@@ -79,8 +111,13 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 		raw:      map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: raw}},
 		log:      log,
 		underlay: underlay,
-		networks: make(map[string]placed),
-		done:     make(map[string]bool),
+		marks:    newMarks(),
+
+		networks:   make(map[string]placed),
+		done:       make(map[string]int),
+		made:       make(map[string]bool),
+		loans:      make(map[string]*loan),
+		routeLinks: make(map[int]bool),
 	}, nil
 }
 
@@ -92,63 +129,73 @@ func (h *Host) Close() {
 
 // Setup makes the host look as n says and brings the TAP up last. It compares
 // before it sets: on a host that looks so already it changes nothing. After an
-// error, Undo removes what the failed call made.
+// error, Undo removes what the failed call made; a network that was set up
+// before stays one, for Repair.
 func (h *Host) Setup(n Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	bridge, err := h.setup(n)
+	p := newPass(n, h.networks[n.Name])
+	err := h.setup(p)
 	if err != nil {
-		return fmt.Errorf("network %s: %w", n.Name, err)
+		err = fmt.Errorf("network %s: %w", n.Name, err)
+		if p.first() {
+			return err
+		}
+		h.marks.mark(n.Name) // Repair goes on from here
 	}
-	h.networks[n.Name] = placed{n, bridge}
-	return nil
+	h.networks[n.Name] = p.now
+	return err
 }
 
-// setup returns the index of the bridge, 0 for none.
-func (h *Host) setup(n Network) (int, error) {
+// setup makes one pass.
+func (h *Host) setup(p *pass) error {
+	n := p.now.Network
 	tap, err := h.nl.LinkByName(n.Device)
 	if err != nil {
-		return 0, fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
+		return fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
 	}
 	if tap.Attrs().MTU != int(n.MTU) {
 		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
-			return 0, fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
+			return fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
 		}
+		p.did("the MTU of %s", n.Device)
 	}
 	if tap.Attrs().TxQLen != txQueueLen {
 		if err := h.nl.LinkSetTxQLen(tap, txQueueLen); err != nil {
-			return 0, fmt.Errorf("setting the queue length of %s to %d: %w", n.Device, txQueueLen, err)
+			return fmt.Errorf("setting the queue length of %s to %d: %w", n.Device, txQueueLen, err)
 		}
+		p.did("the queue length of %s", n.Device)
 	}
 
-	carrier, bridge := tap, 0 // carrier of the addresses
+	carrier := tap // of the addresses
 	if n.Bridge != "" {
-		if carrier, err = h.bridge(n); err != nil {
-			return 0, err
+		if carrier, err = h.bridge(n, p); err != nil {
+			return err
 		}
-		if err := h.enslaveTAP(tap, carrier); err != nil {
-			return 0, err
+		if err := h.enslaveTAP(n, tap, carrier, p); err != nil {
+			return err
 		}
-		bridge = carrier.Attrs().Index
+	}
+	if index := carrier.Attrs().Index; carrier.Attrs().RawFlags&unix.IFF_UP == 0 && (index == p.was.bridge || index == p.was.tap) {
+		// Somebody took it down, and with it go routes and IPv6 addresses.
+		return fmt.Errorf("%s is down: set it up", carrier.Attrs().Name)
 	}
 	for _, a := range n.Addresses {
-		if err := h.address(carrier, a, n.Bridge != ""); err != nil {
-			return 0, err
+		if err := h.address(carrier, a, n.Bridge != "", p); err != nil {
+			return err
 		}
 	}
-	if err := h.up(tap); err != nil {
-		return 0, err
-	}
-	for _, p := range n.Ports {
-		if err := h.port(p, carrier); err != nil {
-			return 0, err
+	if p.was.tap != tap.Attrs().Index {
+		if err := h.up(tap); err != nil {
+			return err
 		}
+		p.now.tap = tap.Attrs().Index
 	}
-	return bridge, nil
+	return errors.Join(h.ports(n, carrier, p), h.networkRoutes(n, carrier, p))
 }
 
 // enslaveTAP makes the TAP a port of the bridge.
-func (h *Host) enslaveTAP(tap, bridge netlink.Link) error {
+func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
 	a := tap.Attrs()
 	if a.MasterIndex == bridge.Attrs().Index {
 		return nil
@@ -162,6 +209,41 @@ func (h *Host) enslaveTAP(tap, bridge netlink.Link) error {
 	}
 	if err := h.nl.LinkSetMaster(tap, bridge); err != nil {
 		return fmt.Errorf("making %s a port of %s: %w", a.Name, bridge.Attrs().Name, err)
+	}
+	p.did("the port %s of %s", a.Name, bridge.Attrs().Name)
+	return h.keepMTU(n, bridge)
+}
+
+// keepMTU undoes what the TAP does to the MTU of a bridge that was found: it
+// falls to the least of its ports' (br_mtu_auto_adjust). A bridge that the
+// underlay runs over must not, or the TAP's would be derived from its own.
+func (h *Host) keepMTU(n Network, bridge netlink.Link) error {
+	a := bridge.Attrs()
+	if a.Alias == bridgeAlias {
+		return nil
+	}
+	want := h.takenMTU(n)
+	list, err := h.addresses(bridge)
+	if err != nil {
+		return fmt.Errorf("listing the addresses of %s: %w", a.Name, err)
+	}
+	for _, x := range list {
+		if p, ok := prefixOf(x.IPNet); ok && p.Addr() == h.underlay.WithZone("") {
+			want = max(want, a.MTU)
+		}
+	}
+	now, err := h.nl.LinkByIndex(a.Index)
+	if err != nil {
+		return fmt.Errorf("looking for the bridge %s: %w", a.Name, err)
+	}
+	if want <= now.Attrs().MTU {
+		return nil
+	}
+	if want != a.MTU {
+		h.remember("setting the MTU of "+a.Name+" back", func() error { return h.nl.LinkSetMTU(bridge, a.MTU) })
+	}
+	if err := h.nl.LinkSetMTU(bridge, want); err != nil {
+		return fmt.Errorf("setting the MTU of %s to %d: %w", a.Name, want, err)
 	}
 	return nil
 }
@@ -177,19 +259,20 @@ func (h *Host) up(l netlink.Link) error {
 	return nil
 }
 
-// remember puts a step on the list of what Undo does, once per key: what is
-// set up a second time was made only once.
+// remember puts a step on the list of what Undo does. What is made a second
+// time, because somebody removed it, is undone once, as it stands by then.
 func (h *Host) remember(what string, do func() error) {
-	if h.done[what] {
+	if i, ok := h.done[what]; ok {
+		h.undo[i].do = do
 		return
 	}
-	h.done[what] = true
+	h.done[what] = len(h.undo)
 	h.undo = append(h.undo, step{what, do})
 }
 
-// Undo removes what Setup made, the last first, and forgets it. It goes on
-// after an error and returns all of them. What was done to a TAP goes with the
-// TAP, when the engine closes it.
+// Undo removes what Setup and SetupRoutes made, the last first, and forgets it.
+// It goes on after an error and returns all of them. What was done to a TAP goes
+// with the TAP, when the engine closes it.
 func (h *Host) Undo() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -200,14 +283,16 @@ func (h *Host) Undo() error {
 			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
 		}
 	}
-	h.undo = nil
+	h.undo, h.routes = nil, nil
 	clear(h.done)
 	clear(h.networks)
+	clear(h.made)
+	clear(h.loans)
 	return errors.Join(errs...)
 }
 
 // gone reports whether err says that the object does not exist.
 func gone(err error) bool {
 	var nf netlink.LinkNotFoundError
-	return errors.As(err, &nf) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL)
+	return errors.As(err, &nf) || errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.ESRCH)
 }

@@ -26,6 +26,7 @@ type Plan struct {
 	Device   string     // the underlay's device; "" = any
 	Ports    []uint16   // UDP ports to bind on the underlay address
 	Networks []Network
+	Routes   []Route // plain ones
 }
 
 // Preflight looks whether p can work and returns every obstacle at once, each
@@ -33,7 +34,7 @@ type Plan struct {
 // network namespace of the thread that called New.
 func (h *Host) Preflight(p Plan) error {
 	errs := []error{checkNetAdmin(), checkTun(p.Tun)}
-	if err := h.checkUnderlay(p.Underlay, p.Device); err != nil {
+	if _, err := h.Underlay(p.Underlay, p.Device); err != nil {
 		errs = append(errs, err)
 	} else {
 		for _, port := range p.Ports {
@@ -41,10 +42,11 @@ func (h *Host) Preflight(p Plan) error {
 		}
 	}
 	for _, n := range p.Networks {
-		if err := h.checkNetwork(n); err != nil {
+		if err := h.checkNetwork(p, n); err != nil {
 			errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
 		}
 	}
+	errs = append(errs, h.checkRoutes(p))
 	return errors.Join(errs...)
 }
 
@@ -76,8 +78,9 @@ func checkTun(path string) error {
 	}
 }
 
-// checkNetwork looks for names that are taken and ports that are missing.
-func (h *Host) checkNetwork(n Network) error {
+// checkNetwork looks for names and routes that are taken and ports that are
+// missing or not to be had.
+func (h *Host) checkNetwork(p Plan, n Network) error {
 	var errs []error
 	if l, err := h.nl.LinkByName(n.Device); err == nil {
 		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for tap",
@@ -96,16 +99,7 @@ func (h *Host) checkNetwork(n Network) error {
 			errs = append(errs, fmt.Errorf("looking for %s: %w", n.Bridge, err))
 		}
 	}
-	for _, p := range n.Ports {
-		switch l, err := h.nl.LinkByName(p); {
-		case gone(err):
-			errs = append(errs, fmt.Errorf("the port %s does not exist: create it first, or take it out of ports", p))
-		case err != nil:
-			errs = append(errs, fmt.Errorf("looking for %s: %w", p, err))
-		case l.Attrs().MasterIndex != 0 && l.Attrs().MasterIndex != bridge:
-			errs = append(errs, portTaken(p, h.linkName(l.Attrs().MasterIndex)))
-		}
-	}
+	errs = append(errs, h.checkPorts(p, n, bridge), h.checkNetworkRoutes(n, bridge))
 	return errors.Join(errs...)
 }
 

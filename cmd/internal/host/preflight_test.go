@@ -122,19 +122,19 @@ func TestPreflightWithoutCapability(t *testing.T) {
 	check(t, <-err, []string{"CAP_NET_ADMIN is missing", "--cap-add NET_ADMIN"})
 }
 
-func TestUnderlayMTU(t *testing.T) {
+func TestUnderlay(t *testing.T) {
 	h := newHost(t)
 	plan(t)
 	if err := netlink.LinkSetMTU(link(t, "u1"), 9000); err != nil {
 		t.Fatal(err)
 	}
-	if mtu, err := h.UnderlayMTU(underlay, ""); err != nil || mtu != 9000 {
-		t.Errorf("by address: %d, %v", mtu, err)
+	if u, err := h.Underlay(underlay, ""); err != nil || u.MTU != 9000 || u.Name != "u1" || !u.Up {
+		t.Errorf("by address: %+v, %v", u, err)
 	}
-	if mtu, err := h.UnderlayMTU(underlay, "u2"); err != nil || mtu != 1500 {
-		t.Errorf("by device: %d, %v", mtu, err)
+	if u, err := h.Underlay(underlay, "u2"); err != nil || u.MTU != 1500 || u.Index != link(t, "u2").Attrs().Index {
+		t.Errorf("by device: %+v, %v", u, err)
 	}
-	_, err := h.UnderlayMTU(netip.MustParseAddr("192.0.2.77"), "")
+	_, err := h.Underlay(netip.MustParseAddr("192.0.2.77"), "")
 	check(t, err, []string{"is not on this host"})
 }
 

@@ -6,29 +6,36 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"overtap/encap"
 )
 
-// UnderlayMTU returns the MTU of the link that the underlay runs over: the
-// device when it is named, else the link that carries the address.
-func (h *Host) UnderlayMTU(addr netip.Addr, device string) (encap.UnderlayMTU, error) {
-	l, err := h.underlayLink(addr, device)
-	if err != nil {
-		return 0, err
-	}
-	return encap.UnderlayMTU(l.Attrs().MTU), nil
+// Underlay is the link that the underlay runs over, as it is now.
+type Underlay struct {
+	Name  string
+	Index int // another one when the device was made anew
+	MTU   encap.UnderlayMTU
+	Up    bool // not taken down
 }
 
-// checkUnderlay looks for the address and the device.
-func (h *Host) checkUnderlay(addr netip.Addr, device string) error {
-	if _, err := h.underlayLink(addr, device); err != nil || device == "" {
-		return err
+// Underlay looks for the link: the device when it is named, else the one that
+// carries the address. It is an error when either is missing. Watch follows
+// what was looked for last.
+func (h *Host) Underlay(addr netip.Addr, device string) (Underlay, error) {
+	l, err := h.underlayLink(addr, device)
+	if err == nil && device != "" {
+		// The address may stand on another link (a loopback address that
+		// routing makes known), but it must be here.
+		_, err = h.underlayLink(addr, "")
 	}
-	// With a device, the address may stand on another link (a loopback
-	// address that routing makes known), but it must be here.
-	_, err := h.underlayLink(addr, "")
-	return err
+	if err != nil {
+		h.marks.underlay(device, 0)
+		return Underlay{}, err
+	}
+	a := l.Attrs()
+	h.marks.underlay(device, a.Index)
+	return Underlay{Name: a.Name, Index: a.Index, MTU: encap.UnderlayMTU(a.MTU), Up: a.RawFlags&unix.IFF_UP != 0}, nil
 }
 
 func (h *Host) underlayLink(addr netip.Addr, device string) (netlink.Link, error) {

@@ -4,34 +4,145 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
-// Watch keeps the bridges' forwarding tables honest until ctx ends, and then
-// returns nil.
-//
-// The TAP's port learns like any other, so that a bridge does not flood what is
-// bound for remote containers to all local ones. The price is that a container
-// that moves here without speaking would be sent to its old host until the
-// bridge's entry ages (300 s). So when a port joins the bridge, or its link
-// comes up, the entries learned on the TAP's port are flushed: the next frame to
-// the container is flooded and finds it. For the move away nothing is needed:
-// the kernel flushes a leaving port's entries itself (br_del_if).
+// wantsRoutes reports whether there is any route to follow. Without one the
+// events of a router's table, which may be many, are not asked for.
+func (h *Host) wantsRoutes() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.routes) > 0 {
+		return true
+	}
+	for _, n := range h.networks {
+		if len(n.Routes) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// subscription is one to the kernel's events. A channel that closes is the end
+// of it.
+type subscription struct {
+	links  chan netlink.LinkUpdate
+	addrs  chan netlink.AddrUpdate
+	routes chan netlink.RouteUpdate // nil = not asked for
+	failed chan error               // why, at the end
+	done   chan struct{}
+}
+
+// eventBuffer is what a socket may hold of events, in bytes, before it loses
+// some (ENOBUFS).
+const eventBuffer = 1 << 20
+
+func subscribe(routes bool) (_ *subscription, err error) {
+	s := &subscription{failed: make(chan error, 1), done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			s.end()
+		}
+	}()
+	fail := func(err error) {
+		select {
+		case s.failed <- err:
+		default:
+		}
+	}
+	links, addrs := make(chan netlink.LinkUpdate, 64), make(chan netlink.AddrUpdate, 64)
+	if err := netlink.LinkSubscribeWithOptions(links, s.done, netlink.LinkSubscribeOptions{
+		ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
+	}); err != nil {
+		return nil, fmt.Errorf("subscribing to link events: %w", err)
+	}
+	s.links = links
+	if err := netlink.AddrSubscribeWithOptions(addrs, s.done, netlink.AddrSubscribeOptions{
+		ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
+	}); err != nil {
+		return nil, fmt.Errorf("subscribing to address events: %w", err)
+	}
+	s.addrs = addrs
+	if !routes {
+		return s, nil
+	}
+	updates := make(chan netlink.RouteUpdate, 64)
+	if err := netlink.RouteSubscribeWithOptions(updates, s.done, netlink.RouteSubscribeOptions{
+		ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
+	}); err != nil {
+		return nil, fmt.Errorf("subscribing to route events: %w", err)
+	}
+	s.routes = updates
+	return s, nil
+}
+
+// end closes the sockets and waits for those who read them.
+func (s *subscription) end() {
+	close(s.done)
+	drain(s.links)
+	drain(s.addrs)
+	drain(s.routes)
+}
+
+func drain[T any](c chan T) {
+	if c == nil {
+		return
+	}
+	for range c {
+	}
+}
+
+// why is what ended the subscription.
+func (s *subscription) why() error {
+	select {
+	case err := <-s.failed:
+		return err
+	default:
+		return errors.New("a subscription ended")
+	}
+}
+
+// follow hands on events until the subscription breaks or ctx ends.
+func (h *Host) follow(ctx context.Context, s *subscription, ports map[int]port) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case u, ok := <-s.links:
+			if !ok {
+				return s.why()
+			}
+			h.event(ports, u)
+		case u, ok := <-s.addrs:
+			if !ok {
+				return s.why()
+			}
+			h.addressChanged(u)
+		case u, ok := <-s.routes:
+			if !ok {
+				return s.why()
+			}
+			h.routeChanged(u)
+		}
+	}
+}
+
+// Watch follows the kernel's events until ctx ends, and then returns nil. What
+// they touch is told by Changed and Affected; what they say of the ports of a
+// bridge is acted upon here (flush.go).
 //
 // It must run in the network namespace of the thread that called New.
 func (h *Host) Watch(ctx context.Context) error {
 	for {
-		err := h.watch(ctx)
+		err := h.watchOnce(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		// ENOBUFS, mostly: events were lost. What joined meanwhile is found by
+		// ENOBUFS, mostly: events were lost. What happened meanwhile is found by
 		// starting over.
-		h.log.Debug("link events interrupted, subscribing again", "err", err)
+		h.log.Debug("events interrupted, subscribing again", "err", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -40,33 +151,15 @@ func (h *Host) Watch(ctx context.Context) error {
 	}
 }
 
-// port is what Watch knows of a link.
-type port struct {
-	master  int
-	running bool
-}
-
-// watch subscribes once and follows the events until the subscription breaks.
-func (h *Host) watch(ctx context.Context) error {
-	events := make(chan netlink.LinkUpdate, 64)
-	done := make(chan struct{})
-	var failed error
-	err := netlink.LinkSubscribeWithOptions(events, done, netlink.LinkSubscribeOptions{
-		ErrorCallback:          func(err error) { failed = err },
-		ReceiveBufferSize:      1 << 20,
-		ReceiveBufferForceSize: false,
-	})
+// watchOnce subscribes once and follows the events until that breaks.
+func (h *Host) watchOnce(ctx context.Context) error {
+	s, err := subscribe(h.wantsRoutes())
 	if err != nil {
-		close(done)
-		return fmt.Errorf("subscribing to link events: %w", err)
+		return err
 	}
-	defer func() {
-		close(done)
-		for range events { // until the subscriber has gone
-		}
-	}()
+	defer s.end()
 
-	// After the subscription, so that no join falls between.
+	// After the subscription, so that nothing falls between.
 	ports := make(map[int]port)
 	links, err := h.links()
 	if err != nil {
@@ -77,106 +170,9 @@ func (h *Host) watch(ctx context.Context) error {
 		h.checkMTU(l)
 	}
 	h.flushAll()
-
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case u, ok := <-events:
-			if !ok {
-				return failed
-			}
-			h.event(ports, u)
-		}
-	}
-}
-
-// event follows one link event and flushes when it is a port that joined.
-func (h *Host) event(ports map[int]port, u netlink.LinkUpdate) {
-	// The bridge tells of its ports in messages of its own (AF_BRIDGE), beside
-	// the link's. One source suffices.
-	if u.IfInfomsg.Family != unix.AF_UNSPEC {
-		return
-	}
-	index := int(u.Index)
-	if u.Header.Type == unix.RTM_DELLINK {
-		delete(ports, index)
-		return
-	}
-	was, is := ports[index], portOf(u.Link)
-	ports[index] = is
-	joined := is.master != 0 && (is.master != was.master || is.running && !was.running)
-	if !joined {
-		return
-	}
-	if is.master != was.master {
-		h.checkMTU(u.Link)
-	}
-	for _, n := range h.on(is.master) {
-		if n.Device != u.Attrs().Name {
-			h.flush(n, h.log.With("joined", u.Attrs().Name))
-		}
-	}
-}
-
-func portOf(l netlink.Link) port {
-	a := l.Attrs()
-	return port{master: a.MasterIndex, running: a.RawFlags&unix.IFF_RUNNING != 0}
-}
-
-// on returns the networks set up on a bridge.
-func (h *Host) on(bridge int) []Network {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	var all []Network
-	for _, n := range h.networks {
-		if n.bridge != 0 && n.bridge == bridge {
-			all = append(all, n.Network)
-		}
-	}
-	return all
-}
-
-// flushAll flushes the TAPs' ports of every bridge.
-func (h *Host) flushAll() {
-	h.mu.Lock()
-	var all []Network
-	for _, n := range h.networks {
-		if n.bridge != 0 {
-			all = append(all, n.Network)
-		}
-	}
+	all := h.subjects()
 	h.mu.Unlock()
-	for _, n := range all {
-		h.flush(n, h.log)
-	}
-}
-
-// flush flushes the port of n's TAP.
-func (h *Host) flush(n Network, log *slog.Logger) {
-	log = log.With("network", n.Name, "device", n.Device)
-	l, err := h.nl.LinkByName(n.Device)
-	if err == nil {
-		err = h.flushPort(l.Attrs().Index)
-	}
-	switch {
-	case err == nil:
-		log.Debug("bridge entries of the TAP's port flushed")
-	case gone(err), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EINVAL):
-		// The TAP is gone or no port any more (br_setlink): nothing to flush.
-		log.Debug("no bridge port to flush", "err", err)
-	default:
-		log.Warn("cannot flush the bridge entries of the TAP's port: a container that moved here may be unreachable until they age", "err", err)
-	}
-}
-
-// checkMTU names a port that sends frames larger than its network carries: the
-// TAP's MTU does not set the containers'.
-func (h *Host) checkMTU(l netlink.Link) {
-	for _, n := range h.on(l.Attrs().MasterIndex) {
-		if l.Attrs().Name != n.Device && l.Attrs().MTU > int(n.MTU) {
-			h.log.Warn("a bridge port's MTU is above the network's: its larger frames will be dropped; set the MTU of both its ends",
-				"network", n.Name, "port", l.Attrs().Name, "mtu", l.Attrs().MTU, "want", n.MTU)
-		}
-	}
+	h.marks.mark(all...)
+	return h.follow(ctx, s, ports)
 }

@@ -1,0 +1,85 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+
+	"overtap/cmd/internal/host"
+	"overtap/dataplane"
+)
+
+// current is the engine that runs. Another takes its place when the underlay's
+// device was made anew.
+type current struct{ p atomic.Pointer[Engine] }
+
+func (c *current) get() Engine  { return *c.p.Load() }
+func (c *current) set(e Engine) { c.p.Store(&e) }
+
+// startEngine starts an engine and gives it what it shall do. The caller holds
+// mu, or is alone.
+func (d *daemon) startEngine() error {
+	e, err := d.NewEngine(dataplane.Options{
+		Underlay:    d.Config.Underlay.Address,
+		Device:      d.Config.Underlay.Device,
+		Workers:     d.Config.Engine.Workers,
+		SourcePorts: d.Config.Engine.SourcePorts,
+		NoTunnelGSO: !d.Config.Engine.TunnelGSO || !d.Config.Engine.Offload,
+	})
+	if err != nil {
+		return fmt.Errorf("starting the engine: %w", err)
+	}
+	if _, err := e.Apply(d.desired()); err != nil {
+		return errors.Join(fmt.Errorf("applying the configuration: %w", err), e.Close())
+	}
+	d.engine.set(e)
+	d.closed = false
+	return nil
+}
+
+// restartEngine opens every socket and TAP anew on the link that the underlay
+// runs over by now. After an error the engine is closed.
+func (d *daemon) restartEngine(u host.Underlay) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closed {
+		d.closed = true
+		if err := d.engine.get().Close(); err != nil {
+			d.Log.Warn("closing the engine", "err", err)
+		}
+	}
+	if err := d.startEngine(); err != nil {
+		return err
+	}
+	d.link = u.Index
+	select {
+	case d.restarted <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// bound reports whether sockets hold on to the underlay's link and not to its
+// address alone: by SO_BINDTODEVICE, or by membership in a multicast group.
+func (d *daemon) bound() bool {
+	if d.Config.Underlay.Device != "" {
+		return true
+	}
+	for i := range d.Config.VXLAN {
+		if d.Config.VXLAN[i].Group.IsValid() {
+			return true
+		}
+	}
+	return false
+}
+
+func (d *daemon) closeEngine() error {
+	if d.closed {
+		return nil
+	}
+	d.closed = true
+	if err := d.engine.get().Close(); err != nil {
+		return fmt.Errorf("stopping the engine: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,274 @@
+package host
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// loan is what a port carried before its bridge took it over, and gets back.
+type loan struct {
+	addrs  []netlink.Addr
+	routes []netlink.Route
+	bridge int    // index of the bridge that has it all; 0 = still on its way
+	of     string // the bridge's name
+	// rest: what the bridge got meanwhile, of a lease say, goes to this port.
+	rest bool
+	// own is what the bridge had before any loan, or has by the configuration.
+	own map[string]bool
+}
+
+// borrow notes what the port carries, before it joins the bridge.
+func (h *Host) borrow(n Network, port, bridge netlink.Link) error {
+	name := port.Attrs().Name
+	addrs, err := h.lentAddresses(port)
+	if err != nil {
+		return err
+	}
+	routes, err := h.lentRoutes(port)
+	if err != nil {
+		return err
+	}
+	if ln := h.loans[name]; ln != nil {
+		// The bridge was made anew, and the port was released by the end of the
+		// old one; or it is another device now.
+		if len(addrs)+len(routes) > 0 {
+			ln.addrs, ln.routes, ln.bridge = append(ln.addrs, addrs...), append(ln.routes, routes...), 0
+		}
+		return nil
+	}
+	own, err := h.ownOf(n, bridge)
+	if err != nil {
+		return err
+	}
+	h.loans[name] = &loan{addrs: addrs, routes: routes, of: n.Bridge, rest: !h.lends(n.Bridge), own: own}
+	h.remember("giving the addresses and routes of "+name+" back", func() error {
+		return h.giveBack(name)
+	})
+	return nil
+}
+
+// lends reports whether ports lent the bridge anything.
+func (h *Host) lends(bridge string) bool {
+	for _, ln := range h.loans {
+		if ln.of == bridge {
+			return true
+		}
+	}
+	return false
+}
+
+// takeOver makes what a run that crashed left on its own bridge the loan of the
+// network's first port, so that it goes back there with the bridge's end.
+func (h *Host) takeOver(n Network, name string, bridge netlink.Link) error {
+	if bridge.Attrs().Alias != bridgeAlias || name != n.Ports[0] || h.loans[name] != nil {
+		return nil
+	}
+	h.loans[name] = &loan{bridge: bridge.Attrs().Index, of: n.Bridge, rest: true, own: h.configured(n)}
+	h.remember("giving the addresses and routes of "+name+" back", func() error {
+		return h.giveBack(name)
+	})
+	return nil
+}
+
+// lend moves what the port carried to the bridge, unless it is there.
+func (h *Host) lend(name string, bridge netlink.Link) error {
+	ln := h.loans[name]
+	if ln == nil || ln.bridge == bridge.Attrs().Index {
+		return nil
+	}
+	port, err := h.nl.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("looking for the port %s: %w", name, err)
+	}
+	if err := h.move(ln.addrs, ln.routes, port, bridge); err != nil {
+		return err
+	}
+	ln.bridge = bridge.Attrs().Index
+	if len(ln.addrs) > 0 {
+		h.log.Info("the port's addresses and routes moved to the bridge", "port", name, "bridge", bridge.Attrs().Name,
+			"addresses", len(ln.addrs), "routes", len(ln.routes))
+	}
+	return nil
+}
+
+// giveBack moves to the port what is its own on the bridge by now: a lease may
+// have been renewed, a route changed. Of a bridge that is gone it is what there
+// was at first.
+func (h *Host) giveBack(name string) error {
+	ln := h.loans[name]
+	delete(h.loans, name)
+	port, err := h.nl.LinkByName(name)
+	if err != nil {
+		if len(ln.addrs) > 0 {
+			h.log.Warn("the port is gone, and so are the addresses that it should get back", "port", name)
+		}
+		return err
+	}
+	addrs, routes := ln.addrs, ln.routes
+	br, err := h.nl.LinkByName(ln.of)
+	if err != nil {
+		return h.move(addrs, routes, nil, port)
+	}
+	hasAddrs, err := h.lentAddresses(br)
+	if err != nil {
+		return err
+	}
+	hasRoutes, err := h.lentRoutes(br)
+	if err != nil {
+		return err
+	}
+	mine := func(key string, lent bool) bool { return lent || ln.rest && !ln.own[key] && !h.lent(key) }
+	hasAddrs = slices.DeleteFunc(hasAddrs, func(a netlink.Addr) bool {
+		return !mine(addrKey(a), slices.ContainsFunc(ln.addrs, a.Equal))
+	})
+	hasRoutes = slices.DeleteFunc(hasRoutes, func(r netlink.Route) bool {
+		key := routeKey(r)
+		return r.Protocol == RouteProtocol || !mine(key, slices.ContainsFunc(ln.routes, func(x netlink.Route) bool { return routeKey(x) == key }))
+	})
+	if ln.bridge != 0 {
+		addrs, routes = hasAddrs, hasRoutes
+	}
+	return h.move(addrs, routes, br, port)
+}
+
+// lent reports whether a port lent it that has not got it back.
+func (h *Host) lent(key string) bool {
+	for _, ln := range h.loans {
+		if slices.ContainsFunc(ln.addrs, func(a netlink.Addr) bool { return addrKey(a) == key }) ||
+			slices.ContainsFunc(ln.routes, func(r netlink.Route) bool { return routeKey(r) == key }) {
+			return true
+		}
+	}
+	return false
+}
+
+// move takes addresses and routes from one link, which may be nil, and gives
+// them to another. What is gone already, or there already, is no error.
+func (h *Host) move(addrs []netlink.Addr, routes []netlink.Route, from, to netlink.Link) error {
+	if from != nil {
+		for _, r := range routes {
+			r.LinkIndex = from.Attrs().Index
+			if err := h.nl.RouteDel(&r); err != nil && !gone(err) {
+				return fmt.Errorf("removing the route %s from %s: %w", r.Dst, from.Attrs().Name, err)
+			}
+		}
+		// Backwards: secondary addresses go with their primary one
+		// (__inet_del_ifa).
+		for _, a := range slices.Backward(addrs) {
+			a.Label = ""
+			if err := h.nl.AddrDel(from, &a); err != nil && !gone(err) {
+				return fmt.Errorf("removing the address %s from %s: %w", a.IPNet, from.Attrs().Name, err)
+			}
+		}
+	}
+	for _, a := range addrs {
+		a.Label = "" // begins with the link's name
+		a.Flags &= unix.IFA_F_NOPREFIXROUTE | unix.IFA_F_HOMEADDRESS
+		if a.IP.To4() == nil {
+			a.Flags |= unix.IFA_F_NODAD // it was found to be ours on this very wire
+		}
+		if err := h.nl.AddrAdd(to, &a); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("adding the address %s to %s: %w", a.IPNet, to.Attrs().Name, err)
+		}
+	}
+	// First those on the link: the others' gateways are found by them.
+	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return cmp.Compare(len(a.Gw), len(b.Gw)) })
+	for _, r := range routes {
+		r.LinkIndex = to.Attrs().Index
+		r.Flags &= unix.RTNH_F_ONLINK
+		if err := h.nl.RouteAdd(&r); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("adding the route %s to %s: %w", r.Dst, to.Attrs().Name, err)
+		}
+	}
+	return nil
+}
+
+// lentAddresses lists the addresses of a link that may move: an IPv6 link-local
+// one belongs to its link.
+func (h *Host) lentAddresses(l netlink.Link) ([]netlink.Addr, error) {
+	list, err := h.addresses(l)
+	if err != nil {
+		return nil, fmt.Errorf("listing the addresses of %s: %w", l.Attrs().Name, err)
+	}
+	return slices.DeleteFunc(list, func(a netlink.Addr) bool {
+		return a.IP.To4() == nil && a.IP.IsLinkLocalUnicast()
+	}), nil
+}
+
+// lentRoutes lists the routes over a link that may move.
+func (h *Host) lentRoutes(l netlink.Link) ([]netlink.Route, error) {
+	list, err := h.allRoutes()
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(list, func(r netlink.Route) bool {
+		over, several := by(&r, l.Attrs().Index)
+		return !over || several
+	}), nil
+}
+
+// allRoutes lists the routes of all tables that somebody made: not those that
+// the kernel makes for addresses and links, and makes again.
+func (h *Host) allRoutes() ([]netlink.Route, error) {
+	list, err := untorn(func() ([]netlink.Route, error) {
+		return h.nl.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing routes: %w", err)
+	}
+	return slices.DeleteFunc(list, func(r netlink.Route) bool {
+		return r.Protocol == unix.RTPROT_KERNEL || r.Table == unix.RT_TABLE_LOCAL || r.Type != unix.RTN_UNICAST
+	}), nil
+}
+
+// ownOf lists what belongs to the bridge itself.
+func (h *Host) ownOf(n Network, bridge netlink.Link) (map[string]bool, error) {
+	own := h.configured(n)
+	addrs, err := h.lentAddresses(bridge)
+	if err != nil {
+		return nil, err
+	}
+	routes, err := h.lentRoutes(bridge)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range addrs {
+		own[addrKey(a)] = true
+	}
+	for _, r := range routes {
+		own[routeKey(r)] = true
+	}
+	return own, nil
+}
+
+// configured lists the addresses of the networks on n's bridge.
+func (h *Host) configured(n Network) map[string]bool {
+	own := make(map[string]bool)
+	add := func(addresses []netip.Prefix) {
+		for _, a := range addresses {
+			own[a.String()] = true
+		}
+	}
+	add(n.Addresses)
+	for _, o := range h.networks {
+		if o.Bridge == n.Bridge {
+			add(o.Addresses)
+		}
+	}
+	return own
+}
+
+func addrKey(a netlink.Addr) string {
+	p, _ := prefixOf(a.IPNet)
+	return p.String()
+}
+
+func routeKey(r netlink.Route) string {
+	return fmt.Sprintf("%v via %v table %d metric %d", r.Dst, r.Gw, r.Table, r.Priority)
+}
