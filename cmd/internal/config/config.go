@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"reflect"
 	"strings"
 	"time"
@@ -19,7 +18,7 @@ import (
 
 // Config is a configuration as Parse makes it: complete, with defaults filled
 // in, and free of contradictions. A file without networks is valid: the daemon
-// then runs idle until a reload brings some.
+// then runs idle.
 type Config struct {
 	Underlay Underlay
 	Control  Control
@@ -102,10 +101,13 @@ type VXLAN struct {
 	mtuAt Error // where the mtu is set, or missing, for what only Desired can tell
 }
 
-// Load reads and checks the configuration file at path. The mistakes of its
-// text are Errors.
+// Load reads and checks the configuration file at path, which must be a regular
+// one. The mistakes of its text are Errors.
 func Load(path string) (*Config, error) {
-	text, err := os.ReadFile(path)
+	text, err := readFile(path)
+	if errors.As(err, new(Errors)) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
@@ -113,10 +115,13 @@ func Load(path string) (*Config, error) {
 }
 
 // Parse checks a configuration; name stands for the file in errors. The mistakes
-// are Errors: all of them, unless the text is not TOML, when only the first
-// place that breaks the syntax is known. The text is not kept.
+// are Errors: all of them, unless the text is not TOML, or too long or too deep
+// to be read, when only the first place is known. The text is not kept.
 func Parse(name string, text []byte) (*Config, error) {
 	c := &checker{file: name}
+	if es := tooMuch(name, string(text)); es != nil {
+		return nil, es
+	}
 	var values map[string]any
 	if _, err := toml.Decode(string(text), &values); err != nil {
 		return nil, Errors{syntaxError(name, string(text), err)}

@@ -189,7 +189,7 @@ func (s *scanner) quoted() {
 	for s.pos += 3; !s.end(); {
 		rest := s.src[s.pos:]
 		run := 0
-		for run < min(5, len(rest)) && rest[run] == quote[0] {
+		for run < len(rest) && rest[run] == quote[0] {
 			run++
 		}
 		switch {
