@@ -140,7 +140,7 @@ func (tr *train) sameFlow(s *segmentOf) bool {
 // takes reports whether the segment may be the train's next.
 func (tr *train) takes(s *segmentOf) bool {
 	size := len(s.frame) - s.headers
-	if size > tr.size || tr.segs == maxTrain || tr.payload != tr.segs*tr.size ||
+	if size > tr.size || tr.segs == maxTrain ||
 		tr.headers != s.headers || tr.headers+tr.payload+size > maxTrainBytes {
 		return false
 	}
@@ -163,7 +163,7 @@ func (tr *train) takes(s *segmentOf) bool {
 func (tr *train) sameIP(s *segmentOf) bool {
 	a, b := tr.first[tr.t.L3:], s.frame[s.t.L3:]
 	if tr.t.V6 {
-		return [4]byte(a) == [4]byte(b) && a[7] == b[7] &&
+		return [4]byte(a) == [4]byte(b) && [2]byte(a[6:]) == [2]byte(b[6:]) &&
 			string(a[encap.IPv6HeaderLen:tr.t.L4-tr.t.L3]) == string(b[encap.IPv6HeaderLen:s.t.L4-s.t.L3])
 	}
 	return [2]byte(a) == [2]byte(b) && [2]byte(a[6:]) == [2]byte(b[6:]) && a[8] == b[8] &&

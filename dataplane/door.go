@@ -133,7 +133,12 @@ func (e *Engine) open(c Network) (_ *network, err error) {
 	n.devices, err = e.edges.OpenDevice(DeviceSpec{
 		Name: c.Device, MAC: c.MAC, MTU: c.MTU, Queues: e.workers, Plain: c.Plain,
 	})
-	return n, err
+	if err != nil {
+		return nil, err
+	}
+	n.uso = slices.Contains(n.devices[0].Offloads(), "uso")
+	n.policy.Store(newPolicy(&c, n.uso))
+	return n, nil
 }
 
 // listen opens an endpoint. A group has one wire, since each of several would
@@ -258,7 +263,7 @@ func (n *network) change(want Network) error {
 		}
 	}
 	n.retire(gone)
-	n.policy.Store(newPolicy(&want))
+	n.policy.Store(newPolicy(&want, n.uso))
 	n.config = want
 	return nil
 }

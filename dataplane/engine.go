@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -72,6 +73,8 @@ type Engine struct {
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
 	events    chan Event
+	untold    sync.Mutex
+	waiting   []Event // in order, behind those in events
 	stop      chan struct{}
 	beating   sync.WaitGroup
 
@@ -166,11 +169,24 @@ func passing(err error) bool {
 	return false
 }
 
-// notify never waits: an owner that does not listen misses events.
+// notify never waits: what the owner has not come to take is kept for the next
+// beat. Each network, port and route is told of once, which bounds it.
 func (e *Engine) notify(ev Event) {
-	select {
-	case e.events <- ev:
-	default:
+	e.untold.Lock()
+	defer e.untold.Unlock()
+	e.waiting = append(e.waiting, ev)
+	e.tell()
+}
+
+// tell hands over what waits, as far as there is room; under untold.
+func (e *Engine) tell() {
+	for len(e.waiting) > 0 {
+		select {
+		case e.events <- e.waiting[0]:
+			e.waiting = e.waiting[1:]
+		default:
+			return
+		}
 	}
 }
 
@@ -192,6 +208,9 @@ func (e *Engine) upkeep() {
 		e.clock.Set(uint32(time.Since(e.started)/time.Second) + 1)
 		e.sweep()
 		e.edges.Beat()
+		e.untold.Lock()
+		e.tell()
+		e.untold.Unlock()
 		if err := e.edges.SegmentationRefused(); err != nil && err.Error() != refused {
 			refused = err.Error()
 			e.notify(Event{Kind: SegmentationRefused, Err: err})
@@ -208,7 +227,14 @@ func (e *Engine) upkeep() {
 func (e *Engine) sweep() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, n := range e.catalogue.Load().networks {
+	if e.closed {
+		return // nobody is left to come round
+	}
+	networks := e.catalogue.Load().networks
+	if slices.ContainsFunc(networks, func(n *network) bool { return len(n.retired) > 0 }) {
+		e.quiesce() // a beat is long, but a thread may have stood still
+	}
+	for _, n := range networks {
 		n.table.Sweep(n.table.SweepSlots())
 		n.flushBehind(n.retired) // what frames in flight learned meanwhile
 		for i := range n.tallies {

@@ -162,14 +162,15 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	if !ok {
 		return DropTooBig
 	}
-	if in.p.plain {
+	if in.p.plain || (vnet.GSO() == encap.VnetGSOUDPL4 && !in.p.uso) {
 		return in.queuePlain(frame, t, vnet, id)
 	}
 	if len(in.frames) == cap(in.frames) {
 		in.flush()
 	}
 	unfinished := vnet.Flags&encap.VnetNeedsCsum != 0
-	if vnet.GSOSize != 0 || !joinable(frame, t, headers, unfinished, d.Verified) {
+	if vnet.GSOSize != 0 || (t.Proto == encap.ProtoUDP && !in.p.uso) ||
+		!joinable(frame, t, headers, unfinished, d.Verified) {
 		if headers != 0 && len(in.trains) != 0 {
 			in.seal(t.FlowHash(frame)) // what follows must not overtake it
 		}
@@ -238,8 +239,9 @@ func (in *inbound) part(b ...[]byte) [][]byte {
 	return in.parts[first:]
 }
 
-// queuePlain does for a TAP without a vnet header what the kernel does for one
-// with it: it finishes the checksum and cuts the superframe.
+// queuePlain does what the kernel would: it finishes the checksum and cuts the
+// superframe, for a TAP without a vnet header, or one of a kernel before 6.2,
+// which takes no UDP superframes.
 func (in *inbound) queuePlain(frame []byte, t encap.Transport, vnet encap.VnetHdr, id fdb.PeerID) Drop {
 	f := Frame{VNet: vnet, Data: frame}
 	count := 1

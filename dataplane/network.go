@@ -19,6 +19,7 @@ type network struct {
 	devices []Device // by worker
 	tallies []tally  // by thread
 	lost    atomic.Bool
+	uso     bool // the TAP takes UDP superframes
 
 	config  Network      // as applied
 	leaving []fdb.PeerID // of peers gone since the last beat
@@ -60,13 +61,15 @@ type policy struct {
 	df           bool
 	learning     bool
 	plain        bool
+	uso          bool // the TAP takes UDP superframes
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
 }
 
-func newPolicy(c *Network) *policy {
+func newPolicy(c *Network, uso bool) *policy {
 	return &policy{
+		uso: uso,
 		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,

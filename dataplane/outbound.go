@@ -85,9 +85,13 @@ func (o *outbound) forward(f *Frame, w Wire) Drop {
 	o.n.table.Forget(src)
 
 	if id, ok := o.n.table.Lookup(dst); ok {
+		to := o.n.peers.Addr(id)
+		if !to.IsValid() {
+			return DropVXLANNoRemote // the peer went this moment
+		}
 		u, d := o.inspect(f, eth)
 		if d == dropNone {
-			o.deliver(&u, f, o.n.peers.Addr(id), id, w)
+			o.deliver(&u, f, to, id, w)
 		}
 		return d
 	}

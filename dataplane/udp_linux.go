@@ -67,7 +67,6 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 }
 
 func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
-func (e *hostEdges) SourcePorts() []uint16                     { return e.sources.ports }
 
 func (e *hostEdges) Close() error {
 	err := e.sources.close()
@@ -99,9 +98,21 @@ func (e *hostEdges) SegmentationRefused() error {
 	return fmt.Errorf("send segments to %v: %w", peers, (*refused)[peers[0]])
 }
 
+// SourcePorts lists those that send with DF, as nearly every network does.
+func (e *hostEdges) SourcePorts() []uint16 {
+	ports := make([]uint16, len(e.sources.df))
+	for i := range ports {
+		ports[i] = uint16(e.sources.ports[i].Load())
+	}
+	return ports
+}
+
 // OpenPort binds a socket per worker to the underlay address; the kernel deals
 // flows to them by the hash of addresses and ports (SO_REUSEPORT).
 func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error) {
+	if err := e.sources.vacate(e, port); err != nil {
+		return nil, err
+	}
 	if err := e.probePort(port); err != nil {
 		return nil, err
 	}
@@ -290,14 +301,14 @@ func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
 type sourcePool struct {
 	df    []int
 	frag  []int
-	ports []uint16 // of df, then of frag
+	ports []atomic.Uint32 // of df, then of frag
 	// refused holds the peers whose route does not take UDP_SEGMENT, with the
 	// errno that said so; nil while there is none.
 	refused atomic.Pointer[map[netip.Addr]unix.Errno]
 }
 
 func openSources(e *hostEdges, n int) (*sourcePool, error) {
-	p := new(sourcePool)
+	p := &sourcePool{ports: make([]atomic.Uint32, 2*n)}
 	for _, df := range []bool{true, false} {
 		for range n {
 			fd, port, err := e.openSource(df)
@@ -305,7 +316,7 @@ func openSources(e *hostEdges, n int) (*sourcePool, error) {
 				p.close()
 				return nil, fmt.Errorf("open a source port on %s: %w", e.underlay, err)
 			}
-			p.ports = append(p.ports, port)
+			p.ports[len(p.df)+len(p.frag)].Store(uint32(port))
 			if df {
 				p.df = append(p.df, fd)
 			} else {
@@ -314,6 +325,27 @@ func openSources(e *hostEdges, n int) (*sourcePool, error) {
 		}
 	}
 	return p, nil
+}
+
+// vacate gives up a port that a network is to listen on: its socket moves to
+// another, behind the same file descriptor, so that no thread notices.
+func (p *sourcePool) vacate(e *hostEdges, port uint16) error {
+	for i, fd := range slices.Concat(p.df, p.frag) {
+		if uint16(p.ports[i].Load()) != port {
+			continue
+		}
+		other, another, err := e.openSource(i < len(p.df))
+		if err != nil {
+			return fmt.Errorf("move our source port %d: %w", port, err)
+		}
+		err = unix.Dup3(other, fd, unix.O_CLOEXEC)
+		unix.Close(other)
+		if err != nil {
+			return fmt.Errorf("move our source port %d: %w", port, err)
+		}
+		p.ports[i].Store(uint32(another))
+	}
+	return nil
 }
 
 // openSource binds to a random free port of the dynamic range.
@@ -400,7 +432,7 @@ func (p *sourcePool) socket(flow uint32, df bool) int {
 }
 
 // port returns the source port of the socket that sends the flow with DF.
-func (p *sourcePool) port(flow uint32) uint16 { return p.ports[p.pick(flow)] }
+func (p *sourcePool) port(flow uint32) uint16 { return uint16(p.ports[p.pick(flow)].Load()) }
 
 // pick spreads the hash evenly over a pool of any size, by multiply and shift.
 func (p *sourcePool) pick(flow uint32) int {

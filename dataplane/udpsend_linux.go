@@ -174,11 +174,11 @@ func (w *udpWire) send(t *transmitter, s []Send, fd, n int) (refused int) {
 		}
 		m := &s[t.index[off]]
 		off++
-		if m.SegSize != 0 && (e == unix.EIO || e == unix.EINVAL) {
-			// udp_send_skb: EIO when the route's device sums no checksums or
-			// IPsec stands in the way, EINVAL when a segment does not fit.
+		if m.SegSize != 0 && refusesRuns(e, m.DF) {
 			if w.writeSingly(m) == 0 {
-				w.sources.refuse(m.To.Addr(), e)
+				if m.DF {
+					w.sources.refuse(m.To.Addr(), e)
+				}
 				continue
 			}
 		} else {
@@ -187,6 +187,15 @@ func (w *udpWire) send(t *transmitter, s []Send, fd, n int) (refused int) {
 		refused++
 	}
 	return refused
+}
+
+// refusesRuns reports whether the errno may mean that a route takes no runs,
+// where it would take their payloads one by one. udp_send_skb says EIO when the
+// route's device sums no checksums or IPsec stands in the way, and EINVAL or
+// EMSGSIZE when a segment does not fit the path, which without DF is for the
+// kernel to fragment: that lasts as long as the path is so, and is not noted.
+func refusesRuns(e unix.Errno, df bool) bool {
+	return e == unix.EIO || e == unix.EINVAL || (e == unix.EMSGSIZE && !df)
 }
 
 // writeSingly sends a run payload by payload and returns 1 when some of them

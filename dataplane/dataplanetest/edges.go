@@ -30,6 +30,7 @@ type Edges struct {
 	buffer   atomic.Int64 // of a socket, in datagrams
 	received atomic.Int64
 	whole    atomic.Bool // superframes are taken uncut
+	noUSO    atomic.Bool // TAPs are those of a kernel before 6.2
 
 	mu         sync.Mutex
 	taps       map[string]*TAP
@@ -159,6 +160,10 @@ func (e *Edges) Sent() []Sent {
 	return s
 }
 
+// NoUSO makes TAPs opened from now on those of a kernel before 6.2, which has no
+// UDP segmentation offload.
+func (e *Edges) NoUSO() { e.noUSO.Store(true) }
+
 // OpenDevice creates a TAP in memory; a name that is taken is EBUSY.
 func (e *Edges) OpenDevice(s dataplane.DeviceSpec) ([]dataplane.Device, error) {
 	e.mu.Lock()
@@ -170,6 +175,7 @@ func (e *Edges) OpenDevice(s dataplane.DeviceSpec) ([]dataplane.Device, error) {
 		return nil, fmt.Errorf("create TAP %s: %w", s.Name, unix.EBUSY)
 	}
 	t := newTAP(e.underlay.tb, s)
+	t.noUSO = e.noUSO.Load()
 	e.taps[s.Name] = t
 	var queues []dataplane.Device
 	for _, q := range t.Queues {

@@ -29,6 +29,7 @@ type TAP struct {
 	Queues []*Device
 
 	tb        testing.TB
+	noUSO     bool
 	mu        sync.Mutex
 	written   []Frame
 	refuse    unix.Errno
@@ -145,10 +146,14 @@ func (q *Device) inject(f Frame) {
 // FD returns the eventfd that is readable while frames wait.
 func (q *Device) FD() int { return q.event.fd }
 
-// Offloads returns every offload, or none of a plain TAP.
+// Offloads returns every offload, or none of a plain TAP, or all but UDP's where
+// Edges.NoUSO was called.
 func (q *Device) Offloads() []string {
 	if q.tap.Spec.Plain {
 		return nil
+	}
+	if q.tap.noUSO {
+		return []string{"csum", "tso4", "tso6", "ecn"}
 	}
 	return []string{"csum", "tso4", "tso6", "ecn", "uso"}
 }
@@ -210,6 +215,9 @@ func (q *Device) WriteBatch(f []dataplane.OutFrame) (refused int) {
 	for i := range f {
 		if err := CheckOutFrame(&t.Spec, &f[i]); err != nil {
 			t.tb.Errorf("TAP %s: frame %d of %d: %v", t.Spec.Name, i, len(f), err)
+		}
+		if t.noUSO && f[i].VNet.GSO() == encap.VnetGSOUDPL4 {
+			t.tb.Errorf("TAP %s: UDP superframe, which was not offered", t.Spec.Name)
 		}
 		if f[i].Errno = t.refuse; t.refuse != 0 {
 			refused++
