@@ -101,12 +101,36 @@ func (t *thread) kick() {
 	_, _ = unix.Write(t.wake, (*[8]byte)(unsafe.Pointer(&one))[:])
 }
 
+// pin keeps the calling thread to the worker's CPU among those the process may
+// use: a thread that wanders between CPUs has the devices' per-CPU backlogs
+// reorder its flows. Both threads of a worker share a CPU, so that a question
+// and its answer wake nobody on an idle one: half the round trip of threads on
+// two. With more workers than CPUs the scheduler decides.
+func pin(worker, workers int) {
+	var may, one unix.CPUSet
+	if unix.SchedGetaffinity(0, &may) != nil || may.Count() < workers {
+		return
+	}
+	for cpu, seen := 0, 0; ; cpu++ {
+		if !may.IsSet(cpu) {
+			continue
+		}
+		if seen == worker {
+			one.Set(cpu)
+			_ = unix.SchedSetaffinity(0, &one) // else it wanders
+			return
+		}
+		seen++
+	}
+}
+
 // loop runs until stop is set: it waits, and calls run for each port that is
-// readable. The epoch is taken over at the top, where nothing is in use.
-func (t *thread) loop(epoch *atomic.Uint64, run func(*port)) {
+// readable. The epoch is taken over at the top, where nothing is in use. The
+// thread is not given back to the runtime, which would go on with it pinned.
+func (t *thread) loop(worker, workers int, epoch *atomic.Uint64, run func(*port)) {
 	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	defer close(t.done)
+	pin(worker, workers)
 	events := make([]unix.EpollEvent, 64)
 	var drain [8]byte
 	for {
