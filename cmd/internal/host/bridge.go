@@ -12,11 +12,6 @@ import (
 	"overtap/encap"
 )
 
-// bridgeAlias marks the bridges that were made here (IFLA_IFALIAS, shown by
-// `ip link`), so that a run after a crash knows what its predecessor made and
-// removes it in its place.
-const bridgeAlias = "overtap"
-
 // bridge returns n's bridge, made when missing, and up. One that was found and
 // is gone is left to who made it.
 func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
@@ -37,8 +32,13 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 		return nil, fmt.Errorf("looking for the bridge %s: %w", n.Bridge, err)
 	}
 
+	if p.first() {
+		if err := h.adoptBridge(l); err != nil {
+			return nil, err
+		}
+	}
 	index := l.Attrs().Index
-	if l.Attrs().Alias == bridgeAlias {
+	if h.ours(l) {
 		h.made[n.Bridge] = true
 		h.remember("removing the bridge "+n.Bridge, func() error { return h.removeBridge(n.Bridge, index) })
 		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
@@ -51,7 +51,7 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	if p.was.bridge == index {
 		return l, nil // whoever took it down meanwhile meant it
 	}
-	if l.Attrs().Alias != bridgeAlias && l.Attrs().RawFlags&unix.IFF_UP == 0 {
+	if !h.ours(l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
 		h.remember("taking "+n.Bridge+" down again", func() error { return h.nl.LinkSetDown(l) })
 	}
 	if err := h.up(l); err != nil {
@@ -121,10 +121,9 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 		return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 	}
 	l.Attrs().MTU = mtu
-	if err := h.nl.LinkSetAlias(l, bridgeAlias); err != nil {
-		return nil, fmt.Errorf("marking the bridge %s as ours: %w", n.Bridge, err)
+	if err := h.markBridge(l); err != nil {
+		return nil, err
 	}
-	l.Attrs().Alias = bridgeAlias
 	h.log.Debug("bridge created", "bridge", n.Bridge)
 	return l, nil
 }
@@ -135,7 +134,7 @@ func (h *Host) removeBridge(name string, index int) error {
 	if err != nil {
 		return err
 	}
-	if l.Attrs().Index != index || l.Attrs().Alias != bridgeAlias {
+	if l.Attrs().Index != index || !h.ours(l) {
 		return nil
 	}
 	return h.nl.LinkDel(l)

@@ -47,13 +47,14 @@ type Host struct {
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
 	underlay netip.Addr
+	owner    owner
 	marks    marks
 
 	mu         sync.Mutex
 	undo       []step            // in the order things were made
 	done       map[string]int    // index in undo, by what it is
 	networks   map[string]placed // set up, by name
-	made       map[string]bool   // bridges of this run, or of one that crashed
+	made       map[string]bool   // bridges of this run, or adopted from one that crashed
 	loans      map[string]*loan  // by port
 	routes     []Route           // plain ones
 	routeLinks map[int]bool      // indexes of the links they lead over
@@ -106,11 +107,18 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
+	o, err := newOwner()
+	if err != nil {
+		h.Close()
+		raw.Close()
+		return nil, err
+	}
 	return &Host{
 		nl:       h,
 		raw:      map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: raw}},
 		log:      log,
 		underlay: underlay,
+		owner:    o,
 		marks:    newMarks(),
 
 		networks:   make(map[string]placed),
@@ -121,8 +129,10 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 	}, nil
 }
 
-// Close closes the netlink sockets. It undoes nothing.
+// Close closes the sockets. It undoes nothing: what was made and not undone is
+// the next run's to adopt.
 func (h *Host) Close() {
+	h.owner.close()
 	h.nl.Close()
 	h.raw[unix.NETLINK_ROUTE].Close()
 }
@@ -219,7 +229,7 @@ func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
 // underlay runs over must not, or the TAP's would be derived from its own.
 func (h *Host) keepMTU(n Network, bridge netlink.Link) error {
 	a := bridge.Attrs()
-	if a.Alias == bridgeAlias {
+	if h.ours(bridge) {
 		return nil
 	}
 	want := h.takenMTU(n)

@@ -37,6 +37,20 @@ func newHost(t *testing.T) *Host {
 	return h
 }
 
+// crashedHost sets a network up as a run does that is killed thereafter.
+func crashedHost(t *testing.T, n Network) {
+	t.Helper()
+	netnstest.Require(t)
+	h, err := New(underlay, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
+	if err := h.Setup(n); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // newTAP stands in for the engine: a TAP that vanishes with its descriptor.
 func newTAP(t *testing.T, name string) {
 	t.Helper()
@@ -131,7 +145,7 @@ func TestMadeBridge(t *testing.T) {
 	}
 
 	br, tap := link(t, "br-blue"), link(t, "vx-blue")
-	if br.Type() != "bridge" || br.Attrs().Alias != "overtap" || br.Attrs().MTU != 1450 ||
+	if br.Type() != "bridge" || !h.ours(br) || br.Attrs().MTU != 1450 ||
 		br.Attrs().RawFlags&unix.IFF_UP == 0 {
 		t.Errorf("bridge: %s %+v", br.Type(), br.Attrs())
 	}
@@ -208,7 +222,7 @@ func TestNoBridge(t *testing.T) {
 	}
 }
 
-// A second Setup, by the same run and by the run after a crash, changes
+// A second Setup, by the same run and by another beside it, changes
 // nothing: no link or address event comes.
 func TestIdempotent(t *testing.T) {
 	h := newHost(t)
@@ -216,7 +230,7 @@ func TestIdempotent(t *testing.T) {
 	if err := h.Setup(blue()); err != nil {
 		t.Fatal(err)
 	}
-	successor := newHost(t)
+	other := newHost(t)
 
 	links, addrs := make(chan netlink.LinkUpdate, 100), make(chan netlink.AddrUpdate, 100)
 	done := make(chan struct{})
@@ -228,7 +242,7 @@ func TestIdempotent(t *testing.T) {
 	if err := netlink.AddrSubscribe(addrs, done); err != nil {
 		t.Fatal(err)
 	}
-	for _, h := range []*Host{h, successor} {
+	for _, h := range []*Host{h, other} {
 		if err := h.Setup(blue()); err != nil {
 			t.Fatal(err)
 		}
@@ -249,11 +263,9 @@ func TestIdempotent(t *testing.T) {
 // A bridge that a crashed run left is known by its alias, made right and
 // removed at the end.
 func TestAdoption(t *testing.T) {
-	crashed := newHost(t)
+	netnstest.Require(t)
 	newTAP(t, "vx-blue")
-	if err := crashed.Setup(blue()); err != nil {
-		t.Fatal(err)
-	}
+	crashedHost(t, blue())
 	br := link(t, "br-blue")
 	if err := netlink.LinkSetDown(br); err != nil {
 		t.Fatal(err)
@@ -268,6 +280,36 @@ func TestAdoption(t *testing.T) {
 		t.Errorf("adopted bridge: %+v", a)
 	}
 	if err := h.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	absent(t, "br-blue")
+}
+
+// A bridge whose maker lives is one that was found: another run leaves its MTU
+// alone, and it in its place; and once more after its owner's end.
+func TestForeignBridge(t *testing.T) {
+	first, second := newHost(t), newHost(t)
+	newTAP(t, "vx-blue")
+	newTAP(t, "vx-red")
+	if err := first.Setup(blue()); err != nil {
+		t.Fatal(err)
+	}
+	br := link(t, "br-blue").Attrs()
+	red := Network{Name: "red", Device: "vx-red", MTU: 1450, Bridge: "br-blue"}
+	if err := second.Setup(red); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Repair("red"); err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	a := link(t, "br-blue").Attrs()
+	if a.Index != br.Index || a.Alias != br.Alias || a.MTU != br.MTU || a.RawFlags&unix.IFF_UP == 0 {
+		t.Errorf("the bridge was %+v, is %+v", br, a)
+	}
+	if err := first.Undo(); err != nil {
 		t.Fatal(err)
 	}
 	absent(t, "br-blue")

@@ -66,7 +66,7 @@ func (h *Host) lends(bridge string) bool {
 // takeOver makes what a run that crashed left on its own bridge the loan of the
 // network's first port, so that it goes back there with the bridge's end.
 func (h *Host) takeOver(n Network, name string, bridge netlink.Link) error {
-	if bridge.Attrs().Alias != bridgeAlias || name != n.Ports[0] || h.loans[name] != nil {
+	if !h.ours(bridge) || name != n.Ports[0] || h.loans[name] != nil {
 		return nil
 	}
 	h.loans[name] = &loan{bridge: bridge.Attrs().Index, of: n.Bridge, rest: true, own: h.configured(n)}

@@ -174,12 +174,8 @@ func TestPortTakesConfigured(t *testing.T) {
 // A run that was killed left everything on its bridge: the next one gives it
 // back at its end.
 func TestPortTakesAfterCrash(t *testing.T) {
-	crashed := newHost(t)
 	n := lan(t)
-	if err := crashed.Setup(n); err != nil {
-		t.Fatal(err)
-	}
-	crashed.undo = nil
+	crashedHost(t, n)
 	h := newHost(t)
 	p := Plan{Tun: TunDevice, Underlay: underlay, Networks: []Network{n}}
 	p.Networks[0].Device = "vx-free"
