@@ -15,29 +15,42 @@ import (
 )
 
 // Listener is the daemon's unix socket. Close removes the socket file, and the
-// directory when Listen made it and nothing else is in it.
+// directories that Listen made unless something else is in them.
 type Listener struct {
 	net.Listener
-	madeDir string
+	made []string // the directories, the innermost first
 }
 
-// Listen creates the socket at path with mode 0600, in a directory that is made
-// with mode 0755 when missing. The socket file of a daemon that died is
+// TryListen returns the error that Listen would, and leaves nothing behind.
+func TryListen(path string) error {
+	l, err := Listen(path)
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// Listen creates the socket at path with mode 0600; directories that are missing
+// are made with mode 0755. The socket file of a daemon that died is
 // replaced; one that still answers is an error.
 func Listen(path string) (*Listener, error) {
 	if err := CheckFree(path); err != nil {
 		return nil, err
 	}
 	l := &Listener{}
-	dir := filepath.Dir(path)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, fmt.Errorf("making the control socket's directory: %w", err)
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
-		l.madeDir = dir
+		l.made = append(l.made, dir)
+	}
+	if len(l.made) > 0 {
+		if err := os.MkdirAll(l.made[0], 0o755); err != nil {
+			return nil, errors.Join(fmt.Errorf("making the control socket's directory: %w: make it, or set control.socket to another path", err), l.removeDirs())
+		}
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, errors.Join(fmt.Errorf("removing the stale control socket: %w", err), l.removeDir())
+		return nil, errors.Join(fmt.Errorf("removing the stale control socket: %w", err), l.removeDirs())
 	}
 	lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 		// Before bind: unix_bind_bsd gives the file the socket's own mode, so
@@ -50,7 +63,7 @@ func Listen(path string) (*Listener, error) {
 	}}
 	var err error
 	if l.Listener, err = lc.Listen(context.Background(), "unix", path); err != nil {
-		return nil, errors.Join(fmt.Errorf("listening on the control socket: %w", err), l.removeDir())
+		return nil, errors.Join(fmt.Errorf("listening on the control socket: %w: set control.socket to another path", err), l.removeDirs())
 	}
 	return l, nil
 }
@@ -61,18 +74,21 @@ func (l *Listener) Close() error {
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
-	return errors.Join(err, l.removeDir())
+	return errors.Join(err, l.removeDirs())
 }
 
-func (l *Listener) removeDir() error {
-	if l.madeDir == "" {
-		return nil
+func (l *Listener) removeDirs() error {
+	for _, dir := range l.made {
+		err := os.Remove(dir)
+		switch {
+		case err == nil, errors.Is(err, fs.ErrNotExist):
+		case errors.Is(err, unix.ENOTEMPTY):
+			return nil // somebody else's by now
+		default:
+			return err
+		}
 	}
-	err := os.Remove(l.madeDir)
-	if errors.Is(err, unix.ENOTEMPTY) || errors.Is(err, fs.ErrNotExist) {
-		return nil // somebody else's by now
-	}
-	return err
+	return nil
 }
 
 // CheckFree reports whether Listen can have the path: an error when a daemon
