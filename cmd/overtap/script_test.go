@@ -168,6 +168,7 @@ func (f *fakeDaemon) Status() control.Status {
 	}
 	if !f.full {
 		s.Ready = false
+		s.SegmentationRefused = true
 		s.Problems = []string{"the underlay's device eth0 is down: set it up"}
 	}
 	if f.full {

@@ -63,6 +63,9 @@ func printStatus(w io.Writer, s control.Status) error {
 	if len(s.SourcePorts) > 0 {
 		fmt.Fprintf(w, "source    %s\n", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
 	}
+	if s.SegmentationRefused {
+		fmt.Fprintln(w, "segments  refused by the route to some peer: every datagram is sent alone there")
+	}
 	fmt.Fprintf(w, "uplink    %s\n", uplink(s.Uplink))
 	if len(s.Networks) == 0 {
 		return printAttachments(w, s.Attachments)

@@ -77,6 +77,9 @@ type Status struct {
 	Underlay    Underlay `json:"underlay"`
 	Workers     int      `json:"workers"`
 	SourcePorts []uint16 `json:"source_ports"`
+	// SegmentationRefused: the route to some peer refused UDP_SEGMENT, so that
+	// every datagram is sent alone there.
+	SegmentationRefused bool `json:"segmentation_refused"`
 	// Uplink says which way superframes leave.
 	Uplink   dataplane.UplinkInfo `json:"uplink"`
 	Networks []NetworkStatus      `json:"networks"`
