@@ -144,7 +144,7 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, socket, d, d.Log) })
 	if web != nil {
-		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.ready.Ready})
+		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady})
 		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
 	}
 	g.Go(func() error { return d.host.Watch(ctx) })
@@ -152,7 +152,7 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g.Go(func() error { return d.follow(ctx) })
 
 	d.ready.start()
-	d.Log.Info("ready",
+	announce(d.Log, "ready",
 		"version", d.Version,
 		"underlay", d.Config.Underlay.Address,
 		"networks", len(d.Config.VXLAN),
@@ -162,6 +162,14 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	notify(d.Log, "STOPPING=1")
 	d.Log.Info("stopping")
 	return g.Wait()
+}
+
+// announce writes a line whatever the level of the log: somebody may wait for it.
+func announce(log *slog.Logger, msg string, args ...any) {
+	r := slog.NewRecord(time.Now(), slog.LevelInfo, msg, 0)
+	r.Add(args...)
+	// The logger drops its handler's errors too.
+	_ = log.Handler().Handle(context.Background(), r)
 }
 
 // preflight fills in what the configuration says on this host's underlay, and
@@ -180,7 +188,7 @@ func (d *daemon) preflight() error {
 	if err := control.CheckFree(c.Control.Socket); err != nil {
 		return err
 	}
-	errs := []error{d.host.Preflight(plan)}
+	errs := []error{control.TryListen(c.Control.Socket), d.host.Preflight(plan)}
 	if u, err := d.host.Underlay(c.Underlay.Address, c.Underlay.Device); err == nil {
 		// Else Preflight has said so.
 		d.mtu.Store(uint32(u.MTU))

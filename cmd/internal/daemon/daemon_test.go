@@ -291,6 +291,11 @@ func TestFailureUndoes(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, "control socket"},
+		{"socket's directory", func(t *testing.T, r *running, o *Options) {
+			o.Config.Control.Socket = "/proc/overtap/run/control.sock"
+			// Not reached: it is found before anything is made.
+			o.NewEngine = func(dataplane.Options) (Engine, error) { return nil, errors.New("the engine starts") }
+		}, "making the control socket's directory: mkdir /proc/overtap: no such file or directory: make it, or set control.socket to another path"},
 		{"other daemon", func(t *testing.T, r *running, _ *Options) {
 			l, err := control.Listen(r.socket)
 			if err != nil {
@@ -311,10 +316,27 @@ func TestFailureUndoes(t *testing.T) {
 			if after := links(t); after != before {
 				t.Errorf("links before: %s\nafter: %s", before, after)
 			}
+			if _, err := os.Stat(filepath.Dir(r.socket)); tc.name == "mtu" && !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the socket's directory is left: %v", err)
+			}
 			if strings.Contains(r.log.String(), "ready") {
 				t.Errorf("log: %s", r.log)
 			}
 		})
+	}
+}
+
+// Whatever the level of the log, it says when traffic flows.
+func TestReadyIsAlwaysSaid(t *testing.T) {
+	underlay(t)
+	r, o := prepare(t, twoNetworks)
+	o.Log = slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelError}))
+	start(t, r, o)
+	if err := r.end(t); err != nil {
+		t.Error(err)
+	}
+	if n := strings.Count(r.log.String(), "\n"); n != 1 || !strings.Contains(r.log.String(), "level=INFO msg=ready version=v1 ") {
+		t.Errorf("log: %s", r.log)
 	}
 }
 

@@ -25,6 +25,7 @@ type fakeEngine struct {
 	mu       sync.Mutex
 	desired  dataplane.Desired
 	taps     map[string][]*os.File
+	lost     map[string]bool // by device
 	learned  []dataplane.FDBEntry
 	refuse   func(dataplane.Desired) error // of Apply
 	applied  int
@@ -34,7 +35,7 @@ type fakeEngine struct {
 func newFakeEngine(t *testing.T) *fakeEngine {
 	return &fakeEngine{
 		t: t, events: make(chan dataplane.Event, 8), closed: make(chan struct{}),
-		taps: make(map[string][]*os.File),
+		taps: make(map[string][]*os.File), lost: make(map[string]bool),
 	}
 }
 
@@ -56,6 +57,7 @@ func (e *fakeEngine) Apply(d dataplane.Desired) (dataplane.Diff, error) {
 		if !slices.ContainsFunc(d.Networks, func(n dataplane.Network) bool { return n.Device == name }) {
 			closeAll(fds)
 			delete(e.taps, name)
+			delete(e.lost, name)
 		}
 	}
 	for _, n := range d.Networks {
@@ -96,7 +98,7 @@ func (e *fakeEngine) Info() dataplane.Info {
 	defer e.mu.Unlock()
 	i := dataplane.Info{Workers: 2}
 	for _, n := range e.desired.Networks {
-		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU})
+		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU, Lost: e.lost[n.Device]})
 	}
 	return i
 }
@@ -139,6 +141,13 @@ func (e *fakeEngine) Close() error {
 // lose deletes a network's TAP as somebody else would, and says so.
 func (e *fakeEngine) lose(network, device string) {
 	e.t.Helper()
+	e.loseSilently(device)
+	e.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: network, Err: errors.New("EBADFD")}
+}
+
+// loseSilently does the same, and says nothing.
+func (e *fakeEngine) loseSilently(device string) {
+	e.t.Helper()
 	l, err := netlink.LinkByName(device)
 	if err == nil {
 		err = netlink.LinkDel(l)
@@ -146,7 +155,9 @@ func (e *fakeEngine) lose(network, device string) {
 	if err != nil {
 		e.t.Fatal(err)
 	}
-	e.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: network, Err: errors.New("EBADFD")}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.lost[device] = true
 }
 
 // entries returns a network's static entries and peers as they were applied.

@@ -83,10 +83,12 @@ func (d *daemon) AddFDB(e control.Entry) error {
 // it.
 func (d *daemon) checkEntry(n dataplane.Network, e control.Entry) error {
 	own := d.Config.Underlay.Address
+	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
 	case e.MAC.IsZero() || e.MAC.IsBridgeControl() || e.MAC == n.MAC:
 		return fmt.Errorf("%s cannot lie behind a peer: it is zero, reserved for bridges or the network's own device", e.MAC)
-	case !e.Peer.IsValid() || e.Peer.IsUnspecified() || e.Peer.IsMulticast() || e.Peer.Zone() != "" || e.Peer.Is6() && e.Peer.IsLinkLocalUnicast():
+	case !e.Peer.IsValid() || e.Peer.IsUnspecified() || e.Peer.IsMulticast() || e.Peer == broadcast ||
+		e.Peer.Zone() != "" || e.Peer.Is4In6() || e.Peer.Is6() && e.Peer.IsLinkLocalUnicast():
 		return fmt.Errorf("%s is not the address of a peer: want the unicast address of another host on the underlay", e.Peer)
 	case e.Peer.BitLen() != own.BitLen():
 		return fmt.Errorf("%s is of another family than the underlay address %s: want the same", e.Peer, own)

@@ -52,13 +52,15 @@ func (r *readiness) Ready() bool {
 	return r.started && len(r.problems) == 0
 }
 
-// Problems lists what is wrong, in a stable order.
-func (r *readiness) Problems() []string {
+// Problems lists what is wrong, in a stable order: what was noted, and more.
+func (r *readiness) Problems(more map[string]string) []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := make([]string, 0, len(r.problems))
-	for _, about := range slices.Sorted(maps.Keys(r.problems)) {
-		all = append(all, r.problems[about])
+	problems := maps.Clone(more)
+	maps.Copy(problems, r.problems)
+	all := make([]string, 0, len(problems))
+	for _, about := range slices.Sorted(maps.Keys(problems)) {
+		all = append(all, problems[about])
 	}
 	return all
 }

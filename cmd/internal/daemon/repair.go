@@ -13,63 +13,101 @@ const (
 	// repairs is how often the repair of a network is tried before the daemon
 	// gives up.
 	repairs = 5
-	// settled is how long a repaired network must have lived for the next
-	// repair to begin at once: whoever deletes a device again and again makes
-	// no busy loop of it.
+	// settled is how long what was put back must have lasted for the next time
+	// to be another story.
 	settled = 10 * time.Second
 )
 
-// events acts on what happens to the engine until ctx ends.
+// events acts on what happens to the engine until ctx ends. Which networks are
+// lost it does not take from the events but looks itself: after each, and once
+// in a while.
 func (d *daemon) events(ctx context.Context) error {
 	repaired := make(map[string]time.Time)
+	while := time.NewTicker(d.backoff)
+	defer while.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.restarted: // there is another engine to listen to
+		case <-while.C:
 		case ev := <-d.engine.get().Events():
-			switch ev.Kind {
-			case dataplane.DeviceLost:
-				if time.Since(repaired[ev.Network]) < settled && !sleep(ctx, d.backoff) {
-					return nil
-				}
-				if err := d.repair(ctx, ev); err != nil {
-					return err
-				}
-				repaired[ev.Network] = time.Now()
-			case dataplane.WireFailed:
-				return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
-			case dataplane.UplinkLost:
-				d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
-			case dataplane.SegmentationRefused:
-				d.refused.Do(func() {
-					d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
-				})
+			if err := d.heed(ev); err != nil {
+				return err
 			}
+		}
+		if err := d.repairLost(ctx, repaired); err != nil {
+			return err
 		}
 	}
 }
 
-// repair opens the device of a network that lost it anew.
-func (d *daemon) repair(ctx context.Context, ev dataplane.Event) error {
-	if err := d.reopenPatiently(ctx, ev.Network, "its device was deleted, and opening it anew"); err != nil {
-		return err
-	}
-	if ctx.Err() == nil {
-		d.Log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost",
-			"network", ev.Network, "cause", ev.Err)
+// heed acts on one event. It is an error when the daemon cannot go on.
+func (d *daemon) heed(ev dataplane.Event) error {
+	switch ev.Kind {
+	case dataplane.DeviceLost:
+		d.Log.Debug("a network's device is lost", "network", ev.Network, "err", ev.Err)
+	case dataplane.WireFailed:
+		return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
+	case dataplane.UplinkLost:
+		d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
+	case dataplane.SegmentationRefused:
+		d.refused.Do(func() {
+			d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
+		})
 	}
 	return nil
+}
+
+// repairLost opens every lost device anew. A network that was repaired just now
+// waits for another call: whoever deletes a device again and again makes no
+// busy loop of it.
+func (d *daemon) repairLost(ctx context.Context, repaired map[string]time.Time) error {
+	for _, network := range d.lostNetworks() {
+		if time.Since(repaired[network]) < d.backoff {
+			continue
+		}
+		if err := d.reopenPatiently(ctx, network, "its device was deleted, and opening it anew"); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		d.Log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
+		repaired[network] = time.Now()
+	}
+	return nil
+}
+
+// lostNetworks names those whose device was deleted under the engine. An engine
+// that is closed has none: the next opens them all.
+func (d *daemon) lostNetworks() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return nil
+	}
+	return lost(d.engine.get().Info())
+}
+
+func lost(i dataplane.Info) []string {
+	var names []string
+	for _, n := range i.Networks {
+		if n.Lost {
+			names = append(names, n.Network)
+		}
+	}
+	return names
 }
 
 // reopenPatiently opens a network's device anew and sets the host up around it.
 // It is an error, which says what, when that fails time after time, and nil when
 // ctx ends before.
 func (d *daemon) reopenPatiently(ctx context.Context, network, what string) error {
-	about := "device of " + network
+	about, problem := deviceProblem(network)
 	wait := d.backoff
 	for try := 1; ; try++ {
-		d.ready.blame(about, "network "+network+": its device is being opened anew")
+		d.ready.blame(about, problem)
 		err := d.reopen(network)
 		if err == nil {
 			d.ready.clear(about)
@@ -84,6 +122,12 @@ func (d *daemon) reopenPatiently(ctx context.Context, network, what string) erro
 		}
 		wait *= 2
 	}
+}
+
+// deviceProblem is what readiness says of a network whose device is missing, and
+// what it files that under.
+func deviceProblem(network string) (about, problem string) {
+	return "device of " + network, "network " + network + ": its device is being opened anew"
 }
 
 // reopen takes a network out of the engine, puts it in again and sets the host

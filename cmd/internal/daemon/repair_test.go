@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -73,9 +74,12 @@ func TestRepairFails(t *testing.T) {
 		}
 		return nil
 	}
-	r.engine.taps["red"] = nil // stands already
+	// Both stand already.
+	r.engine.desired = d.desired()
+	r.engine.taps["blue"], r.engine.taps["red"] = nil, nil
+	r.engine.lost["blue"] = true
 	begin := time.Now()
-	err := d.repair(t.Context(), dataplane.Event{Network: "blue"})
+	err := d.repairLost(t.Context(), make(map[string]time.Time))
 	if err == nil || !strings.Contains(err.Error(), "network blue") || !strings.Contains(err.Error(), "failed 5 times") ||
 		!strings.Contains(err.Error(), "no TAP to be had") {
 		t.Errorf("error: %v", err)
@@ -91,26 +95,72 @@ func TestRepairFails(t *testing.T) {
 	}
 }
 
+// Of many devices that are deleted at once every one comes back, whatever
+// became of the events: one of all here, and none at all later.
+func TestManyLost(t *testing.T) {
+	underlay(t)
+	const many = 12
+	var config strings.Builder
+	for i := range many {
+		fmt.Fprintf(&config, "[[vxlan]]\nname = \"net%d\"\nvni = %d\n", i, 100+i)
+	}
+	r, o := prepare(t, config.String())
+	start(t, r, o)
+	for round := 1; round <= 2; round++ {
+		for i := range many {
+			r.engine.loseSilently(fmt.Sprintf("net%d", i))
+		}
+		if round == 1 {
+			r.engine.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: "net0", Err: errors.New("EBADFD")}
+		}
+		eventually(t, "the repairs", func() bool { return r.said("opened anew, learned") == round*many })
+		for i := range many {
+			if _, err := netlink.LinkByName(fmt.Sprintf("net%d", i)); err != nil {
+				t.Error(err)
+			}
+		}
+		if s, err := r.client.Status(t.Context()); err != nil || !s.Ready {
+			t.Errorf("not ready after the repairs: %v, %q", err, s.Problems)
+		}
+	}
+	if err := r.end(t); err != nil {
+		t.Error(err)
+	}
+}
+
+// From the moment that the engine knows, and not from that of the repair.
+func TestNotReadyWhileLost(t *testing.T) {
+	r, d := idle(t, twoNetworks)
+	if err := d.AddFDB(entry("red", ownMAC, "192.0.2.3")); err != nil { // gives the engine its networks
+		t.Fatal(err)
+	}
+	if i := r.engine.Info(); len(i.Networks) != 2 {
+		t.Fatalf("the engine has %+v", i)
+	}
+	d.ready.start()
+	if !d.isReady() {
+		t.Fatal("not ready before")
+	}
+	r.engine.lost["blue"] = true
+	if d.isReady() {
+		t.Error("ready while a network is lost")
+	}
+}
+
 // A device that is deleted again and again makes no busy loop.
 func TestLostAgainAndAgain(t *testing.T) {
-	r, d := quick(t, twoNetworks)
-	d.backoff = 200 * time.Millisecond
-	r.engine.refuse = func(dataplane.Desired) error { return nil }
-	r.engine.taps["blue"], r.engine.taps["red"] = nil, nil
-	d.base.Networks = d.base.Networks[:0] // nothing to do for a repair
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- d.events(ctx) }()
+	underlay(t)
+	r, o := prepare(t, twoNetworks)
+	start(t, r, o)
 	begin := time.Now()
-	for range 3 {
-		r.engine.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: "blue"}
+	for i := range 3 {
+		r.engine.lose("blue", "blue")
+		eventually(t, "the repair", func() bool { return r.said("opened anew, learned") == i+1 })
 	}
-	eventually(t, "three repairs", func() bool { return strings.Count(r.log.String(), "opened anew") == 3 })
-	if took := time.Since(begin); took < 2*d.backoff {
+	if took := time.Since(begin); took < 2*time.Second {
 		t.Errorf("three repairs within %v", took)
 	}
-	cancel()
-	if err := <-done; err != nil {
+	if err := r.end(t); err != nil {
 		t.Error(err)
 	}
 }

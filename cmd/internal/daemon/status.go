@@ -12,21 +12,34 @@ import (
 // Stats implements control.Daemon.
 func (d *daemon) Stats() dataplane.Stats { return d.engine.get().Stats() }
 
+// isReady reports whether traffic flows as configured, on every network.
+func (d *daemon) isReady() bool {
+	return d.ready.Ready() && len(lost(d.engine.get().Info())) == 0
+}
+
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
 	info := d.engine.get().Info()
+	missing := make(map[string]string)
+	for _, name := range lost(info) {
+		about, problem := deviceProblem(name)
+		missing[about] = problem
+	}
 	s := control.Status{
 		Version:     d.Version,
 		PID:         os.Getpid(),
-		Ready:       d.ready.Ready(),
-		Problems:    d.ready.Problems(),
+		Ready:       d.ready.Ready() && len(missing) == 0,
+		Problems:    d.ready.Problems(missing),
 		Uptime:      uint64(time.Since(d.started) / time.Second),
 		Config:      d.Path,
 		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: encap.UnderlayMTU(d.mtu.Load())},
 		Workers:     info.Workers,
 		SourcePorts: info.Sources,
 		Uplink:      info.Uplink,
-		Networks:    make([]control.NetworkStatus, 0, len(info.Networks)),
+
+		SegmentationRefused: info.SegmentationRefused,
+
+		Networks: make([]control.NetworkStatus, 0, len(info.Networks)),
 	}
 	counts := make(map[string]dataplane.NetworkStats)
 	for _, n := range d.engine.get().Stats().Networks {
