@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -82,6 +84,9 @@ func addNetwork(c *cobra.Command, network *string) {
 	c.Flags().StringVar(network, "network", "", "the network's `NAME`")
 }
 
+// origins are what a forwarding entry can come from.
+var origins = []string{"static", "learned"}
+
 func newFDBShowCommand() *cobra.Command {
 	var d daemonFlags
 	var m match
@@ -92,6 +97,9 @@ func newFDBShowCommand() *cobra.Command {
 		Short: "Show forwarding entries",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			if origin != "" && !slices.Contains(origins, origin) {
+				return usageError{c.CommandPath(), fmt.Errorf("origin %q: want %s", origin, strings.Join(origins, " or "))}
+			}
 			all, err := d.client().FDB(c.Context(), m.network)
 			if err != nil {
 				return err
@@ -119,7 +127,7 @@ func newFDBShowCommand() *cobra.Command {
 	}
 	d.add(c)
 	m.add(c)
-	c.Flags().StringVar(&origin, "origin", "", "only entries of this `ORIGIN`: static or learned")
+	c.Flags().StringVar(&origin, "origin", "", "only entries of this `ORIGIN`: "+strings.Join(origins, " or "))
 	addJSON(c, &json)
 	return c
 }
