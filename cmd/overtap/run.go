@@ -35,6 +35,9 @@ traffic flows. On SIGTERM or SIGINT everything that was made is removed.`,
 			if err != nil {
 				return err
 			}
+			// Whoever reads the log may go: the default action would end the
+			// process at the next line, with nothing undone.
+			signal.Ignore(syscall.SIGPIPE)
 			log := newLogger(c.ErrOrStderr(), cfg.Log)
 			ctx, stop := untilSignal(c.Context(), log)
 			defer stop()
