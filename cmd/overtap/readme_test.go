@@ -1,0 +1,43 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"overtap/dataplane"
+)
+
+// The README's table of drop reasons names each once, and nothing else.
+func TestReadmeNamesEveryDrop(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const header = "| reason | way | what it means | what to do |\n"
+	_, rest, found := strings.Cut(string(text), header)
+	if !found {
+		t.Fatalf("README.md has no table with the header %s", header)
+	}
+	table, _, _ := strings.Cut(rest, "\n\n")
+	named := make(map[string]int)
+	for _, line := range strings.Split(table, "\n")[1:] { // after the rule
+		m := regexp.MustCompile("^\\| `([a-z_]+)` \\|").FindStringSubmatch(line)
+		if m == nil {
+			t.Errorf("a row without a reason: %s", line)
+			continue
+		}
+		named[m[1]]++
+	}
+	for _, d := range dataplane.Drops() {
+		if n := named[d.String()]; n != 1 {
+			t.Errorf("%s is named %d times", d, n)
+		}
+		delete(named, d.String())
+	}
+	for name := range named {
+		t.Errorf("%s is no reason that the engine knows", name)
+	}
+}
