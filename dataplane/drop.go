@@ -13,7 +13,7 @@ const (
 	dropNone Drop = iota // not a drop: the frame goes on
 
 	DropTooShort         // a header is cut off
-	DropVXLANInvalidHdr  // the I flag is missing
+	DropVXLANInvalidHdr  // the I flag is missing, or reserved bits are set and not taken
 	DropVXLANVNINotFound // no network has this VNI on this port
 	DropPeerNotAdmitted  // the sender is neither a peer nor in an admitted prefix
 	DropPeerTableFull    // the sender would be admitted, but the bound of learned peers is reached
@@ -39,7 +39,7 @@ const (
 
 var drops = [dropCount]struct{ name, text string }{
 	DropTooShort:         {"too_short", "a header is cut off"},
-	DropVXLANInvalidHdr:  {"vxlan_invalid_hdr", "the VXLAN header lacks the I flag"},
+	DropVXLANInvalidHdr:  {"vxlan_invalid_hdr", "the VXLAN header lacks the I flag, or has reserved bits set where that is not taken"},
 	DropVXLANVNINotFound: {"vxlan_vni_not_found", "no network has this VNI on this port"},
 	DropPeerNotAdmitted:  {"peer_not_admitted", "the sender is neither a listed peer nor in an admitted prefix"},
 	DropPeerTableFull:    {"peer_table_full", "the bound of learned peers is reached"},
