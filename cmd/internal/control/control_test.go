@@ -310,3 +310,24 @@ func TestNotOvertap(t *testing.T) {
 		t.Errorf("error: %v", err)
 	}
 }
+
+// TryListen leaves nothing behind, nor does Close, of several directories.
+func TestTryListen(t *testing.T) {
+	root := t.TempDir()
+	path := filepath.Join(root, "a", "b", "control.sock")
+	empty := func() {
+		t.Helper()
+		if left, err := os.ReadDir(root); err != nil || len(left) != 0 {
+			t.Errorf("left: %v, %v", left, err)
+		}
+	}
+	if err := TryListen(path); err != nil {
+		t.Fatal(err)
+	}
+	empty()
+	long := filepath.Join(root, "a", strings.Repeat("x", 120))
+	if err := TryListen(long); err == nil || !strings.Contains(err.Error(), "set control.socket to another path") {
+		t.Errorf("a path that no socket can have: %v", err)
+	}
+	empty()
+}

@@ -178,13 +178,14 @@ func TestRun(t *testing.T) {
 	before := links(t)
 	notified := notifySocket(t)
 	r, o := prepare(t, twoNetworks)
+	r.engine.refused = true
 	start(t, r, o)
 
 	s, err := r.client.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Ready || s.Version != "v1" || s.Underlay.MTU != 1500 || len(s.Networks) != 2 ||
+	if !s.Ready || !s.SegmentationRefused || s.Version != "v1" || s.Underlay.MTU != 1500 || len(s.Networks) != 2 ||
 		s.Networks[0].Bridge != "br-blue" || s.Networks[0].MTU != 1450 || s.Networks[0].Entries != 1 || s.PID != os.Getpid() {
 		t.Errorf("status: %+v", s)
 	}

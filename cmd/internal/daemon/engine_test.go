@@ -26,6 +26,7 @@ type fakeEngine struct {
 	desired  dataplane.Desired
 	taps     map[string][]*os.File
 	lost     map[string]bool // by device
+	refused  bool            // segmentation is
 	learned  []dataplane.FDBEntry
 	refuse   func(dataplane.Desired) error // of Apply
 	applied  int
@@ -96,7 +97,7 @@ func (e *fakeEngine) Stats() dataplane.Stats {
 func (e *fakeEngine) Info() dataplane.Info {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i := dataplane.Info{Workers: 2}
+	i := dataplane.Info{Workers: 2, SegmentationRefused: e.refused}
 	for _, n := range e.desired.Networks {
 		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU, Lost: e.lost[n.Device]})
 	}

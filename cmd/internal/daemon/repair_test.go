@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -155,6 +156,12 @@ func TestLostAgainAndAgain(t *testing.T) {
 	begin := time.Now()
 	for i := range 3 {
 		r.engine.lose("blue", "blue")
+		if i > 0 { // the repair waits
+			s, err := r.client.Status(t.Context())
+			if err != nil || s.Ready || !slices.Equal(s.Problems, []string{"network blue: its device is being opened anew"}) {
+				t.Errorf("status before the repair: %v, %v, %q", err, s.Ready, s.Problems)
+			}
+		}
 		eventually(t, "the repair", func() bool { return r.said("opened anew, learned") == i+1 })
 	}
 	if took := time.Since(begin); took < 2*time.Second {
