@@ -3,6 +3,7 @@ package dataplane_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"testing"
@@ -20,9 +21,16 @@ import (
 // overtapAt puts an engine at the site, its TAP vx0 on the site's bridge.
 func overtapAt(t testing.TB, s *netlab.Site, workers int, nets ...dataplane.Network) *dataplane.Engine {
 	t.Helper()
+	return overtapWith(t, s, dataplane.Options{Workers: workers}, nets...)
+}
+
+// overtapWith is overtapAt with options; the underlay address is the site's.
+func overtapWith(t testing.TB, s *netlab.Site, o dataplane.Options, nets ...dataplane.Network) *dataplane.Engine {
+	t.Helper()
+	o.Underlay = s.Underlay
 	var e *dataplane.Engine
 	err := s.Host.Do(func() (err error) {
-		if e, err = dataplane.New(dataplane.Options{Underlay: s.Underlay, Workers: workers}); err != nil {
+		if e, err = dataplane.New(o); err != nil {
 			return err
 		}
 		_, err = e.Apply(dataplane.Desired{Networks: nets})
@@ -127,25 +135,80 @@ func bulk(t *testing.T, a, b *netlab.Site) {
 	}
 }
 
-// TestBulkKeepsItsBytes sends bulk over each kind of underlay and TAP.
+// TestBulkKeepsItsBytes sends bulk in every combination of offloads: of the
+// underlay, of the TAP, of the sockets, by the uplink and without, to the kernel
+// and to another engine. No stack may count a checksum that was wrong, nothing
+// may be dropped on the way out.
 func TestBulkKeepsItsBytes(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		spec  netlab.SiteSpec
-		plain bool
+	underlays := map[string]netlab.SiteSpec{
+		"all offloads":           {},
+		"no tunnel segmentation": {Offload: netlab.NoTunnelSegmentation},
+		"no offloads":            {Offload: netlab.NoOffloads},
+		"IPv6":                   {V6: true},
+		"IPv6, no offloads":      {V6: true, Offload: netlab.NoOffloads},
+		"jumbo":                  {UnderlayMTU: 9000},
+	}
+	ways := []struct {
+		name            string
+		plain, noUplink bool
+		refuse, gro     bool
+		both            bool
 	}{
-		{name: "all offloads"},
-		{name: "no tunnel segmentation", spec: netlab.SiteSpec{Offload: netlab.NoTunnelSegmentation}},
-		{name: "no offloads", spec: netlab.SiteSpec{Offload: netlab.NoOffloads}},
-		{name: "IPv6", spec: netlab.SiteSpec{V6: true}},
-		{name: "jumbo", spec: netlab.SiteSpec{UnderlayMTU: 9000}},
+		{name: "all"},
+		{name: "cut", noUplink: true},
 		{name: "plain TAP", plain: true},
-		{name: "plain TAP, IPv6, no offloads", spec: netlab.SiteSpec{V6: true, Offload: netlab.NoOffloads}, plain: true},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			_, a, b := kernelPair(t, c.spec, func(n *dataplane.Network) { n.Plain = c.plain })
-			bulk(t, a, b)
-		})
+		{name: "UDP_SEGMENT refused", noUplink: true, refuse: true},
+		{name: "GRO", gro: true, noUplink: true},
+		{name: "engine to engine", both: true},
+		{name: "engine to engine, cut, GRO", both: true, noUplink: true, gro: true},
+	}
+	for _, underlay := range slices.Sorted(maps.Keys(underlays)) {
+		for _, w := range ways {
+			t.Run(underlay+", "+w.name, func(t *testing.T) {
+				lab := netlabtest.New(t)
+				sites, err := lab.Sites(underlays[underlay])
+				if err != nil {
+					t.Fatal(err)
+				}
+				a, b := sites[0], sites[1]
+				if w.gro {
+					for _, s := range sites {
+						if err := s.Host.SetFeatures(netlab.UnderlayDev, true, "gro"); err != nil {
+							t.Fatal(err)
+						}
+					}
+				}
+				var engines []*dataplane.Engine
+				open := func(s *netlab.Site) {
+					n := siteNetwork(s, sites...)
+					n.Plain = w.plain
+					e := overtapWith(t, s, dataplane.Options{Workers: 2, NoTunnelGSO: w.noUplink}, n)
+					if w.refuse {
+						if err := e.RefuseSegments(); err != nil {
+							t.Fatal(err)
+						}
+					}
+					engines = append(engines, e)
+				}
+				open(a)
+				if w.both {
+					open(b)
+				} else if err := b.AddKernelVXLAN(100, 4789, sites...); err != nil {
+					t.Fatal(err)
+				}
+				bulk(t, a, b)
+				if n := checksumErrors(t, a.Container, b.Container, a.Host, b.Host); n != 0 {
+					t.Errorf("%d checksum errors", n)
+				}
+				for _, e := range engines {
+					for _, d := range e.Stats().Drops {
+						if d.Direction == dataplane.Outbound {
+							t.Errorf("dropped: %+v", d)
+						}
+					}
+				}
+			})
+		}
 	}
 }
 
