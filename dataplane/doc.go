@@ -42,7 +42,7 @@
 // A worker is two OS threads, one each way (thread_linux.go), which sleep in
 // epoll and run each batch to its end. They share with each other and with the
 // door only atomics: the catalogue of networks, each network's policy, its FDB
-// and its peers (package fdb). Nothing on the road locks, allocates, logs or
+// and its peers (package fdb). In the steady state nothing on the road locks, allocates, logs or
 // copies payload. What the door takes away it unpublishes, waits until every
 // thread has come round (quiesce), and closes.
 //

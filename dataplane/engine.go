@@ -76,6 +76,7 @@ type Engine struct {
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
 	stop      chan struct{}
+	stopping  sync.Once
 	beating   sync.WaitGroup
 
 	mu     sync.Mutex // the door, one at a time
@@ -97,7 +98,8 @@ func New(o Options) (*Engine, error) {
 		wires: make(map[endpoint][]Wire),
 	}
 	if e.workers <= 0 {
-		e.workers = runtime.NumCPU()
+		// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
+		e.workers = min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
 	}
 	if e.edges == nil {
 		edges, err := newHostEdges(o, e.workers)
@@ -279,9 +281,9 @@ func (e *Engine) quiesce() {
 
 // Close stops the threads and closes every TAP and socket; the TAPs vanish.
 func (e *Engine) Close() error {
-	err := e.shut()
-	e.beating.Wait()
-	return err
+	e.stopping.Do(func() { close(e.stop) })
+	e.beating.Wait() // the beat looks at what shut takes away
+	return e.shut()
 }
 
 func (e *Engine) shut() error {
@@ -291,7 +293,6 @@ func (e *Engine) shut() error {
 		return nil
 	}
 	e.closed = true
-	close(e.stop)
 	for _, t := range e.threads {
 		t.stop.Store(true)
 		t.kick()

@@ -105,10 +105,10 @@ func (t *thread) kick() {
 // use: a thread that wanders between CPUs has the devices' per-CPU backlogs
 // reorder its flows. Both threads of a worker share a CPU, so that a question
 // and its answer wake nobody on an idle one: half the round trip of threads on
-// two. With more workers than CPUs the scheduler decides.
+// two. With another number of workers than of CPUs the scheduler decides.
 func pin(worker, workers int) {
 	var may, one unix.CPUSet
-	if unix.SchedGetaffinity(0, &may) != nil || may.Count() < workers {
+	if unix.SchedGetaffinity(0, &may) != nil || may.Count() != workers {
 		return
 	}
 	for cpu, seen := 0, 0; ; cpu++ {

@@ -321,6 +321,8 @@ func (w *uplinkWorker) send(s *Whole, port uint16) bool {
 	w.refused[refusal(errno, v)].Add(1)
 	shun := shunBriefly
 	switch {
+	case errno == unix.EMSGSIZE:
+		return false // longer than an outer packet: nothing was written, others may fit
 	case errno == unix.EBADFD || errno == unix.EIO:
 		// tun_get_user: the TAP was deleted, or is down.
 		u.fail(fmt.Errorf("write to %s: %w: it was deleted or set down", u.name, errno))
