@@ -14,13 +14,6 @@ import (
 	"overtap/encap"
 )
 
-func needKernelVXLAN(t testing.TB) {
-	netlabtest.Root(t)
-	if !netlab.HaveKernelVXLAN() {
-		t.Skip("this kernel has no vxlan")
-	}
-}
-
 // pingAll fails the test unless every request from h to dst is answered once.
 func pingAll(t testing.TB, h *netlab.Host, dst netip.Addr, size int) {
 	t.Helper()
@@ -39,7 +32,7 @@ func noAnswer(t testing.TB, h *netlab.Host, dst netip.Addr) {
 }
 
 func TestKernelPair(t *testing.T) {
-	needKernelVXLAN(t)
+	netlabtest.KernelVXLAN(t)
 	for _, spec := range []netlab.SiteSpec{
 		{},
 		{V6: true, UnderlayMTU: 9000},
@@ -82,7 +75,7 @@ func TestKernelPair(t *testing.T) {
 }
 
 func TestThreeHostsAndMovingContainer(t *testing.T) {
-	needKernelVXLAN(t)
+	netlabtest.KernelVXLAN(t)
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))
 	a, b, c := sites[0], sites[1], sites[2]
@@ -119,7 +112,7 @@ func TestThreeHostsAndMovingContainer(t *testing.T) {
 }
 
 func TestMulticastUnderlay(t *testing.T) {
-	needKernelVXLAN(t)
+	netlabtest.KernelVXLAN(t)
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))
 	for _, s := range sites {
@@ -133,7 +126,7 @@ func TestMulticastUnderlay(t *testing.T) {
 }
 
 func TestVXLANOptions(t *testing.T) {
-	needKernelVXLAN(t)
+	netlabtest.KernelVXLAN(t)
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{V6: true}))
 	a, b := sites[0], sites[1]

@@ -97,10 +97,7 @@ func TestTakeFrame(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) {
-	netlabtest.Root(t)
-	if !netlab.HaveKernelVXLAN() {
-		t.Skip("this kernel has no vxlan")
-	}
+	netlabtest.KernelVXLAN(t)
 	lab := netlabtest.New(t)
 	a, b, err := lab.KernelPair(netlab.SiteSpec{})
 	check(t, err)

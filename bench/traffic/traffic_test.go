@@ -58,10 +58,7 @@ func pair(t testing.TB) (a, b End) {
 }
 
 func TestAcrossKernelVXLAN(t *testing.T) {
-	netlabtest.Root(t)
-	if !netlab.HaveKernelVXLAN() {
-		t.Skip("this kernel has no vxlan")
-	}
+	netlabtest.KernelVXLAN(t)
 	lab := netlabtest.New(t)
 	a, b, err := lab.KernelPair(netlab.SiteSpec{})
 	check(t, err)

@@ -25,6 +25,21 @@ func Root(tb testing.TB) {
 	tb.Skip("network namespaces need root")
 }
 
+// KernelVXLAN skips the test when this kernel cannot make the vxlan devices that
+// are to be its peer, or fails it when the environment says REQUIRE_ROOT=1.
+// Without root it does as Root.
+func KernelVXLAN(tb testing.TB) {
+	tb.Helper()
+	Root(tb)
+	if netlab.HaveKernelVXLAN() {
+		return
+	}
+	if os.Getenv("REQUIRE_ROOT") == "1" {
+		tb.Fatal("this kernel has no vxlan to be the peer, and REQUIRE_ROOT=1 forbids to skip")
+	}
+	tb.Skip("this kernel has no vxlan to be the peer")
+}
+
 // New makes an empty lab with a name of its own and destroys it at the end of
 // the test, also a failed one. Without root it does as Root.
 func New(tb testing.TB) *netlab.Lab {

@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"overtap/bench/netlab"
+	"overtap/bench/netlab/netlabtest"
 )
 
 // Every topology comes up with every peer, is what it says it is, and goes.
@@ -21,8 +21,8 @@ func TestUpExecDown(t *testing.T) {
 		for _, peer := range []Peer{KernelPeer, OvertapPeer} {
 			t.Run(topology.Name+"/"+string(peer), func(t *testing.T) {
 				root(t)
-				if peer == KernelPeer && !netlab.HaveKernelVXLAN() {
-					t.Skip("this kernel has no vxlan")
+				if peer == KernelPeer {
+					netlabtest.KernelVXLAN(t)
 				}
 				testUpExecDown(t, topology, peer)
 			})
