@@ -21,9 +21,9 @@ const (
 	MaxDatagram = 65535
 )
 
-// Device is one queue of a TAP. FD, ReadBatch and Close belong to the outbound
-// thread of the queue's worker, WriteBatch to its inbound thread; the two may
-// run at once.
+// Device is one queue of a TAP. FD, ReadBatch, Answer and Close belong to the
+// outbound thread of the queue's worker, WriteBatch to its inbound thread; the
+// two may run at once.
 type Device interface {
 	// FD is readable (poll(2), level-triggered) while frames wait.
 	FD() int
@@ -34,6 +34,10 @@ type Device interface {
 	// that was refused stands in its Errno. It returns how many were refused.
 	// The frames' bytes are the caller's again when it returns.
 	WriteBatch(f []OutFrame) (refused int)
+	// Answer writes one complete frame, which the road out makes for somebody
+	// on the device's side, and does not block; it returns the errno of a
+	// refusal, else 0. The bytes are the caller's again when it returns.
+	Answer(frame []byte) unix.Errno
 	// Offloads names what the kernel granted: "csum", "tso4", "tso6", "ecn",
 	// "uso"; it is constant.
 	Offloads() []string

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/dataplane"
 	"overtap/dataplane/dataplanetest"
 )
@@ -88,6 +90,8 @@ func (d nullDevice) WriteBatch(f []dataplane.OutFrame) int {
 	}
 	return 0
 }
+
+func (d nullDevice) Answer([]byte) unix.Errno { return 0 }
 
 type nullWire struct{ *null }
 

@@ -235,7 +235,11 @@ type tapQueue struct {
 	offloads []string
 	vnet     [encap.VnetHdrLen]byte // of the frame being written
 	iov      []unix.Iovec           // of the frame being written
+	answer   []unix.Iovec           // of the answer being written, by the outbound thread
 }
+
+// noVnet says that a frame is whole and its checksums are complete.
+var noVnet [encap.VnetHdrLen]byte
 
 func (q *tapQueue) FD() int            { return q.fd }
 func (q *tapQueue) Offloads() []string { return q.offloads }
@@ -278,9 +282,12 @@ func (q *tapQueue) WriteBatch(f []OutFrame) (refused int) {
 	return refused
 }
 
-// write puts one frame into the TAP. tun_get_user runs the receiving side's
-// stack inline, so it can take long: a plain Syscall, never a raw one, lets the
-// garbage collector go on meanwhile.
+func (q *tapQueue) Answer(frame []byte) unix.Errno {
+	q.answer = appendIovec(q.answer[:0], noVnet[:q.vnetLen])
+	q.answer = appendIovec(q.answer, frame)
+	return writev(q.fd, q.answer)
+}
+
 func (q *tapQueue) write(f *OutFrame) unix.Errno {
 	q.iov = q.iov[:0]
 	if q.vnetLen != 0 {
@@ -290,10 +297,18 @@ func (q *tapQueue) write(f *OutFrame) unix.Errno {
 	for _, p := range f.Parts {
 		q.iov = appendIovec(q.iov, p)
 	}
+	return writev(q.fd, q.iov)
+}
+
+// writev puts one frame into the TAP. tun_get_user runs the receiving side's
+// stack inline, so it can take long: a plain Syscall, never a raw one, lets the
+// garbage collector go on meanwhile. The vectors point to what they hold, which
+// keeps it alive.
+func writev(fd int, iov []unix.Iovec) unix.Errno {
 	for {
-		_, _, e := unix.Syscall(unix.SYS_WRITEV, uintptr(q.fd),
-			uintptr(unsafe.Pointer(&q.iov[0])), uintptr(len(q.iov)))
-		runtime.KeepAlive(f)
+		_, _, e := unix.Syscall(unix.SYS_WRITEV, uintptr(fd),
+			uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
+		runtime.KeepAlive(iov)
 		if e != unix.EINTR {
 			return e
 		}

@@ -228,3 +228,24 @@ func (q *Device) WriteBatch(f []dataplane.OutFrame) (refused int) {
 	t.unwritten += refused
 	return refused
 }
+
+// Answer checks and collects the frame with what WriteBatch wrote.
+func (q *Device) Answer(frame []byte) unix.Errno {
+	t := q.tap
+	q.reader.enter(t.tb, "Answer of TAP "+t.Spec.Name)
+	defer q.reader.leave()
+	if q.event.closed.Load() {
+		t.tb.Errorf("TAP %s was answered after it was closed", t.Spec.Name)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err := CheckOutFrame(&t.Spec, &dataplane.OutFrame{Parts: [][]byte{frame}}); err != nil {
+		t.tb.Errorf("TAP %s: answer: %v", t.Spec.Name, err)
+	}
+	if t.refuse != 0 {
+		t.unwritten++
+		return t.refuse
+	}
+	t.written = append(t.written, Frame{Data: slices.Clone(frame)})
+	return 0
+}
