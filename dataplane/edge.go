@@ -135,6 +135,10 @@ type Wire interface {
 	// did. False means that nothing was sent: its segments have to be. The
 	// bytes are the caller's again when it returns.
 	WriteWhole(w *Whole) bool
+	// PathMTU returns the longest outer packet in bytes that reaches the peer,
+	// as the underlay knows, or 0 when it knows of no way. It belongs to the
+	// outbound thread and is for the case that WriteBatch said EMSGSIZE.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Dropped is how many datagrams the kernel dropped at a full receive
 	// buffer since the wire was opened. Any goroutine may ask.
 	Dropped() uint64
@@ -168,10 +172,11 @@ type Send struct {
 	Errno   unix.Errno // set by WriteBatch: why some payloads were refused
 	Refused int        // set by WriteBatch: how many
 
-	peer  fdb.PeerID
-	first int // index of Parts[0] in the road's list
-	segs  int // payloads
-	bytes int // of inner frames
+	peer   fdb.PeerID
+	first  int  // index of Parts[0] in the road's list
+	segs   int  // payloads
+	bytes  int  // of inner frames
+	copies bool // of a frame that goes to several
 }
 
 // Whole is an inner superframe to one peer, to be cut by the kernel or the NIC
@@ -204,6 +209,8 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
+	// PathMTU is what a Wire's is, for the beat to ask.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.
 	Beat()
 	// Uplink says which way superframes leave.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/encap"
 	"overtap/fdb"
 )
 
@@ -43,6 +44,9 @@ const (
 	// UplinkLost: the uplink of superframes was deleted or set down; they leave
 	// by the sockets from now on.
 	UplinkLost
+	// PathMTUChanged: packets to a peer may be no longer than PathMTU, or as
+	// long as the network makes them again (0).
+	PathMTUChanged
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
 )
@@ -50,9 +54,12 @@ const (
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string // of DeviceLost
+	Network string // of DeviceLost and PathMTUChanged
 	Port    uint16 // of WireFailed
 	Err     error
+
+	Peer    netip.Addr // of PathMTUChanged
+	PathMTU encap.UnderlayMTU
 }
 
 // beat is the period of the coarse clock and of all upkeep.
@@ -237,6 +244,7 @@ func (e *Engine) sweep() {
 		e.quiesce() // a beat is long, but a thread may have stood still
 	}
 	for _, n := range networks {
+		e.lookAtPaths(n)
 		n.table.Sweep(n.table.SweepSlots())
 		n.flushBehind(n.retired) // what frames in flight learned meanwhile
 		for i := range n.tallies {

@@ -21,9 +21,10 @@ type network struct {
 	lost    atomic.Bool
 	uso     bool // the TAP takes UDP superframes
 
-	config  Network      // as applied
-	leaving []fdb.PeerID // of peers gone since the last beat
-	retired []fdb.PeerID // of peers gone before it
+	config  Network                          // as applied
+	leaving []fdb.PeerID                     // of peers gone since the last beat
+	retired []fdb.PeerID                     // of peers gone before it
+	paths   map[netip.Addr]encap.UnderlayMTU // by peer, as the owner was told
 }
 
 func (n *network) close() error {

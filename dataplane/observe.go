@@ -61,12 +61,13 @@ func (n *network) stats() NetworkStats {
 		s.ReservedBits += t.reserved.Load()
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
+		s.Answered += t.answered.Load()
 	}
 	return s
 }
 
 func (n *network) peerStats(p fdb.PeerInfo) PeerStats {
-	s := PeerStats{Network: n.config.Name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned}
+	s := PeerStats{Network: n.config.Name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned, PathMTU: p.PathMTU}
 	for i := range n.tallies {
 		t := n.tallies[i].peer(p.ID)
 		switch {
