@@ -74,4 +74,6 @@ const (
 	OutFrames       = outFrames
 	InDatagrams     = inDatagrams
 	MaxLearnedPeers = maxLearnedPeers
+
+	AnswersPerSecond = answersPerSecond
 )
