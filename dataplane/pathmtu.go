@@ -20,7 +20,7 @@ const (
 	answersPerSecond = 200
 	// pathMTUAge is how long a path MTU is kept before it is asked for again,
 	// and pathMTUsPerBeat how many a network asks for in one beat.
-	pathMTUAge      = 10 // seconds
+	pathMTUAge      = 5 // seconds
 	pathMTUsPerBeat = 256
 )
 
