@@ -1,5 +1,5 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
-// their ports, addresses, routes, queue lengths. It follows what becomes of
+// their ports, addresses, routes, neighbours, queue lengths. It follows what becomes of
 // them and puts back what somebody removed. What it makes it removes again;
 // what it finds it leaves.
 //
