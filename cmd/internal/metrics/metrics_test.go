@@ -24,7 +24,7 @@ func TestMetrics(t *testing.T) {
 		Stats: func() dataplane.Stats {
 			return dataplane.Stats{
 				Networks: []dataplane.NetworkStats{{
-					Network: "blue", Traffic: traffic, Flooded: 5, ReservedBits: 6,
+					Network: "blue", Traffic: traffic, Flooded: 5, Suppressed: 14, ReservedBits: 6,
 					Entries: 10, EntriesLearned: 7, EntriesMax: 65536, LearnRefused: 8, LearnMoved: 9,
 				}},
 				Peers: []dataplane.PeerStats{{Network: "blue", Peer: netip.MustParseAddr("2001:db8::2"), Traffic: traffic}},
@@ -49,6 +49,7 @@ func TestMetrics(t *testing.T) {
 		`overtap_peer_rx_bytes_total{network="blue",peer="2001:db8::2"} 4`,
 		`overtap_flooded_total{network="blue"} 5`,
 		`overtap_reserved_bits_total{network="blue"} 6`,
+		`overtap_suppressed_total{network="blue"} 14`,
 		`overtap_fdb_entries{network="blue",origin="learned"} 7`,
 		`overtap_fdb_entries{network="blue",origin="static"} 3`,
 		`overtap_fdb_entries_max{network="blue"} 65536`,
