@@ -137,7 +137,7 @@ func (e *Engine) open(c Network) (_ *network, err error) {
 		return nil, err
 	}
 	n.uso = slices.Contains(n.devices[0].Offloads(), "uso")
-	n.policy.Store(newPolicy(&c, n.uso))
+	n.policy.Store(newPolicy(&c, n.uso, n.policy.Load().neighbors))
 	return n, nil
 }
 
@@ -241,6 +241,19 @@ func (n *network) admits(want Network) error {
 	return nil
 }
 
+// answers is the set of neighbours that want is to be answered from: the one in
+// use where they are the same.
+func (n *network) answers(want *Network) *fdb.Neighbors {
+	if !want.Suppress {
+		return nil
+	}
+	p := n.policy.Load()
+	if p != nil && p.neighbors != nil && slices.Equal(n.config.Neighbors, want.Neighbors) {
+		return p.neighbors
+	}
+	return fdb.NewNeighbors(want.Neighbors)
+}
+
 // change makes a network's peers, static entries and policy be those of want.
 func (n *network) change(want Network) error {
 	gone, err := n.peers.Set(want.allPeers(), fdb.Policy{Any: want.Admit.Any, Prefixes: want.Admit.Prefixes})
@@ -263,7 +276,7 @@ func (n *network) change(want Network) error {
 		}
 	}
 	n.retire(gone)
-	n.policy.Store(newPolicy(&want, n.uso))
+	n.policy.Store(newPolicy(&want, n.uso, n.answers(&want)))
 	n.config = want
 	return nil
 }

@@ -141,7 +141,7 @@ func (e *Engine) startThreads() error {
 	for w := range e.workers {
 		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
 		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, p) })
-		go e.threads[2*w+1].loop(w, e.workers, &e.epoch, func(p *port) { e.runInbound(in, p) })
+		go e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, p) })
 	}
 	return nil
 }

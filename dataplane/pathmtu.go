@@ -24,6 +24,10 @@ const (
 	pathMTUsPerBeat = 256
 )
 
+// maxAnswer is the longest frame that the road answers by: an ICMP error, which
+// exceeds every reply of suppress.go.
+const maxAnswer = encap.ICMPErrorFrameLen
+
 // allowance is a number of things to do in a second; one thread's.
 type allowance struct {
 	since time.Time

@@ -40,10 +40,10 @@ func newStatsCommand() *cobra.Command {
 // printStats prints one table a subject, and leaves out those that are empty.
 func printStats(w io.Writer, s dataplane.Stats) error {
 	networks := &table{header: []string{"NETWORK", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
-		"FLOODED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
+		"FLOODED", "SUPPRESSED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
 	for _, n := range s.Networks {
 		networks.add(n.Network, n.VNI, n.Port, n.TxPackets, n.TxBytes, n.RxPackets, n.RxBytes,
-			n.Flooded, n.Entries, n.EntriesLearned, n.EntriesMax, n.LearnMoved, n.LearnRefused)
+			n.Flooded, n.Suppressed, n.Entries, n.EntriesLearned, n.EntriesMax, n.LearnMoved, n.LearnRefused)
 	}
 	drops := &table{header: []string{"DROPPED", "NETWORK", "DIRECTION", "REASON", "WHY"}}
 	for _, d := range s.Drops {

@@ -8,7 +8,7 @@
 //     parser does not tell. node.go joins the two in one tree.
 //  2. bind.go lays the tree over the structs of raw.go: unknown keys and wrong
 //     types are found here.
-//  3. check.go, sections.go, vxlan.go and routed.go check ranges, formats and
+//  3. check.go, sections.go, vxlan.go and those beside them check ranges, formats and
 //     what must agree between keys, fill in defaults and make typed values.
 //  4. unsupported.go refuses what is understood but not built.
 //

@@ -7,23 +7,6 @@ import (
 	"overtap/encap"
 )
 
-// neighbors checks the entries from which ARP and ND are answered.
-func (c *checker) neighbors(raw []rawNeighbor) {
-	seen := make(map[netip.Addr]*node)
-	for _, r := range raw {
-		if r.Address.at == nil {
-			c.missing(r.section, "address", "the inner address to answer for")
-		}
-		if r.MAC.at == nil {
-			c.missing(r.section, "mac", "the address to answer with")
-		}
-		if a := c.unicast(r.Address); a.IsValid() {
-			unique(c, seen, a, r.Address.at)
-		}
-		c.sourceMAC(r.MAC)
-	}
-}
-
 // ipip checks one IP-in-IP tunnel (RFC 2003): IPv4 in IPv4.
 func (c *checker) ipip(raw *rawIPIP, own netip.Addr, names *names) {
 	if name := c.networkName(raw.section, raw.Name, names); name != "" && c.ifname(raw.Name) != "" {

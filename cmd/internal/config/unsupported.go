@@ -8,12 +8,4 @@ func (c *checker) unsupported(raw *rawConfig) {
 	for _, r := range raw.IPIP {
 		c.fail(r.at, problem+"leave the table out")
 	}
-	for _, v := range raw.VXLAN {
-		for _, r := range v.Neighbor {
-			c.fail(r.at, problem+"leave the table out")
-		}
-		if v.Suppress.v {
-			c.fail(v.Suppress.at, problem+"want false")
-		}
-	}
 }
