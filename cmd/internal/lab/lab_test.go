@@ -33,7 +33,7 @@ func TestUpExecDown(t *testing.T) {
 func testUpExecDown(t *testing.T, topology *Topology, peer Peer) {
 	name := topology.Name
 	out := ok(t, "lab", "up", "--peer", string(peer), name)
-	wants(t, out, "It is up.", "┌─ host a ", "network blue",
+	wants(t, out, "It is up.", "┌─ host a ",
 		binary+" lab exec a -- overtap fdb show", binary+" lab down\n")
 	if n := strings.Count(out, "3 of 3"); n != 2*len(topology.pings) {
 		t.Errorf("%d pings are whole; want %d:\n%s", n, 2*len(topology.pings), out)
