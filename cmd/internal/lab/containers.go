@@ -84,6 +84,9 @@ func (t *Topology) attach(l *netlab.Lab, h *netlab.Host, c container) (*netlab.H
 	return in, nil
 }
 
+// attachFixed is how many words stand before the flags of attachWords.
+const attachFixed = 3
+
 // attachWords are the words behind `overtap` that attach the container.
 func attachWords(c container, namespace string) []string {
 	words := []string{"attach", labNetwork, namespace}

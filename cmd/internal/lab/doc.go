@@ -5,6 +5,7 @@
 // What a lab is made of stands in the table of topology.go: a topology is data,
 // made by a function of its own file. What a running lab leaves on the machine,
 // and Down removes:
+//
 //	/run/netns/ot-<lab>-<host>     its hosts and containers, see bench/netlab
 //	/run/overtap/lab/<lab>/        of each host with a daemon <host>.toml,
 //	                               <host>.log and <host>.sock; lab.json

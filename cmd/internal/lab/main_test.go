@@ -235,3 +235,12 @@ func leftovers(t *testing.T) (left []string) {
 	}
 	return left
 }
+
+// vxlanTopology is what commands that name none mean.
+func vxlanTopology() *Topology {
+	t, err := Find(Default)
+	if err != nil {
+		panic(err)
+	}
+	return t
+}

@@ -11,6 +11,9 @@ import (
 	"overtap/dataplane"
 )
 
+// pageWidth is how many columns a line may have.
+const pageWidth = 80
+
 // print shows the lab, what was proved of it, and what both ends know.
 func (r *report) print(p *Printer) {
 	t := r.topology
@@ -53,13 +56,19 @@ func (r *report) print(p *Printer) {
 			p.printf("  %-16s  nothing\n", "dropped")
 		}
 		for _, n := range c.Drops {
-			p.printf("  %-16s  %s %v: %s (%v)\n", "dropped", plural(int(n.Count), "frame", "frames"), n.Direction, n.Reason.Text(), n.Reason)
+			what := fmt.Sprintf("  %-16s  %s %v: ", "dropped", plural(int(n.Count), "frame", "frames"), n.Direction)
+			why := fmt.Sprintf("%s (%v)", n.Reason.Text(), n.Reason)
+			if len(what)+len(why) > pageWidth {
+				why = fmt.Sprintf("%v,\n%20s%s", n.Reason, "", n.Reason.Text())
+			}
+			p.printf("%s%s\n", what, why)
 		}
 	}
 
 	if len(r.hosts) > 1 && len(r.carried[0].Networks) > 0 {
 		r.printLearned(p)
 	}
+	r.printAttached(p)
 	for _, c := range r.configs {
 		p.printf("\nThe configuration of overtap in host %s, %s\n\n", c.host, c.path)
 		for line := range strings.Lines(c.text) {
@@ -67,6 +76,20 @@ func (r *report) print(p *Printer) {
 		}
 	}
 	p.printf("\nThe lab's files are in %s.\n", t.dir())
+}
+
+// printAttached shows the commands that attached containers.
+func (r *report) printAttached(p *Printer) {
+	title := "\nHow the containers were attached\n"
+	for _, c := range r.topology.containers {
+		if c.join != attached {
+			continue
+		}
+		words := attachWords(c, r.topology.namespace(c.name))
+		p.printf("%s  in host %s: overtap %s \\\n      %s\n", title, c.host,
+			strings.Join(words[:attachFixed], " "), strings.Join(words[attachFixed:], " "))
+		title = ""
+	}
 }
 
 // printLearned says what both ends know.

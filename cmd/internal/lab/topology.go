@@ -75,7 +75,7 @@ type route struct {
 }
 
 // topologies are in the order of `lab list`.
-var topologies = []*Topology{vxlanLab(), vxlanSubnetsLab()}
+var topologies = []*Topology{bridgeLab(), vxlanLab(), vxlanSubnetsLab(), hostgwLab(), lanLab(), attachLab()}
 
 // hostNames are the names that hosts have, in the order of their underlay
 // addresses.
@@ -177,8 +177,11 @@ func (c container) addrs() []netip.Prefix {
 }
 
 // underlay returns what the peers know the host by.
-func underlay(host string) netip.Addr {
-	return netlab.UnderlayAddr(slices.Index(hostNames, host)+1, false)
+func underlay(host string) netip.Addr { return underlayOf(host, false) }
+
+// underlayOf returns the host's IPv4 or IPv6 address on the underlay.
+func underlayOf(host string, v6 bool) netip.Addr {
+	return netlab.UnderlayAddr(slices.Index(hostNames, host)+1, v6)
 }
 
 // other returns the host at the other end.
