@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -259,6 +260,72 @@ func TestUpFails(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	wants(t, r.out, "The end of overtap's log in host a:\n", "there is no /dev/net/tun", "everything was removed again")
+}
+
+// In whatever lab a daemon dies while it is built: up fails, and the machine is
+// as before.
+func TestUpLosesDaemon(t *testing.T) {
+	root(t)
+	for _, topology := range topologies {
+		for i := range topology.hosts {
+			t.Run(topology.Name+"/"+topology.hosts[i].name, func(t *testing.T) {
+				root(t)
+				// It may have come up before the signal did.
+				for range 10 {
+					if r, killed := upAndKill(t, topology, i); killed && r.code != 0 {
+						wants(t, r.out, "The end of overtap's log in host a:\n", "everything was removed again")
+						wants(t, r.err, "lab "+topology.Name+": ")
+						checkNothingLeft(t)
+						return
+					}
+					ok(t, "lab", "down", topology.Name)
+				}
+				t.Error("the daemon was never killed while the lab was built")
+			})
+		}
+	}
+}
+
+// upAndKill builds the lab and kills its ith daemon as soon as that is there.
+func upAndKill(t *testing.T, topology *Topology, i int) (r result, killed bool) {
+	t.Helper()
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for !killed {
+			if s, err := topology.readState(); err == nil && len(s.Daemons) > i {
+				killed = s.Daemons[i].signal(syscall.SIGKILL) == nil
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	r = run(t, "lab", "up", "--peer", "overtap", topology.Name)
+	close(end)
+	<-ended
+	return r, killed
+}
+
+// A machine that is full.
+func TestUpWithoutRoom(t *testing.T) {
+	root(t)
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755,size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount("/run", 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	r := run(t, "lab", "up")
+	if r.code != 1 || !strings.Contains(r.err, "copy overtap to /run/overtap/lab/vxlan/overtap: ") || !strings.Contains(r.err, "no space left on device") {
+		t.Errorf("%+v", r)
+	}
+	wants(t, r.out, "everything was removed again")
+	checkNothingLeft(t)
 }
 
 func TestNoRoot(t *testing.T) {
