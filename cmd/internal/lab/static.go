@@ -43,7 +43,7 @@ func vxlanStaticLab() *Topology {
 	a, b := staticEnds["a"], staticEnds["b"]
 	return &Topology{
 		Name:    "vxlan-static",
-		Summary: "two hosts that route through a VXLAN network with static entries only, as flannel's",
+		Summary: "VXLAN with static entries only, as flannel has it",
 		hosts:   []host{staticHost("a"), staticHost("b")},
 		mtu:     vxlanMTU,
 		containers: []container{
@@ -55,7 +55,7 @@ func vxlanStaticLab() *Topology {
 		pings: [][2]string{{"b1", "a1"}, {"a1", "b1"}},
 		words: [][2]string{
 			{tapOf(staticName), "a TAP: a device whose other end is a program, here overtap"},
-			{"VXLAN", "Ethernet frames inside UDP packets; here nothing is learned, nothing flooded"},
+			{"VXLAN", "frames inside UDP packets; nothing is learned here, nothing flooded"},
 		},
 		tries: []suggestion{
 			{why: "the one entry, and the neighbour it is for", member: "a", command: "overtap fdb show"},

@@ -25,7 +25,7 @@ func swarmLab() *Topology {
 	b.kernel.late = func(h *netlab.Host) error { return tellKernel(h, "a", containers) }
 	return &Topology{
 		Name:       "swarm",
-		Summary:    "two hosts that know each container beforehand, as Docker's swarm nodes do",
+		Summary:    "containers known beforehand, as on swarm nodes",
 		hosts:      []host{a, b},
 		mtu:        vxlanMTU,
 		containers: containers,
