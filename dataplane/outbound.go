@@ -139,7 +139,7 @@ type unit struct {
 func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	t, isIP := encap.FindTransport(f.Data)
 	tos, hasTOS := encap.InnerTOS(f.Data)
-	u.tos = o.p.outerTOS(tos, hasTOS)
+	u.tos = o.p.tos.outer(tos, hasTOS)
 	if isIP {
 		u.flow = t.FlowHash(f.Data)
 	} else {
