@@ -160,6 +160,7 @@ type catalogue struct {
 	byPort   map[uint16]map[encap.VNI]*network
 	tunnels  []*tunnel
 	byPeer   map[netip.Addr]*tunnel // by each listed peer's address
+	open     []*tunnel              // that admit others than listed peers
 }
 
 func newCatalogue(members []member) *catalogue {
@@ -182,6 +183,9 @@ func newCatalogue(members []member) *catalogue {
 			c.tunnels = append(c.tunnels, m)
 			for _, r := range m.config.Routes {
 				c.byPeer[r.Peer] = m
+			}
+			if a := m.config.Admit; a.Any || len(a.Prefixes) > 0 {
+				c.open = append(c.open, m)
 			}
 		}
 	}

@@ -155,21 +155,27 @@ func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 		}
 		return u, dropNone
 	}
+	return u, o.planUnit(&u, f, t, isIP, o.p.mtu, encap.VXLANHeaderLen)
+}
+
+// planUnit plans how a superframe falls into segments that fit mtu, each behind
+// head bytes of the encapsulation's own header.
+func (o *outbound) planUnit(u *unit, f *Frame, t encap.Transport, isIP bool, mtu encap.OverlayMTU, head int) Drop {
 	p, ok := planSegments(f, t, isIP)
 	switch {
 	case !ok:
-		return u, DropBadOffload
-	case p.headers-t.L3+min(p.size, t.End-p.headers) > int(o.p.mtu):
-		return u, DropTooBig
+		return DropBadOffload
+	case p.headers-t.L3+min(p.size, t.End-p.headers) > int(mtu):
+		return DropTooBig
 	case 2*p.count > outParts || p.count > outHeaders:
-		return u, DropBadOffload // segments of a few bytes: nobody honest
+		return DropBadOffload // segments of a few bytes: nobody honest
 	}
 	o.plan, u.super = p, true
 	u.segs, u.bytes = p.count, t.End-p.headers+p.count*p.headers
 	if p.count > 1 {
-		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
+		u.segSize = head + p.headers + p.size
 	}
-	return u, dropNone
+	return dropNone
 }
 
 // deliver brings a unit to one destination: a superframe uncut where the wire

@@ -1,0 +1,253 @@
+package dataplane
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/encap"
+)
+
+// OpenIPIP opens a raw socket for each worker to send by, and one that receives:
+// each of several would get a copy of every packet (raw_v4_input), so that the
+// first worker takes all that comes in.
+func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
+	defer func() {
+		if err != nil {
+			for _, w := range wires {
+				w.Close()
+			}
+		}
+	}()
+	for i := range workers {
+		w := &ipipWire{rx: -1, self: e.underlay.As4()}
+		if w.tx, err = e.rawSocket(unix.IPPROTO_RAW); err != nil {
+			return wires, err
+		}
+		wires = append(wires, w)
+		// IPPROTO_RAW is a protocol number too: what comes in under it is
+		// dropped before it is queued.
+		if err := rejectAll(w.tx); err != nil {
+			return wires, err
+		}
+		if i == 0 {
+			if w.rx, err = e.rawSocket(unix.IPPROTO_IPIP); err != nil {
+				return wires, err
+			}
+			w.receiver = new(receiver)
+			w.receiver.init()
+		}
+	}
+	return wires, nil
+}
+
+// rawSocket opens a non-blocking raw socket bound to the underlay address.
+func (e *hostEdges) rawSocket(protocol int) (int, error) {
+	fail := func(fd int, err error) (int, error) {
+		if fd >= 0 {
+			unix.Close(fd)
+		}
+		return -1, fmt.Errorf("open a raw socket for IP-in-IP on %s: %w", e.underlay, err)
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return fail(-1, fmt.Errorf("socket: %w: this needs CAP_NET_RAW", err))
+	}
+	growBuffers(fd)
+	if e.device != "" {
+		if err := unix.BindToDevice(fd, e.device); err != nil {
+			return fail(fd, fmt.Errorf("bind to device %s: %w", e.device, err))
+		}
+	}
+	if err := unix.Bind(fd, sockaddr(e.underlay, 0)); err != nil {
+		return fail(fd, bindError(e.underlay, 0, err))
+	}
+	return fd, nil
+}
+
+// rejectAll attaches a socket filter that takes nothing.
+func rejectAll(fd int) error {
+	reject := unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}
+	err := unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: 1, Filter: &reject})
+	if err != nil {
+		return fmt.Errorf("attach a filter to a raw socket: %w", err)
+	}
+	return nil
+}
+
+// ipipWire sends and receives inner packets by raw sockets. The outer header of
+// what is sent is written here (IP_HDRINCL, which IPPROTO_RAW implies), so that
+// TTL, TOS and DF need no control message; the kernel adds its checksum, and the
+// identification where that is zero (raw_send_hdrinc).
+type ipipWire struct {
+	rx   int // -1 where another worker receives
+	tx   int
+	self [4]byte
+
+	*receiver // nil without rx
+	out       ipipTransmitter
+	id        uint16 // of the last outer packet with DF
+}
+
+// ipipTransmitter is the memory of one sendmmsg of outer packets.
+type ipipTransmitter struct {
+	msgs    [sendBatch]mmsghdr
+	names   [sendBatch]unix.RawSockaddrInet4
+	headers [sendBatch][encap.IPv4HeaderLen]byte
+	index   [sendBatch]int // of each message in the sends
+	iovs    [3 * sendBatch]unix.Iovec
+	n, iov  int // messages and vectors in use
+}
+
+// FD is that of the socket that receives, or of one that never does.
+func (w *ipipWire) FD() int {
+	if w.rx < 0 {
+		return w.tx
+	}
+	return w.rx
+}
+
+func (w *ipipWire) Close() error {
+	if w.rx >= 0 {
+		unix.Close(w.rx)
+	}
+	return unix.Close(w.tx)
+}
+
+// TakesWhole: nothing in the kernel's offloads for a raw socket cuts a packet.
+func (w *ipipWire) TakesWhole(netip.Addr) bool { return false }
+
+// WriteWhole is never asked for.
+func (w *ipipWire) WriteWhole(*Whole) bool { return false }
+
+func (w *ipipWire) Dropped() uint64 {
+	if w.rx < 0 {
+		return 0
+	}
+	return socketDrops(w.rx)
+}
+
+// ReadBatch receives packets with their outer headers, which the kernel has
+// checked and put together from fragments (ip_local_deliver).
+func (w *ipipWire) ReadBatch(d []Datagram) (int, error) {
+	if w.rx < 0 {
+		return 0, nil
+	}
+	n, err := w.receive(w.rx, len(d))
+	for i := range n {
+		w.decode(i, &d[i])
+	}
+	return n, err
+}
+
+// decode fills d from the i-th message.
+func (w *ipipWire) decode(i int, d *Datagram) {
+	data, truncated := w.message(i)
+	*d = Datagram{Truncated: truncated}
+	if len(data) < encap.IPv4HeaderLen {
+		return // no packet has less; as an inner one it is too short
+	}
+	outer := encap.IPv4(data)
+	d.From, d.TOS = outer.Src(), outer.TOS()
+	d.Data = data[min(outer.HeaderLen(), len(data)):]
+}
+
+// WriteBatch sends each payload as a packet of its own.
+func (w *ipipWire) WriteBatch(s []Send) (refused int) {
+	for i := range s {
+		m := &s[i]
+		m.Errno, m.Refused = 0, 0
+		first, size := 0, 0
+		for j, p := range m.Parts {
+			if m.SegSize != 0 && size == m.SegSize {
+				w.append(s, i, m.Parts[first:j])
+				first, size = j, 0
+			}
+			size += len(p)
+		}
+		w.append(s, i, m.Parts[first:])
+	}
+	w.flush(s)
+	for i := range s {
+		if s[i].Refused != 0 {
+			refused++
+		}
+	}
+	return refused
+}
+
+// append adds a packet of the i-th send; what waits is sent first when there is
+// too little room.
+func (w *ipipWire) append(s []Send, i int, parts [][]byte) {
+	t := &w.out
+	if t.n == sendBatch || t.iov+1+len(parts) > len(t.iovs) {
+		w.flush(s)
+	}
+	first := t.iov
+	iovs := append(t.iovs[:first], unix.Iovec{})
+	for _, p := range parts {
+		iovs = appendIovec(iovs, p)
+	}
+	t.iov = len(iovs)
+	w.encode(t.n, &s[i], t.iovs[first:t.iov])
+	t.index[t.n] = i
+	t.n++
+}
+
+// encode fills the n-th message, whose first vector is for the outer header.
+func (w *ipipWire) encode(n int, m *Send, iovs []unix.Iovec) {
+	t := &w.out
+	h := t.headers[n][:]
+	length := encap.IPv4HeaderLen
+	for i := range iovs {
+		length += int(iovs[i].Len)
+	}
+	h[0], h[1] = 0x45, m.TOS
+	binary.BigEndian.PutUint16(h[2:], uint16(length))
+	binary.BigEndian.PutUint32(h[4:], 0) // the kernel chooses what fragments share
+	if m.DF {
+		// RFC 6864: what is never fragmented may have any identification. They
+		// count up, for a receiver's GRO; zero would have the kernel look for one.
+		w.id = max(w.id+1, 1)
+		binary.BigEndian.PutUint16(h[4:], w.id)
+		h[6] = ipv4DF
+	}
+	h[8], h[9] = m.TTL, encap.ProtoIPIP
+	binary.BigEndian.PutUint16(h[10:], 0)
+	*(*[4]byte)(h[12:]) = w.self
+	*(*[4]byte)(h[16:]) = m.To.Addr().As4()
+	iovs[0].Base = &h[0]
+	iovs[0].SetLen(len(h))
+
+	t.names[n] = unix.RawSockaddrInet4{Family: unix.AF_INET, Addr: m.To.Addr().As4()}
+	hdr := &t.msgs[n].hdr
+	hdr.Name, hdr.Namelen = (*byte)(unsafe.Pointer(&t.names[n])), unix.SizeofSockaddrInet4
+	hdr.Iov = &iovs[0]
+	hdr.SetIovlen(len(iovs))
+}
+
+// flush passes what waits to the kernel, going on behind each packet that it
+// refuses.
+func (w *ipipWire) flush(s []Send) {
+	t := &w.out
+	for off := 0; off < t.n; {
+		r, _, e := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(w.tx),
+			uintptr(unsafe.Pointer(&t.msgs[off])), uintptr(t.n-off), unix.MSG_DONTWAIT, 0, 0)
+		runtime.KeepAlive(s)
+		switch e {
+		case 0:
+			off += int(r)
+		case unix.EINTR:
+		default:
+			m := &s[t.index[off]]
+			m.Errno = e
+			m.Refused++
+			off++
+		}
+	}
+	t.n, t.iov = 0, 0
+}
