@@ -1,0 +1,111 @@
+package interop
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"overtap/bench/netlab"
+	"overtap/bench/netlab/netlabtest"
+	"overtap/bench/traffic"
+)
+
+// tunnelled are hosts that route for a container each and are joined by one
+// IP-in-IP tunnel of several peers:
+//
+//	10.1.1.2 ─ br0 ─ host a 192.0.2.1 ═══ 192.0.2.2 host b ─ br0 ─ 10.1.2.2
+//	                                 ╚═══ 192.0.2.3 host c ─ br0 ─ 10.1.3.2
+type tunnelled struct {
+	hosts      []*netlab.Host
+	containers []*netlab.Host
+	daemons    []*daemon
+}
+
+const tunnelMTU = 1480
+
+// newTunnelled starts overtap on n hosts, with more in each tunnel's table and
+// engine in the engine's.
+func newTunnelled(t *testing.T, n int, engine, more string) *tunnelled {
+	t.Helper()
+	lab := netlabtest.New(t)
+	host := must[*netlab.Host](t)
+	w := new(tunnelled)
+	for i := range n {
+		w.hosts = append(w.hosts, host(lab.AddHost(string(rune('a'+i)))))
+	}
+	check(t, lab.Underlay(1500, w.hosts...))
+	for i, h := range w.hosts {
+		check(t, h.AddBridge("br0", tunnelMTU))
+		check(t, h.Sysctl("net/ipv4/ip_forward", "1"))
+		check(t, h.AddAddr("br0", netip.PrefixFrom(inner(i, 1, false), 24)))
+		w.containers = append(w.containers, host(h.AddContainer(netlab.ContainerSpec{
+			Name: h.Name() + "1", Bridge: "br0", MTU: tunnelMTU,
+			Addrs: []netip.Prefix{netip.PrefixFrom(inner(i, 2, false), 24)}, Gateway: inner(i, 1, false),
+		})))
+		c := config{underlay: netlab.UnderlayAddr(i+1, false)}
+		c.last = engine + fmt.Sprintf("[[ipip]]\nname = \"tun0\"\naddresses = [\"172.31.0.%d/32\"]\n%s", i+1, more)
+		for j := range n {
+			if j != i {
+				c.last += fmt.Sprintf("[[ipip.route]]\nprefix = %q\npeer = %q\n", innerPrefix(j, false), netlab.UnderlayAddr(j+1, false))
+				c.last += fmt.Sprintf("[[ipip.route]]\nprefix = \"172.31.0.%d/32\"\npeer = %q\n", j+1, netlab.UnderlayAddr(j+1, false))
+			}
+		}
+		w.daemons = append(w.daemons, start(t, h, c))
+	}
+	return w
+}
+
+// flows are those between all containers, and between the hosts themselves.
+func (w *tunnelled) flows() (all []flow) {
+	for i, a := range w.containers {
+		for j, b := range w.containers {
+			if i != j {
+				all = append(all, flow{traffic.End{Host: a, Addr: inner(i, 2, false)}, traffic.End{Host: b, Addr: inner(j, 2, false)}, tunnelMTU})
+			}
+		}
+	}
+	return all
+}
+
+// Several peers and prefixes on one device, everybody with everybody.
+func TestIPIP(t *testing.T) {
+	w := newTunnelled(t, 3, "", "check_source = true\n")
+	for _, f := range w.flows() {
+		f.ping(t, netlab.PingOptions{Count: 3})
+		f.ping(t, netlab.PingOptions{Count: 3, Size: f.mtu - f.headers(), DF: true})
+		f.tcp(t, 4<<20)
+		f.udps(t)
+	}
+	// The host itself, by its address on the TUN.
+	reaches(t, w.hosts[0], netip.MustParseAddr("172.31.0.2"))
+	reaches(t, w.hosts[0], inner(2, 2, false))
+
+	a := w.hosts[0]
+	routes := ourRoutes(t, a)
+	if !strings.Contains(routes, "10.1.2.0/24 dev tun0 ") || !strings.Contains(routes, "10.1.3.0/24 dev tun0 ") {
+		t.Errorf("routes:\n%s", routes)
+	}
+	// A route that is deleted comes back, and all of them with a device that is.
+	delRoute(t, a, innerPrefix(1, false))
+	for range 2 {
+		eventually(t, "the routes", func() error {
+			if now := ourRoutes(t, a); now != routes {
+				return fmt.Errorf("%s", now)
+			}
+			return nil
+		})
+		for _, f := range w.flows() {
+			reaches(t, f.from.Host, f.to.Addr)
+		}
+		check(t, a.DeleteLink("tun0"))
+	}
+	for i, d := range w.daemons {
+		d.stop(unix.SIGTERM)
+		if left := ourRoutes(t, w.hosts[i]); left != "" {
+			t.Errorf("routes left on host %s:\n%s", w.hosts[i].Name(), left)
+		}
+	}
+}
