@@ -34,7 +34,7 @@ func (in *packetIn) run(c *catalogue, w Wire) error {
 	return err
 }
 
-// datagram finds the tunnel by the sender and admits that (steps 2 and 3).
+// datagram takes one packet in, and counts it when it is dropped.
 func (in *packetIn) datagram(d *Datagram) {
 	if d.Truncated {
 		in.in.strangers.drop(DropTruncated, 1)
@@ -50,8 +50,8 @@ func (in *packetIn) datagram(d *Datagram) {
 	}
 }
 
-// admit makes the sender's tunnel the one at hand: that which lists the sender
-// as a peer, else the first whose policy lets it in.
+// admit makes the sender's tunnel the one at hand (step 2): that which lists the
+// sender as a peer, else the first whose policy lets it in.
 func (in *packetIn) admit(from netip.Addr) (fdb.PeerID, fdb.Admission) {
 	if in.t == nil || in.from != from {
 		t := in.c.byPeer[from]
@@ -84,7 +84,7 @@ func (in *packetIn) enter(t *tunnel, from netip.Addr) {
 	in.in.sink = sink{dev: t.devices[in.in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
 }
 
-// deliver checks an admitted packet and queues it for the TUN (steps 4 to 6).
+// deliver checks an admitted packet and queues it for the TUN (steps 3 to 6).
 func (in *packetIn) deliver(d *Datagram, id fdb.PeerID) Drop {
 	t, drop := innerPacket(d.Data)
 	if drop != dropNone {

@@ -39,7 +39,7 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 	return err
 }
 
-// forward decides where a packet goes and sends it there (steps 2 to 6).
+// forward decides where a packet goes and puts it on its way (steps 2 to 4).
 func (o *packetOut) forward(f *Frame, w Wire) Drop {
 	t, d := innerPacket(f.Data)
 	if d != dropNone {
