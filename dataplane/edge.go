@@ -117,9 +117,9 @@ func (b *FrameBatch) Commit(n int, v encap.VnetHdr) {
 }
 
 // Wire is one worker's end of the underlay for one UDP port, or for IP-in-IP:
-// then a payload is an inner packet, ports are 0, and nothing is taken whole. FD
-// and ReadBatch belong to the worker's inbound thread, WriteBatch to its outbound
-// thread; the two may run at once.
+// then a payload is an inner packet, and ports are 0. FD and ReadBatch belong to
+// the worker's inbound thread, WriteBatch to its outbound thread; the two may run
+// at once.
 type Wire interface {
 	// FD is readable (poll(2), level-triggered) while datagrams wait.
 	FD() int
@@ -180,8 +180,8 @@ type Send struct {
 // behind the engine.
 type Whole struct {
 	To   netip.AddrPort
-	Flow uint32 // as in Send, with whose sends it shares source port and order
-	VNI  encap.VNI
+	Flow uint32    // as in Send, with whose sends it shares source port and order
+	VNI  encap.VNI // not of IP-in-IP
 	// Data is the superframe as it was read, without padding. Its transport
 	// checksum holds the pseudo-header's sum.
 	Data []byte

@@ -1,7 +1,6 @@
 package dataplane
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -23,8 +22,12 @@ func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
 			}
 		}
 	}()
+	uncut := e.up != nil && e.up.openIPIP() == nil
 	for i := range workers {
 		w := &ipipWire{rx: -1, self: e.underlay.As4()}
+		if uncut {
+			w.up = &e.up.workers[i]
+		}
 		if w.tx, err = e.rawSocket(unix.IPPROTO_RAW); err != nil {
 			return wires, err
 		}
@@ -88,7 +91,8 @@ type ipipWire struct {
 	tx   int
 	self [4]byte
 
-	*receiver // nil without rx
+	up        *uplinkWorker // nil without an uplink
+	*receiver               // nil without rx
 	out       ipipTransmitter
 	id        uint16 // of the last outer packet with DF
 }
@@ -118,11 +122,9 @@ func (w *ipipWire) Close() error {
 	return unix.Close(w.tx)
 }
 
-// TakesWhole: nothing in the kernel's offloads for a raw socket cuts a packet.
-func (w *ipipWire) TakesWhole(netip.Addr) bool { return false }
+func (w *ipipWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
 
-// WriteWhole is never asked for.
-func (w *ipipWire) WriteWhole(*Whole) bool { return false }
+func (w *ipipWire) WriteWhole(s *Whole) bool { return w.up.sendIPIP(s) }
 
 func (w *ipipWire) Dropped() uint64 {
 	if w.rx < 0 {
@@ -206,20 +208,14 @@ func (w *ipipWire) encode(n int, m *Send, iovs []unix.Iovec) {
 	for i := range iovs {
 		length += int(iovs[i].Len)
 	}
-	h[0], h[1] = 0x45, m.TOS
-	binary.BigEndian.PutUint16(h[2:], uint16(length))
-	binary.BigEndian.PutUint32(h[4:], 0) // the kernel chooses what fragments share
+	id := uint16(0) // the kernel chooses what fragments share
 	if m.DF {
 		// RFC 6864: what is never fragmented may have any identification. They
 		// count up, for a receiver's GRO; zero would have the kernel look for one.
 		w.id = max(w.id+1, 1)
-		binary.BigEndian.PutUint16(h[4:], w.id)
-		h[6] = ipv4DF
+		id = w.id
 	}
-	h[8], h[9] = m.TTL, encap.ProtoIPIP
-	binary.BigEndian.PutUint16(h[10:], 0)
-	*(*[4]byte)(h[12:]) = w.self
-	*(*[4]byte)(h[16:]) = m.To.Addr().As4()
+	putOuterIPv4(h, length, id, m.DF, m.TOS, m.TTL, w.self, m.To.Addr())
 	iovs[0].Base = &h[0]
 	iovs[0].SetLen(len(h))
 

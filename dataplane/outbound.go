@@ -190,18 +190,23 @@ func (o *outbound) deliver(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wi
 	o.queue(*u, to, id, w)
 }
 
-// writeWhole sends a superframe uncut, behind what waits of its flow.
+// writeWhole sends a superframe uncut.
 func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) bool {
+	o.whole = Whole{
+		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
+		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
+		TOS: u.tos, TTL: o.p.ttl,
+	}
+	return o.passWhole(u, id, w)
+}
+
+// passWhole sends the superframe at hand uncut, behind what waits of its flow.
+func (o *outbound) passWhole(u *unit, id fdb.PeerID, w Wire) bool {
 	for i := range o.sends {
 		if o.sends[i].Flow == u.flow {
 			o.send(w)
 			break
 		}
-	}
-	o.whole = Whole{
-		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
-		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
-		TOS: u.tos, TTL: o.p.ttl,
 	}
 	if !w.WriteWhole(&o.whole) {
 		return false

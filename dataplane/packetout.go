@@ -61,9 +61,24 @@ func (o *packetOut) forward(f *Frame, w Wire) Drop {
 	if d != dropNone {
 		return d
 	}
+	df := o.p.df || ip.DF()
+	if u.segs > 1 && df && t.Proto == encap.ProtoTCP && w.TakesWhole(to.Addr) && o.writeWhole(&u, f, to, w) {
+		return dropNone
+	}
 	o.encapsulate(&u, f, w)
-	o.queue(&u, to, o.p.df || ip.DF(), w)
+	o.queue(&u, to, df, w)
 	return dropNone
+}
+
+// writeWhole sends a superframe uncut. One of UDP is always cut: a receiver's raw
+// socket would not say how long its segments are.
+func (o *packetOut) writeWhole(u *unit, f *Frame, to fdb.Target, w Wire) bool {
+	out := o.out
+	out.whole = Whole{
+		To: netip.AddrPortFrom(to.Addr, 0), Flow: u.flow,
+		Data: f.Data[:out.plan.t.End], VNet: out.plan.vnet(f), TOS: u.tos, TTL: o.p.ttl,
+	}
+	return out.passWhole(u, to.ID, w)
 }
 
 // innerPacket finds the transport header of the IPv4 packet that b is.

@@ -126,10 +126,14 @@ func (w *Wire) TakesWhole(netip.Addr) bool { return w.edges.whole.Load() }
 // WriteWhole sends a superframe as one datagram, as a kernel peer over veth
 // does.
 func (w *Wire) WriteWhole(s *dataplane.Whole) bool {
-	header := make([]byte, encap.VXLANHeaderLen)
-	encap.PutVXLAN(header, s.VNI)
+	parts := [][]byte{s.Data}
+	if s.To.Port() != 0 {
+		header := make([]byte, encap.VXLANHeaderLen)
+		encap.PutVXLAN(header, s.VNI)
+		parts = [][]byte{header, s.Data}
+	}
 	one := dataplane.Send{
-		To: s.To, Flow: s.Flow, Parts: [][]byte{header, s.Data}, TOS: s.TOS, TTL: s.TTL, DF: true,
+		To: s.To, Flow: s.Flow, Parts: parts, TOS: s.TOS, TTL: s.TTL, DF: true,
 	}
 	w.WriteBatch([]dataplane.Send{one})
 	return true
