@@ -2,15 +2,19 @@ package interop
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
 	"overtap/bench/traffic"
+	"overtap/dataplane"
 )
 
 // tunnelled are hosts that route for a container each and are joined by one
@@ -143,4 +147,68 @@ func TestIPIPOffloads(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What goes over the wire is IP-in-IP in the eyes of tshark, without a wrong
+// checksum, also where the stack cuts superframes for a device that does
+// nothing; outer headers are as RFC 2003 has them.
+func TestNothingWrongInIPIP(t *testing.T) {
+	needShark(t)
+	profile := onlyDecoders(t)
+	for name, engine := range map[string][]string{"uplink": nil, "socket": {"tunnel_gso = false"}} {
+		t.Run(name, func(t *testing.T) {
+			w := newTunnelled(t, 2, "ttl = 7\ntos = 0x20\n", engine...)
+			for _, h := range w.hosts {
+				check(t, h.SetOffload(netlab.UnderlayDev, netlab.NoOffloads))
+				check(t, h.SetFeatures(netlab.UnderlayDev, false, "tx-checksum-ip-generic"))
+			}
+			ear := openRaw(t, w.hosts[1], netlab.UnderlayDev)
+			for _, f := range w.flows() {
+				f.ping(t, netlab.PingOptions{Count: 3})
+				f.tcp(t, 1<<20)
+				f.udps(t)
+			}
+			last := netlab.PingOptions{Count: 1, Size: 777}
+			w.flows()[0].ping(t, last)
+			own := netlab.UnderlayAddr(1, false).AsSlice()
+			var frames [][]byte
+			ear.arrivals(1, func(s seen) bool {
+				p := gopacket.NewPacket(s.data, layers.LayerTypeEthernet, gopacket.NoCopy)
+				ip, ok := p.NetworkLayer().(*layers.IPv4)
+				if !ok || !ip.SrcIP.Equal(net.IP(own)) {
+					return false
+				}
+				if s.unfinished {
+					t.Error("the capture is of no use: a checksum is left to a device")
+				}
+				if ip.Protocol != layers.IPProtocolIPv4 || ip.TTL != 7 || ip.TOS&^3 != 0x20 || ip.Flags != layers.IPv4DontFragment {
+					t.Errorf("outer header %+v", ip)
+				}
+				frames = append(frames, s.data)
+				return len(ip.Payload) == 20+8+last.Size
+			})
+			s := newShark(t, profile, 4789, frames)
+			for i, n := range s.numbers(amiss) {
+				if i < 3 {
+					t.Errorf("frame %d of %d is amiss:\n%s", n, len(frames), s.explain(n))
+				}
+			}
+			if got := len(s.numbers("tcp.len > 1000")); got < 500 {
+				t.Errorf("%d full segments of %d frames", got, len(frames))
+			}
+			if got := len(s.numbers("ip.proto == 4")); got != len(frames) || got == 0 {
+				t.Errorf("%d frames of %d are IP-in-IP", got, len(frames))
+			}
+			up := w.daemons[0].uplink()
+			if (up.Sent > 0) != (name == "uplink") {
+				t.Errorf("%+v", up)
+			}
+		})
+	}
+}
+
+// uplink is what the daemon says of it.
+func (d *daemon) uplink() dataplane.UplinkInfo {
+	d.t.Helper()
+	return ask[struct{ Uplink dataplane.UplinkInfo }](d, "status").Uplink
 }
