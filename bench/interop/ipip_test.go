@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -211,4 +212,38 @@ func TestNothingWrongInIPIP(t *testing.T) {
 func (d *daemon) uplink() dataplane.UplinkInfo {
 	d.t.Helper()
 	return ask[struct{ Uplink dataplane.UplinkInfo }](d, "status").Uplink
+}
+
+// The tunnel follows the underlay's MTU, comes back with its device, and the
+// daemon says when the kernel would take its packets too.
+func TestIPIPFollows(t *testing.T) {
+	w := newTunnelled(t, 2, "")
+	a, d := w.hosts[0], w.daemons[0]
+	hasMTU := func(want int) {
+		t.Helper()
+		eventually(t, "the tunnel's MTU", func() error {
+			for _, n := range d.status().Networks {
+				if n.Network == "tun0" && n.Kind == dataplane.KindIPIP && int(n.MTU) == want && !n.Lost {
+					return nil
+				}
+			}
+			return errors.New(d.verb("status"))
+		})
+	}
+	hasMTU(tunnelMTU)
+	check(t, a.SetMTU(netlab.UnderlayDev, 1400))
+	hasMTU(1380)
+	reaches(t, w.containers[0], inner(1, 2, false))
+	check(t, a.SetMTU(netlab.UnderlayDev, 1500))
+	hasMTU(tunnelMTU)
+	for _, f := range w.flows() {
+		reaches(t, f.from.Host, f.to.Addr)
+	}
+	if out := d.verb("status"); strings.Contains(out, "warning") {
+		t.Errorf("a warning:\n%s", out)
+	}
+	check(t, netlab.AddVeth(a, "tunl0", a, "tunl1", 1500))
+	if out := d.verb("status"); !strings.Contains(out, "warning   the kernel has IP-in-IP too (tunl0)") {
+		t.Errorf("no warning:\n%s", out)
+	}
 }
