@@ -137,6 +137,10 @@ type Wire interface {
 	// did. False means that nothing was sent: its segments have to be. The
 	// bytes are the caller's again when it returns.
 	WriteWhole(w *Whole) bool
+	// PathMTU returns the longest outer packet in bytes that reaches the peer,
+	// as the underlay knows, or 0 when it knows of no way. It belongs to the
+	// outbound thread and is for the case that WriteBatch said EMSGSIZE.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Dropped is how many datagrams the kernel dropped at a full receive
 	// buffer since the wire was opened. Any goroutine may ask.
 	Dropped() uint64
@@ -155,6 +159,10 @@ type Datagram struct {
 	TOS       uint8 // of the outer packet
 	Verified  bool  // the outer checksum is known to be right
 	Truncated bool  // it was longer than the buffer
+	// Quoted: Data is the start of an inner packet that was sent to From and did
+	// not arrive, as an ICMP error quotes it; Unreachable, that its sender is to
+	// be told so. Of IP-in-IP only.
+	Quoted, Unreachable bool
 }
 
 // Send is one or more UDP payloads to one peer: the concatenation of Parts, cut
@@ -170,10 +178,11 @@ type Send struct {
 	Errno   unix.Errno // set by WriteBatch: why some payloads were refused
 	Refused int        // set by WriteBatch: how many
 
-	peer  fdb.PeerID
-	first int // index of Parts[0] in the road's list
-	segs  int // payloads
-	bytes int // of inner frames
+	peer   fdb.PeerID
+	first  int  // index of Parts[0] in the road's list
+	segs   int  // payloads
+	bytes  int  // of inner frames
+	copies bool // of a frame that goes to several
 }
 
 // Whole is an inner superframe to one peer, to be cut by the kernel or the NIC
@@ -209,6 +218,8 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
+	// PathMTU is what a Wire's is, for the beat to ask.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.
 	Beat()
 	// Uplink says which way superframes leave.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/encap"
 	"overtap/fdb"
 )
 
@@ -43,6 +44,9 @@ const (
 	// UplinkLost: the uplink of superframes was deleted or set down; they leave
 	// by the sockets from now on.
 	UplinkLost
+	// PathMTUChanged: packets to a peer may be no longer than PathMTU, or as
+	// long as the network makes them again (0).
+	PathMTUChanged
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
 )
@@ -50,9 +54,12 @@ const (
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string // of DeviceLost: the network or tunnel
+	Network string // of DeviceLost and PathMTUChanged: the network or tunnel
 	Port    uint16 // of WireFailed; 0 = the socket of IP-in-IP
 	Err     error
+
+	Peer    netip.Addr // of PathMTUChanged
+	PathMTU encap.UnderlayMTU
 }
 
 // beat is the period of the coarse clock and of all upkeep.
@@ -250,6 +257,7 @@ func (e *Engine) sweep() {
 		e.quiesce() // a beat is long, but a thread may have stood still
 	}
 	for _, m := range members {
+		e.lookAtPaths(m)
 		m.age()
 		o := m.base()
 		if len(o.retired) > 0 {

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"runtime"
@@ -24,14 +25,17 @@ func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
 	}()
 	uncut := e.up != nil && e.up.openIPIP() == nil
 	for i := range workers {
-		w := &ipipWire{rx: -1, self: e.underlay.As4()}
+		w := &ipipWire{rx: -1, tx: -1, self: e.underlay.As4()}
+		wires = append(wires, w)
+		if w.paths, err = e.openPathProbe(); err != nil {
+			return wires, err
+		}
 		if uncut {
 			w.up = &e.up.workers[i]
 		}
 		if w.tx, err = e.rawSocket(unix.IPPROTO_RAW); err != nil {
 			return wires, err
 		}
-		wires = append(wires, w)
 		// IPPROTO_RAW is a protocol number too: what comes in under it is
 		// dropped before it is queued.
 		if err := rejectAll(w.tx); err != nil {
@@ -40,6 +44,11 @@ func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
 		if i == 0 {
 			if w.rx, err = e.rawSocket(unix.IPPROTO_IPIP); err != nil {
 				return wires, err
+			}
+			// What routers answer to what was sent is for the socket of that
+			// protocol (raw_icmp_error).
+			if err := unix.SetsockoptInt(w.rx, unix.IPPROTO_IP, unix.IP_RECVERR, 1); err != nil {
+				return wires, fmt.Errorf("set IP_RECVERR: %w", err)
 			}
 			w.receiver = new(receiver)
 			w.receiver.init()
@@ -91,6 +100,7 @@ type ipipWire struct {
 	tx   int
 	self [4]byte
 
+	paths     *pathProbe
 	up        *uplinkWorker // nil without an uplink
 	*receiver               // nil without rx
 	out       ipipTransmitter
@@ -116,11 +126,19 @@ func (w *ipipWire) FD() int {
 }
 
 func (w *ipipWire) Close() error {
-	if w.rx >= 0 {
-		unix.Close(w.rx)
+	var errs []error
+	for _, fd := range []int{w.rx, w.tx} {
+		if fd >= 0 {
+			errs = append(errs, unix.Close(fd))
+		}
 	}
-	return unix.Close(w.tx)
+	if w.paths != nil {
+		errs = append(errs, w.paths.close())
+	}
+	return errors.Join(errs...)
 }
+
+func (w *ipipWire) PathMTU(peer netip.Addr) encap.UnderlayMTU { return w.paths.ask(peer) }
 
 func (w *ipipWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
 
@@ -143,7 +161,63 @@ func (w *ipipWire) ReadBatch(d []Datagram) (int, error) {
 	for i := range n {
 		w.decode(i, &d[i])
 	}
+	if err != nil {
+		// The socket's error says that others wait in its queue, which would
+		// keep it readable for ever.
+		if n = w.readErrors(d); n > 0 {
+			err = nil
+		}
+	}
 	return n, err
+}
+
+// readErrors fills d with what routers said of packets that were sent, and
+// returns how much it read.
+func (w *ipipWire) readErrors(d []Datagram) (n int) {
+	r := w.receiver
+	for n < min(len(d), receiveBatch) {
+		h := &r.msgs[n].hdr
+		h.Namelen, h.Flags = unix.SizeofSockaddrInet6, 0
+		h.SetControllen(controlLen)
+		size, _, e := unix.Syscall(unix.SYS_RECVMSG, uintptr(w.rx),
+			uintptr(unsafe.Pointer(h)), unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 {
+			return n
+		}
+		r.msgs[n].len = uint32(size)
+		// The payload is what was quoted behind the outer header, the name whom
+		// that was for (raw_err, ip_recv_error).
+		data, _ := r.message(n)
+		d[n] = Datagram{
+			From: netip.AddrFrom4((*unix.RawSockaddrInet4)(unsafe.Pointer(&r.names[n])).Addr),
+			Data: data, Quoted: true,
+			Unreachable: meansUnreachable(r.control[n][:min(int(h.Controllen), controlLen)]),
+		}
+		n++
+	}
+	return n
+}
+
+// meansUnreachable reports whether an error of the socket's queue is to be told
+// to the inner sender as "host unreachable" (RFC 2003 section 4). Of what is
+// too big the path MTU tells; port unreachable and source route failed are the
+// tunnel's own affair.
+func meansUnreachable(control []byte) bool {
+	const headerLen, unreachable, timeExceeded = 16, 3, 11
+	const port, tooBig, sourceRoute = 3, 4, 5
+	if len(control) < unix.SizeofCmsghdr+headerLen {
+		return false
+	}
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&control[0]))
+	ee := (*unix.SockExtendedErr)(unsafe.Pointer(&control[unix.SizeofCmsghdr]))
+	if h.Level != unix.IPPROTO_IP || h.Type != unix.IP_RECVERR || ee.Origin != unix.SO_EE_ORIGIN_ICMP {
+		return false
+	}
+	return ee.Type == timeExceeded ||
+		ee.Type == unreachable && ee.Code != port && ee.Code != tooBig && ee.Code != sourceRoute
 }
 
 // decode fills d from the i-th message.

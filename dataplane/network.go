@@ -21,8 +21,9 @@ type overlay struct {
 	lost    atomic.Bool
 	uso     bool // the device takes UDP superframes
 
-	leaving []fdb.PeerID // of peers gone since the last beat
-	retired []fdb.PeerID // of peers gone before it
+	leaving []fdb.PeerID                     // of peers gone since the last beat
+	retired []fdb.PeerID                     // of peers gone before it
+	paths   map[netip.Addr]encap.UnderlayMTU // by peer, as the owner was told
 }
 
 func (o *overlay) base() *overlay { return o }
@@ -50,6 +51,8 @@ type member interface {
 	age()
 	// forget drops what was learned from peers that are gone.
 	forget(gone []fdb.PeerID)
+	// fills is the least path MTU to the peer that is no limit.
+	fills(peer netip.Addr) encap.UnderlayMTU
 	// idle is after how many seconds of silence a learned peer goes; 0 = never.
 	idle() uint32
 }
@@ -81,6 +84,10 @@ func (n *network) port(worker int, w Wire) *port {
 
 func (n *network) age()         { n.table.Sweep(n.table.SweepSlots()) }
 func (n *network) idle() uint32 { return uint32(n.config.Ageing / time.Second) }
+
+func (n *network) fills(peer netip.Addr) encap.UnderlayMTU {
+	return n.config.MTU.VXLANUnderlay(peer.Is6())
+}
 
 // forget drops the entries behind peers that are gone.
 func (n *network) forget(gone []fdb.PeerID) {

@@ -10,6 +10,7 @@ import (
 
 	"overtap/dataplane"
 	"overtap/dataplane/dataplanetest"
+	"overtap/encap"
 )
 
 // null are edges that cost nothing: the device gives the same frames and the
@@ -23,6 +24,8 @@ type null struct {
 
 	datagrams []dataplane.Datagram // Data is a buffer, filled from pristine
 	pristine  [][]byte
+
+	path encap.UnderlayMTU // of every peer
 
 	onSend  func(s []dataplane.Send)
 	onWhole func(w *dataplane.Whole) bool // nil: superframes are not taken whole
@@ -52,6 +55,8 @@ func (e *null) SourcePorts() []uint16      { return nil }
 func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
 func (e *null) Beat()                      {}
+
+func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU { return e.path }
 
 func (e *null) Uplink() dataplane.UplinkInfo { return dataplane.UplinkInfo{} }
 

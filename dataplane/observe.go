@@ -79,12 +79,13 @@ func (o *overlay) stats() NetworkStats {
 		s.ReservedBits += t.reserved.Load()
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
+		s.Answered += t.answered.Load()
 	}
 	return s
 }
 
 func (o *overlay) peerStats(p fdb.PeerInfo) PeerStats {
-	s := PeerStats{Network: o.name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned}
+	s := PeerStats{Network: o.name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned, PathMTU: p.PathMTU}
 	for i := range o.tallies {
 		t := o.tallies[i].peer(p.ID)
 		switch {

@@ -17,6 +17,10 @@ type packetIn struct {
 	t    *tunnel // of the packets at hand; nil at the start of a batch
 	p    *tunnelPolicy
 	from netip.Addr // the sender of the last of them
+
+	answer [encap.ICMPErrorLen]byte
+	reply  [1]OutFrame // the answer, for WriteBatch
+	parts  [1][]byte   // of the reply
 }
 
 func newPacketIn(in *inbound, self netip.Addr) *packetIn {
@@ -36,6 +40,12 @@ func (in *packetIn) run(c *catalogue, w Wire) error {
 
 // datagram takes one packet in, and counts it when it is dropped.
 func (in *packetIn) datagram(d *Datagram) {
+	if d.Quoted {
+		if d.Unreachable {
+			in.unreachable(d)
+		}
+		return
+	}
 	if d.Truncated {
 		in.in.strangers.drop(DropTruncated, 1)
 		return
@@ -111,4 +121,27 @@ func (in *packetIn) deliver(d *Datagram, id fdb.PeerID) Drop {
 		}
 	}
 	return in.in.enqueue(packet, t, true, id, d.SegSize, d.Verified)
+}
+
+// unreachable tells the sender of a packet that did not arrive what its router
+// said to us (RFC 2003 section 4), as far as that quotes enough of it. Who forges
+// such an error must quote a packet that we would have sent there.
+func (in *packetIn) unreachable(d *Datagram) {
+	t := in.c.byPeer[d.From]
+	if t == nil || len(d.Data) < encap.IPv4HeaderLen {
+		return
+	}
+	if to, ok := t.routes.Lookup(encap.IPv4(d.Data).Dst()); !ok || to.Addr != d.From {
+		return
+	}
+	in.enter(t, d.From)
+	n := encap.PutUnreachable(in.answer[:], d.Data, encap.HostUnreachable)
+	if n == 0 || !in.in.tally.answers.take() {
+		return
+	}
+	in.parts[0] = in.answer[:n]
+	in.reply[0] = OutFrame{Parts: in.parts[:]}
+	if in.in.sink.dev.WriteBatch(in.reply[:]) == 0 {
+		in.in.tally.answered.Add(1)
+	}
 }

@@ -27,6 +27,7 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 	o.t, o.p = t, t.policy.Load()
 	out := o.out
 	out.tally = &t.tallies[out.thread]
+	out.at = atHand{peers: t.peers, dev: dev, mtu: o.p.mtu, packets: true}
 	out.batch.Reset()
 	err := dev.ReadBatch(out.batch)
 	frames := out.batch.Frames()
@@ -52,6 +53,7 @@ func (o *packetOut) forward(f *Frame, w Wire) Drop {
 	src, dst := ip.Src(), ip.Dst()
 	to, ok := o.t.routes.Lookup(dst)
 	if !ok {
+		o.out.tellUnreachable(f.Data, encap.NetUnreachable)
 		return DropNoRoute
 	}
 	if loops(src, dst, o.self, to.Addr) {
@@ -62,6 +64,10 @@ func (o *packetOut) forward(f *Frame, w Wire) Drop {
 		return d
 	}
 	df := o.p.df || ip.DF()
+	if df && o.t.peers.Narrow() && !o.out.fits(encap.IPIPOverhead+u.longest, to.ID) {
+		o.out.tooLong(&u, f.Data, to.Addr, to.ID)
+		return dropNone // it is counted
+	}
 	if u.segs > 1 && df && t.Proto == encap.ProtoTCP && w.TakesWhole(to.Addr) && o.writeWhole(&u, f, to, w) {
 		return dropNone
 	}
@@ -111,9 +117,10 @@ func (o *packetOut) inspect(f *Frame, t encap.Transport) (u unit, d Drop) {
 	if f.VNet.GSO() != encap.VnetGSONone {
 		return u, o.out.planUnit(&u, f, t, true, o.p.mtu, 0)
 	}
-	u.segs, u.bytes = 1, len(f.Data)
+	u.segs, u.bytes, u.longest = 1, len(f.Data), len(f.Data)
 	switch {
 	case len(f.Data) > int(o.p.mtu):
+		o.out.tell(f.Data, o.p.mtu)
 		return u, DropTooBig
 	case f.VNet.Flags&encap.VnetNeedsCsum != 0 && (int(f.VNet.CsumStart) < t.L4 || !finishChecksum(f)):
 		return u, DropBadOffload

@@ -41,6 +41,9 @@ type plan struct {
 	count   int
 }
 
+// longest is the length of the longest frame that it makes.
+func (p *plan) longest() int { return p.headers + min(p.size, p.t.End-p.headers) }
+
 // planSegments checks the frame's metadata against its bytes. The vnet header's
 // hdr_len is wrong on forwarded frames, so the headers' length is derived.
 func planSegments(f *Frame, t encap.Transport, isIP bool) (plan, bool) {

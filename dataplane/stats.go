@@ -45,8 +45,9 @@ type NetworkStats struct {
 	Entries        int    `json:"entries"`         // in the FDB; of a tunnel, its routes
 	EntriesLearned int    `json:"entries_learned"` // of them learned
 	EntriesMax     int    `json:"entries_max"`
-	LearnRefused   uint64 `json:"learn_refused"` // frames delivered without learning: the table is at its bound
-	LearnMoved     uint64 `json:"learn_moved"`   // learned MACs that changed peer
+	LearnRefused   uint64 `json:"learn_refused"`    // frames delivered without learning: the table is at its bound
+	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
+	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
 }
 
 // PeerStats counts one peer of one network.
@@ -55,6 +56,9 @@ type PeerStats struct {
 	Peer    netip.Addr `json:"peer"`
 	Flood   bool       `json:"flood"`
 	Learned bool       `json:"learned"` // admitted by prefix or "any", not listed
+	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
+	// where nothing is known to be too long.
+	PathMTU encap.UnderlayMTU `json:"pmtu"`
 	Traffic
 }
 

@@ -73,6 +73,8 @@ func (t *tunnel) age()                {}
 func (t *tunnel) forget([]fdb.PeerID) {}
 func (t *tunnel) idle() uint32        { return learnedPeerIdle }
 
+func (t *tunnel) fills(netip.Addr) encap.UnderlayMTU { return t.config.MTU.IPIPUnderlay() }
+
 // admits is an error when a running tunnel cannot become w.
 func (t *tunnel) admits(w wanted) error {
 	want, ok := w.(Tunnel)

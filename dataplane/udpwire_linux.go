@@ -2,10 +2,13 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"overtap/encap"
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -24,6 +27,7 @@ type udpWire struct {
 	fd      int
 	v6      bool
 	sources *sourcePool
+	paths   *pathProbe
 	up      *uplinkWorker // nil without an uplink
 	rx      receiver
 	tx      transmitter
@@ -31,14 +35,22 @@ type udpWire struct {
 	singles []Send      // of such a run
 }
 
-func newUDPWire(fd int, e *hostEdges) *udpWire {
-	w := &udpWire{fd: fd, v6: e.underlay.Is6(), sources: e.sources}
+// newUDPWire takes over the socket, on an error too.
+func newUDPWire(fd int, e *hostEdges) (*udpWire, error) {
+	paths, err := e.openPathProbe()
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	w := &udpWire{fd: fd, v6: e.underlay.Is6(), sources: e.sources, paths: paths}
 	w.rx.init()
-	return w
+	return w, nil
 }
 
 func (w *udpWire) FD() int      { return w.fd }
-func (w *udpWire) Close() error { return unix.Close(w.fd) }
+func (w *udpWire) Close() error { return errors.Join(unix.Close(w.fd), w.paths.close()) }
+
+func (w *udpWire) PathMTU(peer netip.Addr) encap.UnderlayMTU { return w.paths.ask(peer) }
 
 func (w *udpWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
 

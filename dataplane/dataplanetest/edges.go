@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // Sent is what one dataplane.Send asked for, its bytes copied and cut.
@@ -21,6 +22,9 @@ type Sent struct {
 	TOS, TTL uint8
 	DF       bool
 }
+
+// defaultPathMTU is that of an underlay that takes whatever is sent.
+const defaultPathMTU = 65535 + 70
 
 // Edges are one host's on an Underlay. They implement dataplane.Edges.
 type Edges struct {
@@ -41,6 +45,7 @@ type Edges struct {
 	refuse     unix.Errno
 	refuseMost int
 	recording  bool
+	paths      map[netip.Addr]encap.UnderlayMTU
 	sent       []Sent
 	closed     bool
 }
@@ -52,6 +57,7 @@ func (u *Underlay) Edges(addr netip.Addr) *Edges {
 	e := &Edges{
 		underlay: u, addr: addr, taps: make(map[string]*TAP),
 		failDevice: make(map[string]error), failPort: make(map[uint16]error),
+		paths: make(map[netip.Addr]encap.UnderlayMTU),
 	}
 	e.buffer.Store(defaultBuffer)
 	return e
@@ -95,6 +101,33 @@ func (e *Edges) RefuseSends(errno unix.Errno, most int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refuse, e.refuseMost = errno, most
+}
+
+// SetPathMTU has the path to the peer take outer packets of at most mtu bytes,
+// and PathMTU say so; 0 ends it.
+func (e *Edges) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.paths[peer] = mtu
+}
+
+// PathMTU returns what SetPathMTU was told, else defaultPathMTU.
+func (e *Edges) PathMTU(peer netip.Addr) encap.UnderlayMTU {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if mtu := e.paths[peer]; mtu != 0 {
+		return mtu
+	}
+	return defaultPathMTU
+}
+
+// fits reports whether the path to the peer takes a UDP payload of that size.
+func (e *Edges) fits(peer netip.Addr, payload int) bool {
+	ip := encap.IPv4HeaderLen
+	if peer.Is6() {
+		ip = encap.IPv6HeaderLen
+	}
+	return ip+encap.UDPHeaderLen+payload <= int(e.PathMTU(peer))
 }
 
 // FailWires makes every read of a socket fail with errno; the descriptors are
