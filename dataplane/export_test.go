@@ -114,4 +114,6 @@ const (
 	OutFrames       = outFrames
 	InDatagrams     = inDatagrams
 	MaxLearnedPeers = maxLearnedPeers
+
+	AnswersPerSecond = answersPerSecond
 )

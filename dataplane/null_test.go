@@ -25,7 +25,8 @@ type null struct {
 	datagrams []dataplane.Datagram // Data is a buffer, filled from pristine
 	pristine  [][]byte
 
-	path encap.UnderlayMTU // of every peer
+	path  encap.UnderlayMTU // of every peer
+	asked int               // for it
 
 	onSend  func(s []dataplane.Send)
 	onWhole func(w *dataplane.Whole) bool // nil: superframes are not taken whole
@@ -56,7 +57,10 @@ func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
 func (e *null) Beat()                      {}
 
-func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU { return e.path }
+func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU {
+	e.asked++
+	return e.path
+}
 
 func (e *null) Uplink() dataplane.UplinkInfo { return dataplane.UplinkInfo{} }
 

@@ -202,7 +202,7 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 		},
 		Peers: []dataplane.PeerStats{
 			{Network: "blue", Peer: peer2, Flood: true, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100}},
-			{Network: "red", Peer: peer3, Learned: true, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
+			{Network: "red", Peer: peer3, Learned: true, PathMTU: 1400, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
 		},
 		Drops: []dataplane.DropStats{
 			{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7},

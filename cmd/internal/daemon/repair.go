@@ -55,6 +55,13 @@ func (d *daemon) heed(ev dataplane.Event) error {
 		return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
 	case dataplane.UplinkLost:
 		d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
+	case dataplane.PathMTUChanged:
+		log := d.Log.With("network", ev.Network, "peer", ev.Peer)
+		if ev.PathMTU == 0 {
+			log.Info("the path to a peer takes whole packets again")
+		} else {
+			log.Warn("the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
+		}
 	case dataplane.SegmentationRefused:
 		d.refused.Do(func() {
 			d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
