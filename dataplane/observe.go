@@ -80,6 +80,7 @@ func (o *overlay) stats() NetworkStats {
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
 		s.Answered += t.answered.Load()
+		s.UnreachableAnswered += t.unreachable.Load()
 	}
 	return s
 }

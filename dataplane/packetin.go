@@ -142,6 +142,6 @@ func (in *packetIn) unreachable(d *Datagram) {
 	in.parts[0] = in.answer[:n]
 	in.reply[0] = OutFrame{Parts: in.parts[:]}
 	if in.in.sink.dev.WriteBatch(in.reply[:]) == 0 {
-		in.in.tally.answered.Add(1)
+		in.in.tally.unreachable.Add(1)
 	}
 }

@@ -136,27 +136,28 @@ func (o *outbound) tellPath(frame []byte, path encap.UnderlayMTU, to netip.Addr)
 // tell tells the sender of the frame that packets of more than mtu bytes do not
 // pass, if it may be told.
 func (o *outbound) tell(frame []byte, mtu encap.OverlayMTU) {
+	n := 0
 	if o.at.packets {
-		o.reply(encap.PutTooBig(o.answer[:], frame, mtu))
+		n = encap.PutTooBig(o.answer[:], frame, mtu)
 	} else {
-		o.reply(encap.PutTooBigFrame(o.answer[:], frame, mtu))
+		n = encap.PutTooBigFrame(o.answer[:], frame, mtu)
+	}
+	if o.reply(n) {
+		o.tally.answered.Add(1)
 	}
 }
 
 // tellUnreachable tells the sender of a tunnel's packet that it did not arrive.
 func (o *outbound) tellUnreachable(packet []byte, what encap.Unreachable) {
-	o.reply(encap.PutUnreachable(o.answer[:], packet, what))
+	if o.reply(encap.PutUnreachable(o.answer[:], packet, what)) {
+		o.tally.unreachable.Add(1)
+	}
 }
 
 // reply gives the first n bytes of the answer to the device, unless n is 0 or the
-// allowance is used up.
-func (o *outbound) reply(n int) {
-	if n == 0 || !o.tally.answers.take() {
-		return
-	}
-	if o.at.dev.Answer(o.answer[:n]) == 0 {
-		o.tally.answered.Add(1)
-	}
+// allowance is used up, and reports whether it did.
+func (o *outbound) reply(n int) bool {
+	return n != 0 && o.tally.answers.take() && o.at.dev.Answer(o.answer[:n]) == 0
 }
 
 // lookAtPaths asks for the path MTUs of a network's or tunnel's peers again that were asked

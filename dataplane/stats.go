@@ -48,6 +48,9 @@ type NetworkStats struct {
 	LearnRefused   uint64 `json:"learn_refused"`    // frames delivered without learning: the table is at its bound
 	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
 	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
+	// UnreachableAnswered counts senders of a tunnel's packets that were told by
+	// ICMP that the packets did not arrive.
+	UnreachableAnswered uint64 `json:"unreachable_answered"`
 }
 
 // PeerStats counts one peer of one network.

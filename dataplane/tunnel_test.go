@@ -347,6 +347,7 @@ func TestTunnelDrops(t *testing.T) {
 			if got := r.Engine.Stats().Drops; len(got) != 1 || got[0] != want {
 				t.Errorf("%+v, want %+v", got, want)
 			}
+			r.tun.Written() // answers have a test of their own
 			if len(r.out(dataplanetest.Frame{Data: good()})) != 1 || len(r.in(fromB(good()))) != 1 {
 				t.Error("the next packets do not pass")
 			}
@@ -529,4 +530,88 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 	if s := r.Engine.Stats(); s.Networks[0].RxPackets == 0 || len(s.Drops) != 3 {
 		t.Errorf("%+v", s)
 	}
+}
+
+// TestTunnelAnswers wants the inner sender to be told what the path says, from
+// the address that it sent to, and nobody to be told anything else.
+func TestTunnelAnswers(t *testing.T) {
+	const tooBig, host, net = 4, 1, 0 // codes of Destination Unreachable
+	s := flowSpec{src: macA, dst: macB, udp: true}
+	long, short := packet(s.partial(t, pattern(1400))), packet(s.partial(t, pattern(100)))
+	super := packet(flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}.superframe(t, pattern(14000), 1400))
+	frag := packet(flowSpec{src: macA, dst: macB, udp: true, frag: true}.partial(t, pattern(1400)))
+	echoed := func(f dataplanetest.Frame) dataplane.Datagram {
+		return dataplane.Datagram{From: addrB, Data: f.Data[:28], Quoted: true, Unreachable: true}
+	}
+	for name, c := range map[string]struct {
+		change func(*dataplane.Tunnel)
+		errno  unix.Errno
+		path   encap.UnderlayMTU
+		out    []dataplanetest.Frame
+		in     []dataplane.Datagram
+		code   []byte // of each answer
+		mtu    uint16
+		sent   int
+	}{
+		"the path is narrow":          {path: 1400, out: []dataplanetest.Frame{long, long, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
+		"for a superframe":            {path: 1400, out: []dataplanetest.Frame{super, super, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
+		"nothing is that narrow":      {path: 500, out: []dataplanetest.Frame{long, short}, sent: 1},
+		"the path may cut":            {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []dataplanetest.Frame{frag, frag}, sent: 2},
+		"DF of the inner packet":      {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []dataplanetest.Frame{long, long}, code: []byte{tooBig, tooBig}, mtu: 1380},
+		"longer than the tunnel's":    {out: []dataplanetest.Frame{packet(s.partial(t, pattern(1453)))}, code: []byte{tooBig}, mtu: 1480},
+		"the underlay has no route":   {errno: unix.ENETUNREACH, out: []dataplanetest.Frame{short}, code: []byte{host}},
+		"the tunnel has no route":     {change: func(c *dataplane.Tunnel) { c.Routes = c.Routes[1:] }, out: []dataplanetest.Frame{short}, code: []byte{net}},
+		"a buffer is full":            {errno: unix.ENOBUFS, out: []dataplanetest.Frame{short}},
+		"a router says unreachable":   {in: []dataplane.Datagram{echoed(short), echoed(short)}, code: []byte{host, host}},
+		"it says something else":      {in: []dataplane.Datagram{{From: addrB, Data: short.Data[:28], Quoted: true}}},
+		"it quotes too little":        {in: []dataplane.Datagram{{From: addrB, Data: short.Data[:20], Quoted: true, Unreachable: true}}},
+		"it quotes nothing":           {in: []dataplane.Datagram{{From: addrB, Quoted: true, Unreachable: true}}},
+		"of nobody's packet":          {in: []dataplane.Datagram{{From: stranger, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
+		"of a packet to another peer": {in: []dataplane.Datagram{{From: addrC, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
+		"a whole batch of errors":     {in: manyOf(64, echoed(short)), code: bytes.Repeat([]byte{host}, 64)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c0 := testTunnel()
+			if c.change != nil {
+				c.change(&c0)
+			}
+			r := newTunnelRoads(t, c0)
+			r.edges.SetPathMTU(addrB, c.path)
+			r.edges.RefuseSends(c.errno, 100)
+			sent := 0
+			for _, f := range c.out {
+				for _, s := range r.out(f) {
+					sent += len(s.Payloads)
+				}
+			}
+			answers := r.tun.Written()
+			if len(c.in) > 0 {
+				answers = r.in(c.in...)
+			}
+			if len(answers) != len(c.code) || sent != c.sent {
+				t.Fatalf("%d answers, want %d; %d sent, want %d; drops %+v", len(answers), len(c.code), sent, c.sent, r.Engine.Stats().Drops)
+			}
+			for i, a := range answers {
+				ip := encap.IPv4(a.Data)
+				icmp := encap.ICMPv4(ip.Payload())
+				if ip.Src().String() != "203.0.113.2" || ip.Dst().String() != "198.51.100.1" || ip.Protocol() != encap.ProtoICMPv4 {
+					t.Errorf("answer %d is from %s to %s", i, ip.Src(), ip.Dst())
+				}
+				if icmp[0] != 3 || icmp[1] != c.code[i] || binary.BigEndian.Uint16(icmp[6:]) != c.mtu {
+					t.Errorf("answer %d: type %d, code %d, MTU %d; want 3, %d, %d", i, icmp[0], icmp[1], binary.BigEndian.Uint16(icmp[6:]), c.code[i], c.mtu)
+				}
+			}
+			n := r.Engine.Stats().Networks[0]
+			if got := int(n.Answered + n.UnreachableAnswered); got != len(c.code) {
+				t.Errorf("%d answers are counted, want %d", got, len(c.code))
+			}
+		})
+	}
+}
+
+func manyOf[T any](n int, v T) (all []T) {
+	for range n {
+		all = append(all, v)
+	}
+	return all
 }

@@ -7,9 +7,11 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"overtap/bench/netlab"
@@ -246,4 +248,94 @@ func TestIPIPFollows(t *testing.T) {
 	if out := d.verb("status"); !strings.Contains(out, "warning   the kernel has IP-in-IP too (tunl0)") {
 		t.Errorf("no warning:\n%s", out)
 	}
+}
+
+// behindRouter are two hosts that a router joins, with a container each:
+//
+//	10.1.1.2 ─ host a 192.0.2.1 ═ router ═ 192.0.2.6 host b ─ 10.1.2.2
+//	                        1500          1400
+type behindRouter struct {
+	a, router, b *netlab.Host
+	containers   [2]*netlab.Host
+	daemons      [2]*daemon
+}
+
+func newBehindRouter(t *testing.T) *behindRouter {
+	t.Helper()
+	lab := netlabtest.New(t)
+	host := must[*netlab.Host](t)
+	w := &behindRouter{a: host(lab.AddHost("a")), router: host(lab.AddHost("router")), b: host(lab.AddHost("b"))}
+	const dev = netlab.UnderlayDev
+	check(t, netlab.AddVeth(w.a, dev, w.router, "to-a", 1500))
+	check(t, netlab.AddVeth(w.b, dev, w.router, "to-b", 1400))
+	check(t, w.router.Sysctl("net/ipv4/ip_forward", "1"))
+	check(t, w.router.AddAddr("to-a", prefix("192.0.2.2/30")))
+	check(t, w.router.AddAddr("to-b", prefix("192.0.2.5/30")))
+	ends := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.6")}
+	check(t, w.a.AddAddr(dev, netip.PrefixFrom(ends[0], 30)))
+	check(t, w.b.AddAddr(dev, netip.PrefixFrom(ends[1], 30)))
+	check(t, w.a.AddRoute(prefix("192.0.2.4/30"), netip.MustParseAddr("192.0.2.2"), dev))
+	check(t, w.b.AddRoute(prefix("192.0.2.0/30"), netip.MustParseAddr("192.0.2.5"), dev))
+	for i, h := range []*netlab.Host{w.a, w.b} {
+		check(t, h.AddBridge("br0", tunnelMTU))
+		check(t, h.Sysctl("net/ipv4/ip_forward", "1"))
+		check(t, h.AddAddr("br0", netip.PrefixFrom(inner(i, 1, false), 24)))
+		w.containers[i] = host(h.AddContainer(netlab.ContainerSpec{
+			Name: h.Name() + "1", Bridge: "br0", MTU: tunnelMTU,
+			Addrs: []netip.Prefix{netip.PrefixFrom(inner(i, 2, false), 24)}, Gateway: inner(i, 1, false),
+		}))
+		c := config{underlay: ends[i]}
+		c.last = fmt.Sprintf("[[ipip]]\nname = \"tun0\"\naddresses = [\"172.31.0.%d/32\"]\n[[ipip.route]]\nprefix = %q\npeer = %q\n",
+			i+1, innerPrefix(1-i, false), ends[1-i])
+		w.daemons[i] = start(t, h, c)
+	}
+	return w
+}
+
+// A narrow hop in the underlay: inner senders are told and adapt.
+func TestIPIPPathMTU(t *testing.T) {
+	w := newBehindRouter(t)
+	x := traffic.End{Host: w.containers[0], Addr: inner(0, 2, false)}
+	y := traffic.End{Host: w.containers[1], Addr: inner(1, 2, false)}
+	reaches(t, x.Host, y.Addr)
+	for _, f := range []flow{{x, y, 1380}, {y, x, 1380}} {
+		f.tcp(t, 8<<20)
+		f.ping(t, netlab.PingOptions{Count: 3, Size: f.mtu - f.headers(), DF: true})
+		f.udp(t, traffic.UDPOptions{Count: 64, Size: f.mtu - f.headers()})
+	}
+	// Too long for the path, from the first packet that its sender cannot cut.
+	r, err := netlab.Ping(x.Host, y.Addr, netlab.PingOptions{Count: 3, Size: tunnelMTU - 28, DF: true, Timeout: time.Second})
+	if err != nil || r.Received != 0 || r.Errors == 0 {
+		t.Errorf("too long a ping: %v, %v", r, err)
+	}
+	known := false
+	for _, p := range w.daemons[0].stats().Peers {
+		known = known || p.PathMTU == 1400
+	}
+	n := w.daemons[0].stats().Networks[0]
+	if !known || n.Answered == 0 {
+		t.Errorf("path MTU 1400 is known: %v; %+v", known, n)
+	}
+}
+
+// What a router says cannot be reached is told to who sent it.
+func TestIPIPUnreachable(t *testing.T) {
+	w := newBehindRouter(t)
+	to := inner(1, 2, false)
+	reaches(t, w.containers[0], to)
+	nl := must[*netlink.Handle](t)(w.router.Netlink())
+	check(t, nl.RouteAdd(&netlink.Route{Dst: ipNet(prefix("192.0.2.6/32")), Type: unix.RTN_UNREACHABLE}))
+	eventually(t, "an error", func() error {
+		r, err := netlab.Ping(w.containers[0], to, netlab.PingOptions{Count: 3, Timeout: 500 * time.Millisecond})
+		if err != nil || r.Received > 0 || r.Errors == 0 {
+			return fmt.Errorf("%v, %v", r, err)
+		}
+		return nil
+	})
+	if n := w.daemons[0].stats().Networks[0]; n.UnreachableAnswered == 0 {
+		t.Errorf("%+v", n)
+	}
+	check(t, nl.RouteDel(&netlink.Route{Dst: ipNet(prefix("192.0.2.6/32")), Type: unix.RTN_UNREACHABLE}))
+	reaches(t, w.containers[0], to)
+	w.daemons[0].idles()
 }

@@ -121,13 +121,17 @@ func (e *Edges) PathMTU(peer netip.Addr) encap.UnderlayMTU {
 	return defaultPathMTU
 }
 
-// fits reports whether the path to the peer takes a UDP payload of that size.
-func (e *Edges) fits(peer netip.Addr, payload int) bool {
-	ip := encap.IPv4HeaderLen
-	if peer.Is6() {
-		ip = encap.IPv6HeaderLen
+// fits reports whether the path to the peer takes a UDP payload of that size, or
+// for port 0 an inner packet.
+func (e *Edges) fits(to netip.AddrPort, payload int) bool {
+	headers := encap.IPv4HeaderLen
+	if to.Addr().Is6() {
+		headers = encap.IPv6HeaderLen
 	}
-	return ip+encap.UDPHeaderLen+payload <= int(e.PathMTU(peer))
+	if to.Port() != 0 {
+		headers += encap.UDPHeaderLen
+	}
+	return headers+payload <= int(e.PathMTU(to.Addr()))
 }
 
 // FailWires makes every read of a socket fail with errno; the descriptors are

@@ -105,7 +105,7 @@ func (w *Wire) send(s *dataplane.Send, whole bool) (refused bool) {
 	if s.To.Addr().Is4() != e.addr.Is4() {
 		e.underlay.tb.Errorf("port %s: send to %s, of the other family", w.bound, s.To)
 	}
-	if longest := len(payloads[0]); s.DF && !whole && !e.fits(s.To.Addr(), longest) {
+	if longest := len(payloads[0]); s.DF && !whole && !e.fits(s.To, longest) {
 		// The whole run is refused, as by the kernel.
 		s.Errno, s.Refused = unix.EMSGSIZE, len(payloads)
 		return true
@@ -142,7 +142,7 @@ func (w *Wire) WriteWhole(s *dataplane.Whole) bool {
 		parts = [][]byte{make([]byte, header), s.Data}
 		encap.PutVXLAN(parts[0], s.VNI)
 	}
-	if !w.edges.fits(s.To.Addr(), header+int(s.VNet.HdrLen)+int(s.VNet.GSOSize)) {
+	if !w.edges.fits(s.To, header+int(s.VNet.HdrLen)+int(s.VNet.GSOSize)) {
 		return false
 	}
 	one := dataplane.Send{
