@@ -8,6 +8,8 @@
 //  2. forward: the frame's Ethernet header is checked, its source withdrawn
 //     from what was learned of other hosts, its destination looked up in the
 //     network's FDB.
+//     On a network that suppresses, an ARP request or neighbour solicitation
+//     that its neighbours answer ends here (suppress.go).
 //  3. An unknown or group destination goes to flood: the flood list, or the
 //     underlay's multicast group.
 //  4. Nobody to send to: a drop with a name.
