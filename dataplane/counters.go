@@ -18,6 +18,7 @@ type tally struct {
 	learnRefused atomic.Uint64
 	learnMoved   atomic.Uint64
 	answered     atomic.Uint64
+	unreachable  atomic.Uint64
 	drops        [dropCount]atomic.Uint64
 	peers        atomic.Pointer[[]*peerTallies]
 	answers      allowance // the thread's alone, as asks is

@@ -44,6 +44,10 @@ func (e *null) OpenPort(uint16, int) ([]dataplane.Wire, error) {
 	return []dataplane.Wire{nullWire{e}}, nil
 }
 
+func (e *null) OpenIPIP(int) ([]dataplane.Wire, error) {
+	return []dataplane.Wire{nullWire{e}}, nil
+}
+
 func (e *null) OpenGroup(netip.Addr, uint16) (dataplane.Wire, error) {
 	return nil, errors.New("there are no groups")
 }

@@ -29,15 +29,15 @@ type outbound struct {
 
 	n      *network // of the batch at hand
 	p      *policy
-	dev    Device
+	at     atHand
 	tally  *tally
-	plan   plan            // of the superframe at hand
-	whole  Whole           // the superframe at hand
-	answer [maxAnswer]byte // to the frame at hand
+	plan   plan  // of the superframe at hand
+	whole  Whole // the superframe at hand
 	sends  []Send
 	parts  [][]byte
 	header []byte // slots, from the first free one
 	slots  []byte
+	answer [max(maxAnswer, encap.ICMPErrorFrameLen)]byte // to whoever sent the frame at hand
 }
 
 func newOutbound(thread int) *outbound {
@@ -54,7 +54,8 @@ func newOutbound(thread int) *outbound {
 
 // run takes one batch from the device to the wire (step 1 of the road).
 func (o *outbound) run(n *network, dev Device, w Wire) error {
-	o.n, o.p, o.dev, o.tally = n, n.policy.Load(), dev, &n.tallies[o.thread]
+	o.n, o.p, o.tally = n, n.policy.Load(), &n.tallies[o.thread]
+	o.at = atHand{peers: n.peers, dev: dev, mtu: o.p.mtu}
 	o.batch.Reset()
 	err := dev.ReadBatch(o.batch)
 	frames := o.batch.Frames()
@@ -147,7 +148,7 @@ type unit struct {
 func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	t, isIP := encap.FindTransport(f.Data)
 	tos, hasTOS := encap.InnerTOS(f.Data)
-	u.tos = o.p.outerTOS(tos, hasTOS)
+	u.tos = o.p.tos.outer(tos, hasTOS)
 	if isIP {
 		u.flow = t.FlowHash(f.Data)
 	} else {
@@ -164,22 +165,28 @@ func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 		}
 		return u, dropNone
 	}
+	return u, o.planUnit(&u, f, t, isIP, o.p.mtu, encap.VXLANHeaderLen)
+}
+
+// planUnit plans how a superframe falls into segments that fit mtu, each behind
+// head bytes of the encapsulation's own header.
+func (o *outbound) planUnit(u *unit, f *Frame, t encap.Transport, isIP bool, mtu encap.OverlayMTU, head int) Drop {
 	p, ok := planSegments(f, t, isIP)
 	switch {
 	case !ok:
-		return u, DropBadOffload
-	case p.longest()-t.L3 > int(o.p.mtu):
-		o.tell(f.Data, o.p.mtu)
-		return u, DropTooBig
+		return DropBadOffload
+	case p.longest()-t.L3 > int(mtu):
+		o.tell(f.Data, mtu)
+		return DropTooBig
 	case 2*p.count > outParts || p.count > outHeaders:
-		return u, DropBadOffload // segments of a few bytes: nobody honest
+		return DropBadOffload // segments of a few bytes: nobody honest
 	}
 	o.plan, u.super, u.longest = p, true, p.longest()
 	u.segs, u.bytes = p.count, t.End-p.headers+p.count*p.headers
 	if p.count > 1 {
-		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
+		u.segSize = head + p.headers + p.size
 	}
-	return u, dropNone
+	return dropNone
 }
 
 // deliver brings a unit to one destination: a superframe uncut where the wire
@@ -199,18 +206,23 @@ func (o *outbound) deliver(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wi
 	o.queue(*u, to, id, w)
 }
 
-// writeWhole sends a superframe uncut, behind what waits of its flow.
+// writeWhole sends a superframe uncut.
 func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) bool {
+	o.whole = Whole{
+		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
+		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
+		TOS: u.tos, TTL: o.p.ttl,
+	}
+	return o.passWhole(u, id, w)
+}
+
+// passWhole sends the superframe at hand uncut, behind what waits of its flow.
+func (o *outbound) passWhole(u *unit, id fdb.PeerID, w Wire) bool {
 	for i := range o.sends {
 		if o.sends[i].Flow == u.flow {
 			o.send(w)
 			break
 		}
-	}
-	o.whole = Whole{
-		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
-		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
-		TOS: u.tos, TTL: o.p.ttl,
 	}
 	if !w.WriteWhole(&o.whole) {
 		return false
@@ -340,6 +352,8 @@ func (o *outbound) send(w Wire) {
 			o.tally.drop(wireDrop(s.Errno), s.Refused)
 			if s.Errno == unix.EMSGSIZE && s.DF {
 				o.learnPath(s, w)
+			} else if o.at.packets && wireDrop(s.Errno) == DropNoRoute {
+				o.tellUnreachable(s.Parts[0], encap.HostUnreachable)
 			}
 		}
 		if sent := s.segs - s.Refused; sent > 0 {

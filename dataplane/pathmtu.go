@@ -46,6 +46,24 @@ func (a *allowance) take() bool {
 	return true
 }
 
+// atHand is whose frames or packets are on the road out, as far as path MTUs and
+// answers are concerned.
+type atHand struct {
+	peers   *fdb.Peers
+	dev     Device
+	mtu     encap.OverlayMTU
+	packets bool // a tunnel's: without Ethernet header
+}
+
+// outer is the length of the headers that go before a frame or packet to the
+// peer.
+func (a *atHand) outer(to netip.Addr) int {
+	if a.packets {
+		return encap.IPIPOverhead
+	}
+	return vxlanOuter(to)
+}
+
 // vxlanOuter is the length of the headers that VXLAN puts before a frame to the
 // peer.
 func vxlanOuter(to netip.Addr) int {
@@ -58,7 +76,7 @@ func vxlanOuter(to netip.Addr) int {
 // fits reports whether the path to the peer takes an outer packet of so many
 // bytes, as far as is known.
 func (o *outbound) fits(packet int, id fdb.PeerID) bool {
-	limit := o.n.peers.PathMTU(id)
+	limit := o.at.peers.PathMTU(id)
 	return limit == 0 || packet <= int(limit)
 }
 
@@ -67,7 +85,7 @@ func (o *outbound) fits(packet int, id fdb.PeerID) bool {
 func (o *outbound) tooLong(u *unit, frame []byte, to netip.Addr, id fdb.PeerID) {
 	o.tally.drop(DropTooBig, u.segs)
 	if !u.copies {
-		o.tellPath(frame, o.n.peers.PathMTU(id), to)
+		o.tellPath(frame, o.at.peers.PathMTU(id), to)
 	}
 }
 
@@ -82,9 +100,13 @@ func (o *outbound) learnPath(s *Send, w Wire) {
 	if path == 0 {
 		return
 	}
-	o.n.peers.SetPathMTU(s.peer, path)
+	o.at.peers.SetPathMTU(s.peer, path)
 	if !s.copies {
-		o.tellPath(s.Parts[0][encap.VXLANHeaderLen:], path, to)
+		frame := s.Parts[0]
+		if !o.at.packets {
+			frame = frame[encap.VXLANHeaderLen:]
+		}
+		o.tellPath(frame, path, to)
 	}
 }
 
@@ -104,30 +126,49 @@ func believable(path encap.UnderlayMTU, to netip.Addr) encap.UnderlayMTU {
 // how long a packet reaches the peer. The peer may have got another path MTU
 // meanwhile, or none: 0.
 func (o *outbound) tellPath(frame []byte, path encap.UnderlayMTU, to netip.Addr) {
-	eth, err := encap.ParseEthernet(frame)
-	if err != nil {
-		return
+	mtu := int(path) - o.at.outer(to)
+	if !o.at.packets {
+		eth, err := encap.ParseEthernet(frame)
+		if err != nil {
+			return
+		}
+		mtu -= eth.L3Offset()
 	}
-	mtu := int(path) - vxlanOuter(to) - eth.L3Offset()
-	o.tell(frame, encap.OverlayMTU(max(min(mtu, int(o.p.mtu)), 0)))
+	o.tell(frame, encap.OverlayMTU(max(min(mtu, int(o.at.mtu)), 0)))
 }
 
 // tell tells the sender of the frame that packets of more than mtu bytes do not
 // pass, if it may be told.
 func (o *outbound) tell(frame []byte, mtu encap.OverlayMTU) {
-	n := encap.PutTooBigFrame(o.answer[:], frame, mtu)
-	if n == 0 || !o.tally.answers.take() {
-		return
+	n := 0
+	if o.at.packets {
+		n = encap.PutTooBig(o.answer[:], frame, mtu)
+	} else {
+		n = encap.PutTooBigFrame(o.answer[:], frame, mtu)
 	}
-	if o.dev.Answer(o.answer[:n]) == 0 {
+	if o.reply(n) {
 		o.tally.answered.Add(1)
 	}
 }
 
-// lookAtPaths asks for the path MTUs of a network's peers again that were asked
-// for long ago, and tells the owner of those that changed. The door calls it on
-// its beat.
-func (e *Engine) lookAtPaths(n *network) {
+// tellUnreachable tells the sender of a tunnel's packet that it did not arrive.
+func (o *outbound) tellUnreachable(packet []byte, what encap.Unreachable) {
+	if o.reply(encap.PutUnreachable(o.answer[:], packet, what)) {
+		o.tally.unreachable.Add(1)
+	}
+}
+
+// reply gives the first n bytes of the answer to the device, unless n is 0 or the
+// allowance is used up, and reports whether it did.
+func (o *outbound) reply(n int) bool {
+	return n != 0 && o.tally.answers.take() && o.at.dev.Answer(o.answer[:n]) == 0
+}
+
+// lookAtPaths asks for the path MTUs again that were asked for long ago, of a
+// network's or a tunnel's peers, and tells the owner of those that changed. The
+// door calls it on its beat.
+func (e *Engine) lookAtPaths(m member) {
+	n := m.base()
 	if !n.peers.Narrow() && len(n.paths) == 0 {
 		return
 	}
@@ -137,7 +178,7 @@ func (e *Engine) lookAtPaths(n *network) {
 		if p.Age >= pathMTUAge && left > 0 {
 			left--
 			p.MTU = believable(e.edges.PathMTU(p.Addr), p.Addr)
-			if p.MTU >= n.config.MTU.VXLANUnderlay(p.Addr.Is6()) {
+			if p.MTU >= m.fills(p.Addr) {
 				p.MTU = 0 // no limit any more
 			}
 			n.peers.SetPathMTU(p.ID, p.MTU)

@@ -89,15 +89,21 @@ func (p *plan) vnet(f *Frame) encap.VnetHdr {
 
 // header writes the VXLAN header and the inner headers of the i-th segment of
 // frame into slot and returns them with the payload that follows, which stays
-// where it lies in the frame. (Kernel skb_segment, tcp_gso_segment,
-// __udp_gso_segment, inet_gso_segment.)
+// where it lies in the frame.
 func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload []byte) {
+	encap.PutVXLAN(slot, vni)
+	inner, payload := p.segment(slot[encap.VXLANHeaderLen:], frame, i)
+	return slot[:encap.VXLANHeaderLen+len(inner)], payload
+}
+
+// segment writes the headers of the i-th segment of frame into slot and returns
+// them with the payload that follows, as header does. (Kernel skb_segment,
+// tcp_gso_segment, __udp_gso_segment, inet_gso_segment.)
+func (p *plan) segment(slot, frame []byte, i int) (inner, payload []byte) {
 	from := p.headers + i*p.size
 	payload = frame[from:min(from+p.size, p.t.End)]
-	header = slot[:encap.VXLANHeaderLen+p.headers]
-	encap.PutVXLAN(header, vni)
-	inner := header[encap.VXLANHeaderLen:]
-	copy(inner, frame[:p.headers])
+	inner = slot[:p.headers]
+	copy(inner, frame)
 
 	l3, l4 := inner[p.t.L3:], inner[p.t.L4:]
 	length := p.headers - p.t.L4 + len(payload) // of transport header and payload
@@ -133,7 +139,7 @@ func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload
 		checksum = 0xffff
 	}
 	binary.BigEndian.PutUint16(l4[field:], checksum)
-	return header, payload
+	return inner, payload
 }
 
 // describe works out the vnet header of a frame that came from the wire. A

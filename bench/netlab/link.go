@@ -186,11 +186,14 @@ func (h *Host) AddOnlinkRoute(dst netip.Prefix, via netip.Addr, dev string) erro
 	})
 }
 
+// ErrNoMAC is what MAC returns of a device without one, such as a TUN.
+var ErrNoMAC = errors.New("it has none")
+
 // MAC returns the device's address.
 func (h *Host) MAC(dev string) (mac encap.MAC, err error) {
 	err = h.onLink("read MAC", dev, func(_ *netlink.Handle, l netlink.Link) error {
 		if len(l.Attrs().HardwareAddr) != encap.MACLen {
-			return errors.New("it has none")
+			return ErrNoMAC
 		}
 		mac = encap.MACFrom(l.Attrs().HardwareAddr)
 		return nil

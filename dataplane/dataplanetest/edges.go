@@ -81,7 +81,7 @@ func (e *Edges) FailDevice(name string, err error) {
 	e.failDevice[name] = err
 }
 
-// FailPort makes OpenPort of that port fail with err, until nil ends it.
+// FailPort makes OpenPort of that port, OpenIPIP for 0, fail with err, until nil ends it.
 func (e *Edges) FailPort(port uint16, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -121,13 +121,17 @@ func (e *Edges) PathMTU(peer netip.Addr) encap.UnderlayMTU {
 	return defaultPathMTU
 }
 
-// fits reports whether the path to the peer takes a UDP payload of that size.
-func (e *Edges) fits(peer netip.Addr, payload int) bool {
-	ip := encap.IPv4HeaderLen
-	if peer.Is6() {
-		ip = encap.IPv6HeaderLen
+// fits reports whether the path to the peer takes a UDP payload of that size, or
+// for port 0 an inner packet.
+func (e *Edges) fits(to netip.AddrPort, payload int) bool {
+	headers := encap.IPv4HeaderLen
+	if to.Addr().Is6() {
+		headers = encap.IPv6HeaderLen
 	}
-	return ip+encap.UDPHeaderLen+payload <= int(e.PathMTU(peer))
+	if to.Port() != 0 {
+		headers += encap.UDPHeaderLen
+	}
+	return headers+payload <= int(e.PathMTU(to.Addr()))
 }
 
 // FailWires makes every read of a socket fail with errno; the descriptors are
@@ -236,6 +240,23 @@ func (e *Edges) OpenPort(port uint16, workers int) ([]dataplane.Wire, error) {
 		return nil, err
 	}
 	return e.bind(e.underlay.sockets, netip.AddrPortFrom(e.addr, port), workers)
+}
+
+// OpenIPIP opens a socket for each worker, of which the first receives; when
+// there are some already it is EADDRINUSE.
+func (e *Edges) OpenIPIP(workers int) ([]dataplane.Wire, error) {
+	wires, err := e.OpenPort(0, 1)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for range workers - 1 {
+		w := &Wire{edges: e, bound: netip.AddrPortFrom(e.addr, 0), event: newEvent(e.underlay.tb)}
+		e.wires = append(e.wires, w)
+		wires = append(wires, w)
+	}
+	return wires, nil
 }
 
 // OpenGroup binds a socket to the group; one that is taken is EADDRINUSE.

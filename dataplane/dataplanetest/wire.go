@@ -105,7 +105,7 @@ func (w *Wire) send(s *dataplane.Send, whole bool) (refused bool) {
 	if s.To.Addr().Is4() != e.addr.Is4() {
 		e.underlay.tb.Errorf("port %s: send to %s, of the other family", w.bound, s.To)
 	}
-	if longest := len(payloads[0]); s.DF && !whole && !e.fits(s.To.Addr(), longest) {
+	if longest := len(payloads[0]); s.DF && !whole && !e.fits(s.To, longest) {
 		// The whole run is refused, as by the kernel.
 		s.Errno, s.Refused = unix.EMSGSIZE, len(payloads)
 		return true
@@ -135,13 +135,18 @@ func (w *Wire) TakesWhole(netip.Addr) bool { return w.edges.whole.Load() }
 // WriteWhole sends a superframe as one datagram, as a kernel peer over veth
 // does, or refuses it when its segments do not fit the path.
 func (w *Wire) WriteWhole(s *dataplane.Whole) bool {
-	if !w.edges.fits(s.To.Addr(), encap.VXLANHeaderLen+int(s.VNet.HdrLen)+int(s.VNet.GSOSize)) {
+	header := 0
+	parts := [][]byte{s.Data}
+	if s.To.Port() != 0 {
+		header = encap.VXLANHeaderLen
+		parts = [][]byte{make([]byte, header), s.Data}
+		encap.PutVXLAN(parts[0], s.VNI)
+	}
+	if !w.edges.fits(s.To, header+int(s.VNet.HdrLen)+int(s.VNet.GSOSize)) {
 		return false
 	}
-	header := make([]byte, encap.VXLANHeaderLen)
-	encap.PutVXLAN(header, s.VNI)
 	one := dataplane.Send{
-		To: s.To, Flow: s.Flow, Parts: [][]byte{header, s.Data}, TOS: s.TOS, TTL: s.TTL, DF: true,
+		To: s.To, Flow: s.Flow, Parts: parts, TOS: s.TOS, TTL: s.TTL, DF: true,
 	}
 	w.writer.enter(w.edges.underlay.tb, "WriteWhole of port "+w.bound.String())
 	defer w.writer.leave()
