@@ -37,7 +37,7 @@ type outbound struct {
 	parts  [][]byte
 	header []byte // slots, from the first free one
 	slots  []byte
-	answer [max(maxAnswer, encap.ICMPErrorFrameLen)]byte // to whoever sent the frame at hand
+	answer [maxAnswer]byte // to whoever sent the frame at hand
 }
 
 func newOutbound(thread int) *outbound {
