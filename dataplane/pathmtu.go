@@ -20,9 +20,13 @@ const (
 	answersPerSecond = 200
 	// pathMTUAge is how long a path MTU is kept before it is asked for again,
 	// and pathMTUsPerBeat how many a network asks for in one beat.
-	pathMTUAge      = 10 // seconds
+	pathMTUAge      = 5 // seconds
 	pathMTUsPerBeat = 256
 )
+
+// maxAnswer is the longest frame that the road answers by: an ICMP error, which
+// exceeds every reply of suppress.go.
+const maxAnswer = encap.ICMPErrorFrameLen
 
 // allowance is a number of things to do in a second; one thread's.
 type allowance struct {

@@ -7,9 +7,6 @@ import (
 	"overtap/encap"
 )
 
-// maxAnswer is the longest answer of suppression: a neighbour advertisement.
-const maxAnswer = encap.EthernetHeaderLen + encap.NDPacketLen
-
 // suppress answers an ARP request or a neighbour solicitation from the network's
 // neighbours and reports whether it did: the frame then goes nowhere. Everything
 // else goes on like any frame: what is not known, what is malformed, replies and
