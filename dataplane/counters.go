@@ -16,8 +16,12 @@ type tally struct {
 	reserved     atomic.Uint64
 	learnRefused atomic.Uint64
 	learnMoved   atomic.Uint64
+	answered     atomic.Uint64
+	unreachable  atomic.Uint64
 	drops        [dropCount]atomic.Uint64
 	peers        atomic.Pointer[[]*peerTallies]
+	answers      allowance // the thread's alone, as asks is
+	asks         allowance
 	_            [64]byte
 }
 

@@ -12,6 +12,38 @@ import (
 // with what runs and changes only what differs.
 type Desired struct {
 	Networks []Network
+	Tunnels  []Tunnel // names and devices are shared with those of Networks
+}
+
+// Tunnel is one IP-in-IP tunnel (RFC 2003, IPv4 in IPv4) as it shall be: a TUN
+// whose packets go to the peer that their destination's longest prefix names.
+type Tunnel struct {
+	Name   string
+	Device string           // name of the TUN
+	MTU    encap.OverlayMTU // of the TUN
+	// Plain opens the TUN without IFF_VNET_HDR, as in Network.
+	Plain bool
+
+	Admit Admit
+	// CheckSource drops received packets whose inner source does not route to
+	// the peer they came from.
+	CheckSource bool
+
+	TTL uint8 // of the outer packet
+	TOS TOS   // of the outer packet
+	// DF is set on every outer packet; else on those whose inner packet has it
+	// (RFC 2003 section 3.1).
+	DF bool
+
+	// Routes name the peers; at most one tunnel may name a peer, since nothing
+	// in a packet but its sender says which tunnel it belongs to.
+	Routes []TunnelRoute
+}
+
+// TunnelRoute says behind which peer the addresses of an inner prefix live.
+type TunnelRoute struct {
+	Prefix netip.Prefix // IPv4, without host bits
+	Peer   netip.Addr
 }
 
 // Network is one VXLAN segment as it shall be.
@@ -74,7 +106,7 @@ type TOS struct {
 
 // Diff names what an Apply changed, each list in the order of the names.
 type Diff struct {
-	Added, Removed, Changed []string // networks
+	Added, Removed, Changed []string // networks and tunnels
 }
 
 // Empty reports whether nothing changed.

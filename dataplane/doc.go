@@ -1,5 +1,5 @@
-// Package dataplane is the engine: it takes frames from TAPs to the underlay
-// and back.
+// Package dataplane is the engine: it takes frames from TAPs, and packets from
+// TUNs, to the underlay and back.
 //
 // # The road out (outbound.go), on the outbound thread of a worker
 //
@@ -37,12 +37,35 @@
 // A frame from the wire goes to a TAP and nowhere else (split horizon): VXLAN
 // has no TTL to end a loop.
 //
+// # The road of a packet out (packetout.go), from a tunnel's TUN by IP-in-IP
+//
+//  1. run: as for frames; what is read has no Ethernet header.
+//  2. forward: the inner IPv4 header is checked, and that hops are left.
+//  3. The destination's longest prefix among the tunnel's routes gives the peer.
+//  4. What is from or for an end of the tunnel itself would run in a circle.
+//  5. inspect: the flow is told, the checksum finished, and a superframe checked.
+//  6. encapsulate: nothing goes before the packet but, in a superframe, each
+//     segment's own headers: the outer header is the wire's (ipipwire_linux.go).
+//  7. queue: one Send for the packet, or for all segments of a superframe.
+//  8. send: as for frames.
+//
+// # The road of a packet in (packetin.go)
+//
+//  1. run: Wire.ReadBatch receives packets without their outer headers.
+//  2. admit: the sender gives the tunnel, and is admitted, before anything inside
+//     is looked at.
+//  3. deliver: the inner IPv4 header is checked.
+//  4. What claims to be from ourselves is dropped, and where it is asked for what
+//     does not route back to the sender.
+//  5. A congestion mark is carried in.
+//  6. enqueue, and all that follows, is the road of frames.
+//
 // # Threads
 //
 // A worker is two OS threads, one each way (thread_linux.go), which sleep in
 // epoll and run each batch to its end. They share with each other and with the
-// door only atomics: the catalogue of networks, each network's policy, its FDB
-// and its peers (package fdb). In the steady state nothing on the road locks, allocates, logs or
+// door only atomics: the catalogue of networks and tunnels, the policy, FDB or
+// routes, and peers of each (package fdb). In the steady state nothing on the road locks, allocates, logs or
 // copies payload. What the door takes away it unpublishes, waits until every
 // thread has come round (quiesce), and closes.
 //

@@ -23,14 +23,16 @@ type thread struct {
 	done  chan struct{}
 }
 
-// port is a file descriptor that a thread reads: a TAP queue with the network
-// it belongs to, or a wire with its UDP port.
+// port is a file descriptor that a thread reads: a device's queue with the
+// network or tunnel it belongs to, or a wire with where it receives.
 type port struct {
 	fd   int
+	of   *overlay // outbound: whose device it is
 	net  *network // outbound: the TAP's
+	tun  *tunnel  // outbound: the TUN's
 	dev  Device
-	wire Wire // inbound: what to read; outbound: where to send
-	udp  uint16
+	wire Wire     // inbound: what to read; outbound: where to send
+	at   endpoint // inbound
 }
 
 func newThread() (*thread, error) {

@@ -25,6 +25,7 @@ type Config struct {
 	Engine   Engine
 	Log      Log
 	VXLAN    []VXLAN // in the order of the file
+	IPIP     []IPIP
 	Routes   []Route // of this host, without encapsulation
 }
 
@@ -99,6 +100,24 @@ type VXLAN struct {
 	PortsTake bool
 
 	mtuAt Error // where the mtu is set, or missing, for what only Desired can tell
+}
+
+// IPIP is one IP-in-IP tunnel. Its TUN bears its name.
+type IPIP struct {
+	Name      string
+	MTU       encap.OverlayMTU // 0 = derived from the underlay's
+	Addresses []netip.Prefix   // on the TUN; host bits kept; IPv4
+
+	Admit       dataplane.Admit
+	CheckSource bool // drop what does not come from the peer that its inner source routes to
+
+	TTL uint8
+	TOS dataplane.TOS
+	DF  bool // on every outer packet; else as the inner one has it
+
+	Routes []dataplane.TunnelRoute // each a route of this host too
+
+	mtuAt Error // as in VXLAN
 }
 
 // Load reads and checks the configuration file at path, which must be a regular

@@ -5,9 +5,6 @@ package config
 // begins with deleting its lines here.
 func (c *checker) unsupported(raw *rawConfig) {
 	const problem = "is not supported by this version; "
-	for _, r := range raw.IPIP {
-		c.fail(r.at, problem+"leave the table out")
-	}
 	for _, v := range raw.VXLAN {
 		for _, r := range v.Neighbor {
 			c.fail(r.at, problem+"leave the table out")

@@ -72,6 +72,7 @@ type Status struct {
 	PID         int      `json:"pid"`
 	Ready       bool     `json:"ready"`
 	Problems    []string `json:"problems"` // why it is not ready
+	Warnings    []string `json:"warnings"` // what may go wrong though it is ready
 	Uptime      uint64   `json:"uptime_seconds"`
 	Config      string   `json:"config"` // path of the file
 	Underlay    Underlay `json:"underlay"`
@@ -99,7 +100,7 @@ type NetworkStatus struct {
 	dataplane.NetworkInfo
 	Bridge         string         `json:"bridge"` // "" = none
 	Addresses      []netip.Prefix `json:"addresses"`
-	Entries        int            `json:"entries"` // in the FDB
+	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
 	EntriesLearned int            `json:"entries_learned"`
 	EntriesMax     int            `json:"entries_max"`
 }

@@ -37,6 +37,11 @@ func (d *daemon) desired() dataplane.Desired {
 		}
 		out.Networks = append(out.Networks, n)
 	}
+	for _, t := range d.base.Tunnels {
+		if !d.lost[t.Name] {
+			out.Tunnels = append(out.Tunnels, t)
+		}
+	}
 	return out
 }
 

@@ -28,10 +28,11 @@ import (
 // of superframes.
 const txQueueLen = 10000
 
-// Network is what this host shall look like around one TAP.
+// Network is what this host shall look like around one TAP or TUN.
 type Network struct {
 	Name      string           // for errors and log lines
-	Device    string           // the TAP, opened by the engine and still down
+	TUN       bool             // the device is a TUN, which carries IPv4 alone and joins no bridge
+	Device    string           // the TAP or TUN, opened by the engine and still down
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
 	Ports     []string         // further devices for that bridge
@@ -162,7 +163,13 @@ func (h *Host) setup(p *pass) error {
 	n := p.now.Network
 	tap, err := h.nl.LinkByName(n.Device)
 	if err != nil {
-		return fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
+		return fmt.Errorf("looking for the device %s: %w", n.Device, err)
+	}
+	if n.TUN && p.first() {
+		// Before it comes up: it would solicit routers that no tunnel carries.
+		if err := h.noIPv6Addresses(tap); err != nil {
+			return err
+		}
 	}
 	if tap.Attrs().MTU != int(n.MTU) {
 		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
@@ -212,16 +219,24 @@ func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
 	}
 	// Before it comes up: a port that is only a wire to the overlay must
 	// not solicit routers and report multicast groups as a host of its own.
-	err := h.nl.LinkSetIP6AddrGenMode(tap, nl.IN6_ADDR_GEN_MODE_NONE)
-	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("turning IPv6 addresses off on %s: %w", a.Name, err)
+	if err := h.noIPv6Addresses(tap); err != nil {
+		return err
 	}
 	if err := h.nl.LinkSetMaster(tap, bridge); err != nil {
 		return fmt.Errorf("making %s a port of %s: %w", a.Name, bridge.Attrs().Name, err)
 	}
 	p.did("the port %s of %s", a.Name, bridge.Attrs().Name)
 	return h.keepMTU(n, bridge)
+}
+
+// noIPv6Addresses keeps the kernel from giving the link addresses by itself.
+func (h *Host) noIPv6Addresses(l netlink.Link) error {
+	err := h.nl.LinkSetIP6AddrGenMode(l, nl.IN6_ADDR_GEN_MODE_NONE)
+	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("turning IPv6 addresses off on %s: %w", l.Attrs().Name, err)
+	}
+	return nil
 }
 
 // keepMTU undoes what the TAP does to the MTU of a bridge that was found: it
