@@ -176,3 +176,14 @@ func TestNotBuilt(t *testing.T) {
 		t.Errorf("hosts %v are left of a guest that did not boot", hosts)
 	}
 }
+
+// Programs that end in the background at any moment take no part of a request.
+func TestRequestsWhileProgramsEnd(t *testing.T) {
+	g := netlabtest.Guest(t)
+	run(t, g, "for i in $(seq 40); do (usleep ${i}0000) & done")
+	for i := range 60 {
+		if out := run(t, g, fmt.Sprintf("echo %d", i)); out != fmt.Sprintf("%d\n", i) {
+			t.Fatalf("request %d: %q", i, out)
+		}
+	}
+}

@@ -13,8 +13,8 @@ import (
 const Dev = "eth0"
 
 // Join joins a host to the guest by a veth pair: dev on the host, with an MTU in
-// bytes, and a port of the guest's bridge. It sets the guest's device up, with
-// that MTU. Hosts that are joined to one guest are one segment.
+// bytes, and a port of the guest's bridge, named port0, port1 and so on. It sets
+// the guest's device up, with that MTU. Hosts that are joined to one guest are one segment.
 func (g *Guest) Join(ctx context.Context, h *netlab.Host, dev string, mtu int) error {
 	port := fmt.Sprintf("port%d", len(g.ports))
 	if err := netlab.AddVeth(g.host, port, h, dev, mtu); err != nil {
