@@ -84,6 +84,28 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 		}
 		seen[s.MAC] = true
 	}
+	n.checkNeighbors(fail)
+}
+
+// checkNeighbors reports neighbours that nobody can be.
+func (n *Network) checkNeighbors(fail func(string, ...any)) {
+	if len(n.Neighbors) > fdb.MaxNeighbors {
+		fail("%d neighbours: want at most %d", len(n.Neighbors), fdb.MaxNeighbors)
+	}
+	seen := make(map[netip.Addr]bool)
+	for _, one := range n.Neighbors {
+		a := one.Address
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
+			fail("neighbour %s: want a unicast address without a zone", a)
+		}
+		if !one.MAC.IsSource() || one.MAC == n.MAC || one.MAC > encap.BroadcastMAC {
+			fail("neighbour %s at %s: want a unicast MAC, and not the TAP's own", a, one.MAC)
+		}
+		if seen[a] {
+			fail("neighbour %s stands twice", a)
+		}
+		seen[a] = true
+	}
 }
 
 // allPeers are the listed peers and those that only a static entry names.

@@ -13,6 +13,7 @@ type tally struct {
 	packets      atomic.Uint64
 	bytes        atomic.Uint64
 	flooded      atomic.Uint64
+	suppressed   atomic.Uint64
 	reserved     atomic.Uint64
 	learnRefused atomic.Uint64
 	learnMoved   atomic.Uint64

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 // Desired is the whole state the engine shall forward by: plain data, made by
@@ -78,6 +79,12 @@ type Network struct {
 
 	Peers []Peer
 	FDB   []StaticEntry
+
+	// Suppress answers ARP requests and neighbour solicitations from the TAP for
+	// those Neighbors whose MAC the FDB has behind a peer; what is not known is
+	// flooded.
+	Suppress  bool
+	Neighbors []Neighbor // none twice
 }
 
 // Admit says from whom, beyond the listed peers, a network takes frames.
@@ -97,6 +104,9 @@ type StaticEntry struct {
 	MAC  encap.MAC
 	Peer netip.Addr
 }
+
+// Neighbor binds an inner address to a MAC.
+type Neighbor = fdb.Neighbor
 
 // TOS says what the outer DSCP is. The two ECN bits always follow RFC 6040.
 type TOS struct {

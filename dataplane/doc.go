@@ -8,18 +8,23 @@
 //  2. forward: the frame's Ethernet header is checked, its source withdrawn
 //     from what was learned of other hosts, its destination looked up in the
 //     network's FDB.
+//     On a network that suppresses, an ARP request or neighbour solicitation
+//     that its neighbours answer ends here (suppress.go).
 //  3. An unknown or group destination goes to flood: the flood list, or the
 //     underlay's multicast group.
 //  4. Nobody to send to: a drop with a name.
 //  5. inspect: the flow is told, the checksum finished, and the metadata of a
 //     superframe checked against its bytes (segment.go).
-//  6. deliver: to a destination whose wire takes superframes uncut
-//     (uplink_linux.go) a superframe goes at once as it is, and is done.
+//  6. deliver: what the path to a destination is known not to take is dropped,
+//     and its sender told (pathmtu.go). To a destination whose wire takes
+//     superframes uncut (uplink_linux.go) a superframe goes at once as it is,
+//     and is done.
 //  7. encapsulate: once for all other destinations, the VXLAN header is put
 //     before the frame, or before each segment of a superframe, whose payload
 //     stays where it was read.
 //  8. queue: one Send per destination, or one more payload of the run before.
-//  9. send: Wire.WriteBatch; what it refused is a drop with a name.
+//  9. send: Wire.WriteBatch; what it refused is a drop with a name, and an
+//     EMSGSIZE the peer's path MTU, of which the sender is told.
 //
 // # The road in (inbound.go), on the inbound thread of a worker
 //

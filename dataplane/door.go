@@ -136,7 +136,7 @@ func (c Network) open(e *Engine) (_ member, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n.policy.Store(newPolicy(&c, n.uso))
+	n.policy.Store(newPolicy(&c, n.uso, n.policy.Load().neighbors))
 	return n, nil
 }
 
@@ -279,6 +279,19 @@ func (n *network) admits(w wanted) error {
 	return nil
 }
 
+// answers is the set of neighbours that want is to be answered from: the one in
+// use where they are the same.
+func (n *network) answers(want *Network) *fdb.Neighbors {
+	if !want.Suppress {
+		return nil
+	}
+	p := n.policy.Load()
+	if p != nil && p.neighbors != nil && slices.Equal(n.config.Neighbors, want.Neighbors) {
+		return p.neighbors
+	}
+	return fdb.NewNeighbors(want.Neighbors)
+}
+
 // change makes a network's peers, static entries and policy be those of w.
 func (n *network) change(w wanted) error {
 	want := w.(Network)
@@ -302,7 +315,7 @@ func (n *network) change(w wanted) error {
 		}
 	}
 	retire(n, gone)
-	n.policy.Store(newPolicy(&want, n.uso))
+	n.policy.Store(newPolicy(&want, n.uso, n.answers(&want)))
 	n.config = want
 	return nil
 }

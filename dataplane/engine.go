@@ -143,7 +143,7 @@ func (e *Engine) startThreads() error {
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })
-		go e.threads[2*w+1].loop(w, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
+		go e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
 	}
 	return nil
 }

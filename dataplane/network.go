@@ -132,14 +132,16 @@ type policy struct {
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
+	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
 }
 
-func newPolicy(c *Network, uso bool) *policy {
+func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 	return &policy{
 		uso: uso,
 		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
+		neighbors: neighbors,
 	}
 }
 

@@ -76,6 +76,7 @@ func (o *overlay) stats() NetworkStats {
 			s.RxBytes += t.bytes.Load()
 		}
 		s.Flooded += t.flooded.Load()
+		s.Suppressed += t.suppressed.Load()
 		s.ReservedBits += t.reserved.Load()
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
@@ -183,6 +184,30 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 	}
 	slices.SortFunc(out, func(a, b FDBEntry) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
+	})
+	return out, nil
+}
+
+// Neighbors copies out the neighbours of the named network, or of all for "",
+// ordered by network and address.
+func (e *Engine) Neighbors(network string) ([]NeighborEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	networks, err := e.named(network)
+	if err != nil {
+		return nil, err
+	}
+	out := []NeighborEntry{}
+	for _, n := range networks {
+		for _, one := range n.config.Neighbors {
+			out = append(out, NeighborEntry{
+				Network: n.config.Name, VNI: n.config.VNI,
+				Address: one.Address, MAC: one.MAC, Origin: fdb.Static.String(),
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b NeighborEntry) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Address.Compare(b.Address))
 	})
 	return out, nil
 }

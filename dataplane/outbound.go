@@ -37,7 +37,7 @@ type outbound struct {
 	parts  [][]byte
 	header []byte // slots, from the first free one
 	slots  []byte
-	answer [encap.ICMPErrorFrameLen]byte
+	answer [maxAnswer]byte // to whoever sent the frame at hand
 }
 
 func newOutbound(thread int) *outbound {
@@ -60,7 +60,7 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 	err := dev.ReadBatch(o.batch)
 	frames := o.batch.Frames()
 	for i := range frames {
-		if d := o.forward(&frames[i], w); d != dropNone {
+		if d := o.forward(&frames[i], dev, w); d != dropNone {
 			o.tally.drop(d, frames[i].count())
 		}
 	}
@@ -69,7 +69,7 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 }
 
 // forward decides where a frame goes (steps 2 to 4).
-func (o *outbound) forward(f *Frame, w Wire) Drop {
+func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 	eth, err := encap.ParseEthernet(f.Data)
 	if err != nil {
 		return DropTooShort
@@ -86,6 +86,9 @@ func (o *outbound) forward(f *Frame, w Wire) Drop {
 	// A MAC that speaks on our side has moved here: what was learned of it
 	// elsewhere goes at once.
 	o.n.table.Forget(src)
+	if o.p.neighbors != nil && o.suppress(f, eth, dev) {
+		return dropNone
+	}
 
 	if id, ok := o.n.table.Lookup(dst); ok {
 		to := o.n.peers.Addr(id)

@@ -20,9 +20,13 @@ const (
 	answersPerSecond = 200
 	// pathMTUAge is how long a path MTU is kept before it is asked for again,
 	// and pathMTUsPerBeat how many a network asks for in one beat.
-	pathMTUAge      = 10 // seconds
+	pathMTUAge      = 5 // seconds
 	pathMTUsPerBeat = 256
 )
+
+// maxAnswer is the longest frame that the road answers by: an ICMP error, which
+// exceeds every reply of suppress.go.
+const maxAnswer = encap.ICMPErrorFrameLen
 
 // allowance is a number of things to do in a second; one thread's.
 type allowance struct {
@@ -160,9 +164,9 @@ func (o *outbound) reply(n int) bool {
 	return n != 0 && o.tally.answers.take() && o.at.dev.Answer(o.answer[:n]) == 0
 }
 
-// lookAtPaths asks for the path MTUs of a network's or tunnel's peers again that were asked
-// for long ago, and tells the owner of those that changed. The door calls it on
-// its beat.
+// lookAtPaths asks for the path MTUs again that were asked for long ago, of a
+// network's or a tunnel's peers, and tells the owner of those that changed. The
+// door calls it on its beat.
 func (e *Engine) lookAtPaths(m member) {
 	n := m.base()
 	if !n.peers.Narrow() && len(n.paths) == 0 {

@@ -13,7 +13,7 @@ import (
 	"overtap/encap"
 )
 
-var addrA6, addrB6, addrC6 = netip.MustParseAddr("2001:db8:0:1::a"), netip.MustParseAddr("2001:db8:0:1::b"), netip.MustParseAddr("2001:db8:0:1::c")
+var addrA6, addrB6 = netip.MustParseAddr("2001:db8:0:1::a"), netip.MustParseAddr("2001:db8:0:1::b")
 
 // tooBig is what the sender of frame is to get.
 func tooBig(tb testing.TB, frame []byte, mtu encap.OverlayMTU) dataplanetest.Frame {

@@ -41,6 +41,7 @@ type NetworkStats struct {
 	Port    uint16    `json:"port"`
 	Traffic
 	Flooded        uint64 `json:"flooded"`         // BUM frames replicated
+	Suppressed     uint64 `json:"suppressed"`      // ARP requests and neighbour solicitations answered here, and not sent
 	ReservedBits   uint64 `json:"reserved_bits"`   // frames taken with nonzero reserved bits in the VXLAN header
 	Entries        int    `json:"entries"`         // in the FDB; of a tunnel, its routes
 	EntriesLearned int    `json:"entries_learned"` // of them learned
@@ -90,6 +91,16 @@ type FDBEntry struct {
 	Port    uint16     `json:"port"`
 	Origin  string     `json:"origin"`      // "static", "learned", or a control plane's name
 	Age     uint32     `json:"age_seconds"` // since last seen as a source; 0 for what does not age
+}
+
+// NeighborEntry is one neighbour; its JSON names are part of the command line's
+// contract.
+type NeighborEntry struct {
+	Network string     `json:"network"`
+	VNI     encap.VNI  `json:"vni"`
+	Address netip.Addr `json:"address"`
+	MAC     encap.MAC  `json:"mac"`
+	Origin  string     `json:"origin"` // "static"
 }
 
 // Info describes what the engine was granted by this host.

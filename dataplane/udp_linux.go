@@ -20,7 +20,7 @@ const (
 	socketBuffer = 8 << 20
 	// receiveBatch datagrams are taken by one recvmmsg. Their buffers hold
 	// 64 KiB each, of which small datagrams touch only the first page.
-	receiveBatch = 64
+	receiveBatch = 128
 	// bufferStride staggers the buffers, so that their first lines do not all
 	// fall into the same sets of the cache.
 	bufferStride = MaxDatagram + 1 + 3*64

@@ -77,6 +77,51 @@ func ourRoutes(t testing.TB, h *netlab.Host) string {
 	return hostRoutes(t, h, func(r netlink.Route) bool { return r.Protocol == ourProtocol })
 }
 
+// state tells what a daemon or an attachment changes on a host: links, their
+// addresses and routes. What the kernel makes of IPv6 for a link by itself is
+// left out, for it comes a moment later.
+func state(t testing.TB, h *netlab.Host) string {
+	t.Helper()
+	nl := must[*netlink.Handle](t)(h.Netlink())
+	var lines []string
+	for _, l := range must[[]netlink.Link](t)(nl.LinkList()) {
+		a := l.Attrs()
+		lines = append(lines, fmt.Sprintf("link %s %s flags %#x master %d MTU %d MAC %v alias %q promiscuous %d",
+			a.Name, l.Type(), a.RawFlags, a.MasterIndex, a.MTU, a.HardwareAddr, a.Alias, a.Promisc))
+		for _, addr := range must[[]netip.Prefix](t)(h.Addrs(a.Name)) {
+			lines = append(lines, fmt.Sprintf("address %v on %s", addr, a.Name))
+		}
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n") + "\n" + hostRoutes(t, h, func(r netlink.Route) bool {
+		return r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast() && !r.Dst.IP.IsMulticast()
+	})
+}
+
+// unchanged looks whether the hosts, and the names of the machine's namespaces,
+// are afterwards what they are now. What it returns is called with what was done
+// in between.
+func unchanged(t testing.TB, hosts ...*netlab.Host) func(what string) {
+	t.Helper()
+	look := func() string {
+		all := "namespaces"
+		for _, n := range must[[]string](t)(hosts[0].Lab().Hosts()) {
+			all += " " + n
+		}
+		for _, h := range hosts {
+			all += "\nhost " + h.Name() + "\n" + state(t, h)
+		}
+		return all
+	}
+	before := look()
+	return func(what string) {
+		t.Helper()
+		if after := look(); after != before {
+			t.Errorf("%s: before:\n%s\nafter:\n%s", what, before, after)
+		}
+	}
+}
+
 // ports lists the ports of a bridge; none when there is no such bridge.
 func ports(t testing.TB, h *netlab.Host, bridge string) (names []string) {
 	t.Helper()

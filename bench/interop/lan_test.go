@@ -51,7 +51,7 @@ func TestLANOnTheBridge(t *testing.T) {
 		for _, f := range all {
 			f.pings(t)
 			f.tcp(t, 4<<20)
-			f.udp(t, traffic.UDPOptions{Count: 256, Size: 64})
+			f.udps(t)
 		}
 	}
 	reaches(t, station, b.IPv4) // once the bridge port forwards

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -137,4 +138,80 @@ func TestSilentMove(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// moveLimit is how soon a connection of a container that has moved goes on.
+const moveLimit = 2 * time.Second
+
+// A container that has a TCP connection moves between two hosts, there and back:
+// within two seconds the connection goes on, whoever speaks first.
+func TestMoveKeepsTCP(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		peer   peer
+		silent bool
+	}{
+		{"speaking", overtap, false},
+		{"speaking, kernel", kernel, false},
+		{"silent", overtap, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			lab := netlabtest.New(t)
+			sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+			a, b := sites[0], sites[1]
+			c.peer.end(t, b, blue(b, sites...), sites)
+			start(t, a.Host, at(a, blue(a, sites...)))
+			mover := addMover(t, b)
+			pin(t, a.Container, mover4, moverMAC)
+			pin(t, mover, a.IPv4, a.MAC)
+			reaches(t, mover, a.IPv4)
+
+			// The one that sends is the one that speaks.
+			from, to, dst := mover, a.Container, a.IPv4
+			if c.silent {
+				from, to, dst = a.Container, mover, mover4
+			}
+			s := openStream(t, from, to, dst)
+			s.goesOn(t)
+			here, there := b, a
+			slow := 0
+			for moves := 0; moves < 4; {
+				took := moveUnder(t, s, mover, here, there, c.silent)
+				here, there = there, here
+				if took > moveLimit {
+					// A machine that is busy with other things can be the cause,
+					// but not three times running.
+					if slow++; slow == 3 {
+						t.Fatalf("the stream went on after %v only", took)
+					}
+					t.Logf("it took %v; once more", took)
+					continue
+				}
+				slow = 0
+				moves++
+			}
+			s.finish(t)
+		})
+	}
+}
+
+// moveUnder moves the container and returns how long the stream stood still
+// after that. Silent: the container itself says nothing until it hears the
+// other end.
+func moveUnder(t *testing.T, s *stream, mover *netlab.Host, from, to *netlab.Site, silent bool) time.Duration {
+	t.Helper()
+	if !silent {
+		check(t, netlab.MoveContainer(mover, from.Host, to.Host, netlab.SiteBridge))
+		return s.goesOn(t)
+	}
+	s.pause(t)
+	ear := openRaw(t, mover, netlab.ContainerDev)
+	defer ear.close()
+	check(t, netlab.MoveContainer(mover, from.Host, to.Host, netlab.SiteBridge))
+	for _, f := range ear.read() {
+		if f.outgoing {
+			t.Errorf("the container is not silent: % x", f.data)
+		}
+	}
+	return s.goesOn(t)
 }

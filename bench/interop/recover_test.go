@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -163,6 +164,16 @@ func TestRefusesToStart(t *testing.T) {
 			green := network{name: "green", vni: 101, port: 8472, bridge: "br-green"}
 			conf.networks = append(conf.networks, green)
 		}, []string{"network green", "vx-green is taken"}},
+		{"the kernel refuses when half is made", func(t *testing.T, a, b *netlab.Site, conf *config) {
+			check(t, netlab.AddVeth(a.Host, "lan0", b.Host, "lan0", 1500))
+			check(t, a.Host.AddAddr("lan0", prefix("203.0.113.1/24")))
+			check(t, a.Host.AddRoute(prefix("10.9.0.0/16"), netip.MustParseAddr("203.0.113.2"), "lan0"))
+			check(t, a.Host.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+			blue := &conf.networks[0]
+			blue.bridge = "br-blue"
+			*blue = blue.with(`addresses = ["198.51.100.101/24"]`, `ports = ["lan0"]`, `ports_take_addresses = true`)
+			conf.networks = append(conf.networks, network{name: "red", vni: 7, bridge: "br-red"}.with(`addresses = ["2001:db8:7::1/64"]`))
+		}, []string{"network red", "2001:db8:7::1"}},
 		{"mistakes in the file", func(t *testing.T, _, _ *netlab.Site, conf *config) {
 			conf.networks[0] = conf.networks[0].with("vlan = 1", "bridges = true")
 		}, []string{"overtap.toml:", "vxlan[0].vlan", "bridges"}},

@@ -87,7 +87,7 @@ func (r *routed) exchange(t *testing.T) {
 		f.ping(t, netlab.PingOptions{Count: 3})
 		f.ping(t, netlab.PingOptions{Count: 3, Size: f.mtu - f.headers(), DF: true})
 		f.tcp(t, 4<<20)
-		f.udp(t, traffic.UDPOptions{Count: 256, Size: 64})
+		f.udps(t)
 	}
 }
 

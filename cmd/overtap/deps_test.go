@@ -32,6 +32,7 @@ var policy = []rule{
 	{"dataplane/packetout.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/packetin.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/segment.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
+	{"dataplane/suppress.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/counters.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/udpsend_linux.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/udpwire_linux.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},

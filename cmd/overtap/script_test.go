@@ -196,7 +196,7 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 	return dataplane.Stats{
 		Networks: []dataplane.NetworkStats{
 			{Network: "blue", Kind: dataplane.KindVXLAN, VNI: 100, Port: 4789, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100, RxPackets: 22, RxBytes: 2200},
-				Flooded: 3, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
+				Flooded: 3, Suppressed: 4, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
 			{Network: "red", Kind: dataplane.KindVXLAN, VNI: 101, Port: 8472, EntriesMax: 10},
 			{Network: "green", Kind: dataplane.KindIPIP, Traffic: dataplane.Traffic{TxPackets: 4, TxBytes: 400}, Entries: 3},
 		},
@@ -231,6 +231,19 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return slices.DeleteFunc(all, func(e dataplane.FDBEntry) bool { return e.Network != network }), nil
 	}
 	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+}
+
+func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	if !f.full {
+		return nil, nil
+	}
+	if network == "green" {
+		return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+	}
+	return []dataplane.NeighborEntry{
+		{Network: "blue", VNI: 100, Address: netip.MustParseAddr("10.0.1.4"), MAC: staticMAC, Origin: "static"},
+		{Network: "blue", VNI: 100, Address: netip.MustParseAddr("2001:db8:1::4"), MAC: staticMAC, Origin: "static"},
+	}, nil
 }
 
 func (f *fakeDaemon) AddFDB(e control.Entry) error {

@@ -93,6 +93,9 @@ type VXLAN struct {
 	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
 
+	Suppress  bool                 // answer ARP and ND from Neighbors
+	Neighbors []dataplane.Neighbor // from [[vxlan.neighbor]]
+
 	Routes []Route  // by way of the bridge, or of the TAP where there is none
 	Ports  []string // further devices for the bridge
 	// PortsTake moves the addresses and routes of the ports to the bridge, and
@@ -157,7 +160,6 @@ func Parse(name string, text []byte) (*Config, error) {
 	var raw rawConfig
 	c.bindTable(root, reflect.ValueOf(&raw).Elem())
 	cfg := c.config(&raw)
-	c.unsupported(&raw)
 	if err := c.errs.orNil(); err != nil {
 		return nil, err
 	}

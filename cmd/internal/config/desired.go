@@ -37,6 +37,7 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
 			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF,
 			Peers: v.allPeers(), FDB: slices.Clone(v.FDB),
+			Suppress: v.Suppress, Neighbors: slices.Clone(v.Neighbors),
 		})
 	}
 	for i := range c.IPIP {

@@ -93,7 +93,8 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 	c.membersAdmitted(raw, &v)
 	v.Ports = c.bridgePorts(raw, &v, names)
 	v.PortsTake = raw.PortsTake.or(false)
-	c.neighbors(raw.Neighbor)
+	v.Suppress = raw.Suppress.or(false)
+	v.Neighbors = c.neighbors(raw.Neighbor, &v)
 	v.Routes = c.networkRoutes(raw, &v, own, names)
 	return v
 }

@@ -79,6 +79,14 @@ func handler(d Daemon) http.Handler {
 		}
 		replyEntries(w, entries)
 	})
+	mux.HandleFunc("GET "+pathNeigh, func(w http.ResponseWriter, r *http.Request) {
+		entries, err := d.Neighbors(r.URL.Query().Get("network"))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		replyEntries(w, entries)
+	})
 	mux.HandleFunc("POST "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
 		var e Entry
 		if !request(w, r, &e) {
@@ -144,7 +152,7 @@ func reply(w http.ResponseWriter, v any) {
 // replyEntries writes what reply would, entry by entry: a table of a million
 // entries is not held once more as text, and for a client that has gone the
 // work ends.
-func replyEntries(w http.ResponseWriter, entries []dataplane.FDBEntry) {
+func replyEntries[T any](w http.ResponseWriter, entries []T) {
 	w.Header().Set("Content-Type", "application/json")
 	buf := bufio.NewWriterSize(w, 32<<10)
 	enc := json.NewEncoder(buf)

@@ -32,6 +32,7 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
 	Close() error
@@ -274,7 +275,7 @@ func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	return host.Network{
 		Name: n.Name, Device: n.Device, MTU: n.MTU,
 		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
-		Addresses: v.Addresses, Routes: hostRoutes(v.Routes),
+		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
 	}
 }
 
@@ -282,6 +283,14 @@ func hostRoutes(routes []config.Route) []host.Route {
 	out := make([]host.Route, len(routes))
 	for i, r := range routes {
 		out[i] = host.Route{Prefix: r.Prefix, Via: r.Via}
+	}
+	return out
+}
+
+func hostNeighbors(neighbors []dataplane.Neighbor) []host.Neighbor {
+	out := make([]host.Neighbor, len(neighbors))
+	for i, n := range neighbors {
+		out[i] = host.Neighbor{Address: n.Address, MAC: n.MAC}
 	}
 	return out
 }

@@ -55,6 +55,16 @@ func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return d.engine.get().FDB(network)
 }
 
+// Neighbors implements control.Daemon.
+func (d *daemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	if network != "" {
+		if _, err := d.network(network); err != nil {
+			return nil, err
+		}
+	}
+	return d.engine.get().Neighbors(network)
+}
+
 // AddFDB implements control.Daemon.
 func (d *daemon) AddFDB(e control.Entry) error {
 	n, err := d.network(e.Network)

@@ -1,5 +1,5 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
-// their ports, addresses, routes, queue lengths. It follows what becomes of
+// their ports, addresses, routes, neighbours, queue lengths. It follows what becomes of
 // them and puts back what somebody removed. What it makes it removes again;
 // what it finds it leaves.
 //
@@ -39,6 +39,7 @@ type Network struct {
 	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
 	Routes    []Route          // by way of the same; their next hops are taken to be on the link
+	Neighbors []Neighbor       // of the same, permanent
 }
 
 // Host remembers what it made, so that Undo removes exactly that. Its methods
@@ -66,8 +67,9 @@ type Host struct {
 type placed struct {
 	Network
 	tap    int
-	bridge int            // 0 = none
-	ports  map[string]int // by name
+	bridge int                      // 0 = none
+	ports  map[string]int           // by name
+	known  map[netip.Addr]encap.MAC // its neighbours
 }
 
 // pass is one comparison of the host with what it shall look like.
@@ -82,6 +84,10 @@ func newPass(n Network, was placed) *pass {
 	p.now.Network, p.now.ports = n, maps.Clone(was.ports)
 	if p.now.ports == nil {
 		p.now.ports = make(map[string]int)
+	}
+	p.now.known = make(map[netip.Addr]encap.MAC, len(n.Neighbors))
+	for _, one := range n.Neighbors {
+		p.now.known[one.Address] = one.MAC
 	}
 	return p
 }
@@ -208,7 +214,7 @@ func (h *Host) setup(p *pass) error {
 		}
 		p.now.tap = tap.Attrs().Index
 	}
-	return errors.Join(h.ports(n, carrier, p), h.networkRoutes(n, carrier, p))
+	return errors.Join(h.ports(n, carrier, p), h.networkNeighbors(n, carrier, p), h.networkRoutes(n, carrier, p))
 }
 
 // enslaveTAP makes the TAP a port of the bridge.

@@ -103,7 +103,7 @@ func (h *Host) checkNetwork(p Plan, n Network) error {
 			errs = append(errs, fmt.Errorf("looking for %s: %w", n.Bridge, err))
 		}
 	}
-	errs = append(errs, h.checkPorts(p, n, bridge), h.checkNetworkRoutes(n, bridge))
+	errs = append(errs, h.checkPorts(p, n, bridge), h.checkNeighbors(n, bridge), h.checkNetworkRoutes(n, bridge))
 	return errors.Join(errs...)
 }
 

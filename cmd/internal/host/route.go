@@ -12,7 +12,7 @@ import (
 
 // RouteProtocol marks the routes that were made here (rtm_protocol of
 // rtnetlink(7)), so that only they are replaced and removed. No other program
-// is known to use the number: `ip route show proto 79`.
+// is known to use the number: `ip route show proto 79`. Neighbours bear it too.
 const RouteProtocol = 79
 
 // Route is a route of this host, in the main table.

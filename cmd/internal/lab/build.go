@@ -16,9 +16,6 @@ import (
 // fraction of a second.
 const readyLimit = 15 * time.Second
 
-// tapDev is the TAP of overtap's network.
-const tapDev = "vx-blue"
-
 // build makes the lab, whole but for the proof that it works. After an error
 // some of it may be there.
 func (t *Topology) build(ctx context.Context, peer Peer) (*netlab.Lab, state, error) {
@@ -33,19 +30,18 @@ func (t *Topology) build(ctx context.Context, peer Peer) (*netlab.Lab, state, er
 	if err != nil {
 		return nil, s, err
 	}
-	mtu, err := underlayMTU.VXLANOverlay(false)
-	if err != nil {
+	if err := t.addHosts(l); err != nil {
 		return nil, s, err
 	}
-	if err := t.addHosts(l, int(mtu)); err != nil {
+	if err := t.addContainers(l, onLAN); err != nil {
 		return nil, s, err
 	}
 	binary, err := t.installBinary()
 	if err != nil {
 		return nil, s, err
 	}
-	for _, host := range hostNames {
-		if err := t.addEnd(l, host, binary, int(mtu), &s); err != nil {
+	for _, h := range t.hosts {
+		if err := t.addEnd(l, h, binary, &s); err != nil {
 			return nil, s, err
 		}
 	}
@@ -54,82 +50,95 @@ func (t *Topology) build(ctx context.Context, peer Peer) (*netlab.Lab, state, er
 			return nil, s, fmt.Errorf("start overtap in host %s: %w", p.Host, err)
 		}
 	}
-	return l, s, t.floodKernel(l, s)
+	if err := t.finishKernelEnds(l, peer); err != nil {
+		return nil, s, err
+	}
+	if err := t.addContainers(l, plugged); err != nil {
+		return nil, s, err
+	}
+	return l, s, t.addContainers(l, attached)
 }
 
-// addEnd makes the host's end of the tunnel, and notes a daemon in the state.
-func (t *Topology) addEnd(l *netlab.Lab, host, binary string, mtu int, s *state) error {
-	h, err := l.Host(host)
-	if err != nil {
-		return err
-	}
-	if !s.runsOvertap(host) {
-		return h.AddVXLAN(netlab.VXLANSpec{
-			Name: netlab.SiteVXLAN, VNI: t.vni, Port: t.port,
-			Local: underlay(host), Dev: netlab.UnderlayDev, Bridge: netlab.SiteBridge, MTU: mtu,
-		})
-	}
-	p, err := t.startDaemon(h, binary)
-	if err != nil {
-		return fmt.Errorf("start overtap in host %s: %w", host, err)
-	}
-	s.Daemons = append(s.Daemons, p)
-	return t.writeState(*s)
-}
-
-// floodKernel tells the kernel's vxlan of its peer once that is ready: what
-// hosts say unasked would else count as dropped there.
-func (t *Topology) floodKernel(l *netlab.Lab, s state) error {
-	for _, host := range hostNames {
-		if s.runsOvertap(host) {
-			continue
-		}
-		h, err := l.Host(host)
+// addHosts makes the hosts, those of their bridges that overtap only finds, and
+// the underlay.
+func (t *Topology) addHosts(l *netlab.Lab) error {
+	var hosts []*netlab.Host
+	for _, spec := range t.hosts {
+		h, err := l.AddHost(spec.name)
 		if err != nil {
 			return err
 		}
-		if err := h.AddFDB(netlab.SiteVXLAN, 0, underlay(other(host))); err != nil {
+		if err := spec.furnish(h, t.mtu); err != nil {
+			return err
+		}
+		hosts = append(hosts, h)
+	}
+	if len(hosts) == 1 {
+		return hosts[0].AddAddr("lo", netip.PrefixFrom(underlay(hosts[0].Name()), 32))
+	}
+	return l.Underlay(int(underlayMTU), hosts...)
+}
+
+// furnish gives a new host what is there before overtap.
+func (spec host) furnish(h *netlab.Host, mtu int) error {
+	if spec.router {
+		for _, key := range []string{"net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"} {
+			if err := h.Sysctl(key, "1"); err != nil {
+				return err
+			}
+		}
+	}
+	if !spec.bridge {
+		return nil
+	}
+	if err := h.AddBridge(netlab.SiteBridge, mtu); err != nil {
+		return err
+	}
+	for _, a := range spec.addrs {
+		if err := h.AddAddr(netlab.SiteBridge, a); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// runsOvertap reports whether overtap makes the host's end of the tunnel.
-func (s state) runsOvertap(host string) bool {
-	return host == hostNames[0] || s.Peer == OvertapPeer
-}
-
-// addHosts makes the hosts with their bridges, the underlay and the containers.
-func (t *Topology) addHosts(l *netlab.Lab, mtu int) error {
-	var hosts []*netlab.Host
-	for _, name := range hostNames {
-		h, err := l.AddHost(name)
-		if err != nil {
-			return err
-		}
-		if err := h.AddBridge(netlab.SiteBridge, mtu); err != nil {
-			return err
-		}
-		hosts = append(hosts, h)
-	}
-	if err := l.Underlay(int(underlayMTU), hosts...); err != nil {
+// addEnd makes what joins the host to the others, and notes a daemon in the
+// state.
+func (t *Topology) addEnd(l *netlab.Lab, spec host, binary string, s *state) error {
+	h, err := l.Host(spec.name)
+	if err != nil {
 		return err
 	}
-	for _, c := range t.containers {
-		h, err := l.Host(c.host)
+	if !spec.overtapIn(s.Peer) {
+		v := spec.kernel.vxlan
+		v.Flood = nil
+		return h.AddVXLAN(v)
+	}
+	p, err := t.startDaemon(h, spec, binary)
+	if err != nil {
+		return fmt.Errorf("start overtap in host %s: %w", spec.name, err)
+	}
+	s.Daemons = append(s.Daemons, p)
+	return t.writeState(*s)
+}
+
+// finishKernelEnds tells the kernel whom to send to.
+func (t *Topology) finishKernelEnds(l *netlab.Lab, peer Peer) error {
+	for _, spec := range t.hosts {
+		if spec.overtapIn(peer) {
+			continue
+		}
+		h, err := l.Host(spec.name)
 		if err != nil {
 			return err
 		}
-		in, err := h.AddContainer(netlab.ContainerSpec{
-			Name: c.name, Bridge: netlab.SiteBridge,
-			Addrs: []netip.Prefix{c.v4, c.v6}, MAC: c.mac(), MTU: mtu,
-		})
-		if err != nil {
-			return err
+		for _, to := range spec.kernel.vxlan.Flood {
+			if err := h.AddFDB(spec.kernel.vxlan.Name, 0, to); err != nil {
+				return err
+			}
 		}
-		for _, r := range c.routes {
-			if err := in.AddRoute(r, netip.Addr{}, netlab.ContainerDev); err != nil {
+		if spec.kernel.late != nil {
+			if err := spec.kernel.late(h); err != nil {
 				return err
 			}
 		}
@@ -138,9 +147,9 @@ func (t *Topology) addHosts(l *netlab.Lab, mtu int) error {
 }
 
 // startDaemon writes the host's configuration and starts overtap with it.
-func (t *Topology) startDaemon(h *netlab.Host, binary string) (process, error) {
+func (t *Topology) startDaemon(h *netlab.Host, spec host, binary string) (process, error) {
 	path := t.config(h.Name())
-	if err := os.WriteFile(path, []byte(t.configText(h.Name())), 0o644); err != nil {
+	if err := os.WriteFile(path, []byte(t.configText(spec)), 0o644); err != nil {
 		return process{}, err
 	}
 	cmd := h.Command(binary, "run", "--config", path)
@@ -153,27 +162,20 @@ func (t *Topology) startDaemon(h *netlab.Host, binary string) (process, error) {
 }
 
 // configText is the host's configuration, fit to be read as an example.
-func (t *Topology) configText(host string) string {
+func (t *Topology) configText(h host) string {
+	own := fmt.Sprintf("address = %q # our address on the network between the hosts\ndevice  = %q\n",
+		underlay(h.name), netlab.UnderlayDev)
+	if len(t.hosts) == 1 {
+		own = fmt.Sprintf("address = %q # our own address; there are no other hosts\n", underlay(h.name))
+	}
 	return fmt.Sprintf(`# overtap in host %s of the lab %s.
 
 [underlay]
-address = %q # our address on the network between the hosts
-device  = %q
-
+%s
 [control]
 socket = %q
 
-[[vxlan]]
-name   = %q
-vni    = %d
-port   = %d
-tap    = %q # the device that overtap makes,
-bridge = %q # and puts on this bridge, beside the containers
-
-  [[vxlan.peer]]
-  address = %q # host %s
-`, host, t.Name, underlay(host), netlab.UnderlayDev, t.socket(host),
-		t.network, t.vni, t.port, tapDev, netlab.SiteBridge, underlay(other(host)), other(host))
+%s`, h.name, t.Name, own, t.socket(h.name), h.config)
 }
 
 // awaitReady waits until traffic flows through the daemon.

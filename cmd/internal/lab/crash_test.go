@@ -23,7 +23,7 @@ var damages = []struct {
 	inflict     func(t *testing.T)
 }{
 	{"daemon killed", "overtap in host a is gone", func(t *testing.T) {
-		s, err := topologies[0].readState()
+		s, err := vxlanTopology().readState()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -40,7 +40,7 @@ var damages = []struct {
 		}
 	}},
 	{"state garbled", "its state is lost", func(t *testing.T) {
-		if err := os.WriteFile(topologies[0].file("lab.json"), []byte("{"), 0o644); err != nil {
+		if err := os.WriteFile(vxlanTopology().file("lab.json"), []byte("{"), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}},
@@ -56,12 +56,12 @@ var damages = []struct {
 		}
 	}},
 	{"earlier boot", "its state is lost", func(t *testing.T) {
-		s, err := topologies[0].readState()
+		s, err := vxlanTopology().readState()
 		if err != nil {
 			t.Fatal(err)
 		}
 		s.Boot = "another"
-		if err := topologies[0].writeState(s); err != nil {
+		if err := vxlanTopology().writeState(s); err != nil {
 			t.Fatal(err)
 		}
 	}},
@@ -109,7 +109,7 @@ func TestHalfBuilt(t *testing.T) {
 		if err := os.WriteFile("/run/netns/ot-vxlan-b", nil, 0o444); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.MkdirAll(topologies[0].dir(), 0o755); err != nil {
+		if err := os.MkdirAll(vxlanTopology().dir(), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		ok(t, "lab", verb)
@@ -131,7 +131,7 @@ func TestUpKilled(t *testing.T) {
 		}
 		time.Sleep(after * time.Millisecond)
 		cmd.Process.Kill()
-		if err := cmd.Wait(); err != nil && topologies[0].hasFiles() {
+		if err := cmd.Wait(); err != nil && vxlanTopology().hasFiles() {
 			midway++
 		}
 		if i%2 == 0 {
@@ -183,7 +183,7 @@ func TestRecycledProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	topology := topologies[0]
+	topology := vxlanTopology()
 	if err := os.MkdirAll(topology.dir(), 0o755); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,10 @@
-// Package lab is the lab verb: two hosts and their containers as network
-// namespaces of this machine, with overtap between them and the kernel's vxlan,
-// or another overtap, at the other end. It is what a newcomer runs first.
+// Package lab is the lab verb: hosts and their containers as network namespaces
+// of this machine, with overtap in them and, where the topology has it, the
+// kernel's vxlan at the other end. It is what a newcomer runs first.
 //
-// What a lab is made of stands in the table of topology.go. What a running lab
-// leaves on the machine, and Down removes:
+// What a lab is made of stands in the table of topology.go: a topology is data,
+// made by a function of its own file. What a running lab leaves on the machine,
+// and Down removes:
 //
 //	/run/netns/ot-<lab>-<host>     its hosts and containers, see bench/netlab
 //	/run/overtap/lab/<lab>/        of each host with a daemon <host>.toml,

@@ -5,11 +5,11 @@ import (
 	"unicode/utf8"
 )
 
-// drawing is what the picture of a lab shows: two hosts side by side, and in
-// each the road of a packet from the containers down to the underlay.
+// drawing is what the picture of a lab shows: a host, or two side by side, and
+// in each the road of a packet from the containers down to the underlay.
 type drawing struct {
-	hosts    [2]hostView
-	underlay string
+	hosts    []hostView
+	underlay string // between two
 }
 
 type hostView struct {
@@ -38,6 +38,10 @@ const (
 
 // lines returns the picture in box-drawing characters.
 func (d drawing) lines() []string {
+	if len(d.hosts) == 1 {
+		box := d.hosts[0].box()
+		return append(box[:len(box)-1], frame("└", "", "┘", boxWidth)) // nothing leaves it
+	}
 	left, right := d.hosts[0].box(), d.hosts[1].box()
 	// The taller box is closed where it is; the other is drawn out to it.
 	for len(left) < len(right) {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ import (
 func TestUpExecDown(t *testing.T) {
 	root(t)
 	for _, topology := range topologies {
-		for _, peer := range []Peer{KernelPeer, OvertapPeer} {
+		for _, peer := range topology.peers() {
 			t.Run(topology.Name+"/"+string(peer), func(t *testing.T) {
 				root(t)
 				if peer == KernelPeer {
@@ -33,24 +34,31 @@ func TestUpExecDown(t *testing.T) {
 func testUpExecDown(t *testing.T, topology *Topology, peer Peer) {
 	name := topology.Name
 	out := ok(t, "lab", "up", "--peer", string(peer), name)
-	wants(t, out, "It is up.", "┌─ host a ", "network blue",
-		binary+" lab exec a -- overtap fdb show", binary+" lab down\n")
-	if n := strings.Count(out, "3 of 3"); n != 2*len(topology.pings) {
-		t.Errorf("%d pings are whole; want %d:\n%s", n, 2*len(topology.pings), out)
+	wants(t, out, "It is up.", "┌─ host a ", binary+" lab exec a -- ", binary+" lab down\n")
+	ways := 0
+	for _, p := range topology.pings {
+		ways += len(topology.container(p[1]).addrs())
 	}
-	if peer == KernelPeer {
+	for _, proof := range []string{"3 of 3", "1.0 MB whole"} {
+		if n := strings.Count(out, proof); n != ways {
+			t.Errorf("%d ways gave %q; want %d:\n%s", n, proof, ways, out)
+		}
+	}
+	// On a network with static entries only a host's own multicast goes nowhere.
+	if peer == KernelPeer && name != "vxlan-static" {
 		wants(t, out, "dropped           nothing")
 	}
-	learner := map[string]string{"a": "host a, overtap", "b": "host b, " + map[Peer]string{KernelPeer: "the kernel", OvertapPeer: "overtap"}[peer]}
 	for _, c := range topology.containers {
-		wants(t, out, c.v4.String(), c.v6.String(), "container "+c.name)
-		found := false
-		for line := range strings.Lines(out) {
-			found = found || strings.Contains(line, learner[other(c.host)]) &&
-				strings.Contains(line, c.mac().String()+" ("+c.name+") is behind "+underlay(c.host).String())
+		for _, a := range c.addrs() {
+			wants(t, out, a.String())
 		}
-		if !found {
-			t.Errorf("host %s did not learn %s:\n%s", other(c.host), c.name, out)
+		switch c.join {
+		case plugged:
+			wants(t, out, "container "+c.name)
+		case onLAN:
+			wants(t, out, "machine "+c.name)
+		case attached:
+			wants(t, out, "container "+c.name, "in host "+c.host+": overtap attach blue ot-"+name+"-"+c.name)
 		}
 	}
 	for line := range strings.Lines(out) {
@@ -58,22 +66,24 @@ func testUpExecDown(t *testing.T, topology *Topology, peer Peer) {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}
+	for _, h := range topology.hosts {
+		if !h.overtapIn(peer) {
+			refused(t, "no overtap daemon answers at /run/overtap/lab/"+name+"/"+h.name+".sock", "lab", "exec", h.name, "overtap", "stats")
+			continue
+		}
+		wants(t, ok(t, "lab", "exec", h.name, "overtap", "status"), "ready")
+		for line := range strings.Lines(topology.configText(h)) {
+			wants(t, out, strings.TrimRight("    "+line, " \n")+"\n")
+		}
+	}
 
 	for _, m := range topology.members() {
 		devices := ok(t, "lab", "exec", m, "--", "cat", "/proc/net/dev")
-		wants(t, devices, "eth0:")
 		if own := m == topology.hostOf(m); own != strings.Contains(devices, "br0:") {
 			t.Errorf("%s has the devices\n%s", m, devices)
 		}
 	}
-	b1 := topology.container("b1").mac().String()
-	wants(t, ok(t, "lab", "exec", name, "a", "overtap", "fdb", "show"), b1)
-	wants(t, ok(t, "lab", "exec", name, "a1", "--", "overtap", "fdb", "show", "--json"), b1)
-	if peer == OvertapPeer {
-		wants(t, ok(t, "lab", "exec", "b", "overtap", "fdb", "show"), topology.container("a1").mac().String())
-	} else {
-		refused(t, "no overtap daemon answers at /run/overtap/lab/"+name+"/b.sock", "lab", "exec", "b", "overtap", "stats")
-	}
+	checkShown(t, topology, peer, out)
 	wants(t, ok(t, "lab", "speed", "--time", "100ms"), "Gbit/s")
 
 	again := ok(t, "lab", "up", name)
@@ -99,6 +109,54 @@ func testUpExecDown(t *testing.T, topology *Topology, peer Peer) {
 	}
 	if out := ok(t, "lab", "down"); out != "No lab is up.\n" {
 		t.Errorf("down without a name: %s", out)
+	}
+}
+
+// checkShown looks whether up showed what joins the hosts, and whether the verbs
+// know it too.
+func checkShown(t *testing.T, topology *Topology, peer Peer, out string) {
+	t.Helper()
+	switch {
+	case len(topology.hosts) == 1:
+		wants(t, out, "network blue", "(vxlan_no_remote)")
+		return
+	case topology.hosts[0].device == "":
+		wants(t, out, "Routes that overtap keeps in host a\n  2001:db8:2::/64 via 2001:db8:0:1::2 dev eth0\n  203.0.113.0/24 via 192.0.2.2 dev eth0\n")
+		wants(t, out, "Routes that overtap keeps in host b\n  198.51.100.0/24 via 192.0.2.1 dev eth0\n")
+		return
+	}
+	if topology.Name == "ipip" {
+		wants(t, out, "network "+ipipDevice, "peer 192.0.2.2",
+			"Routes that overtap keeps in host a\n  203.0.113.0/24 dev "+ipipDevice+"\n")
+		return
+	}
+	if topology.Name == "vxlan-static" {
+		for _, h := range topology.hosts {
+			if h.overtapIn(peer) {
+				wants(t, ok(t, "lab", "exec", h.name, "overtap", "fdb", "show"), staticEnds[other(h.name)].mac.String()+"  "+underlay(other(h.name)).String())
+				wants(t, ok(t, "lab", "exec", h.name, "overtap", "neigh", "show"), staticEnds[other(h.name)].own6.String())
+			}
+		}
+		wants(t, out, "203.0.113.0/24 via 203.0.113.0 dev "+tapOf(staticName))
+		return
+	}
+	wants(t, out, "network blue")
+	learner := map[string]string{"a": "host a, overtap", "b": "host b, " + map[Peer]string{KernelPeer: "the kernel", OvertapPeer: "overtap"}[peer]}
+	for _, c := range topology.containers {
+		found := false
+		for line := range strings.Lines(out) {
+			found = found || strings.Contains(line, learner[other(c.host)]) &&
+				strings.Contains(line, c.mac().String()+" ("+c.name+") is behind "+underlay(c.host).String())
+		}
+		if !found {
+			t.Errorf("host %s did not learn %s:\n%s", other(c.host), c.name, out)
+		}
+	}
+	b1 := topology.container("b1").mac().String()
+	wants(t, ok(t, "lab", "exec", topology.Name, "a", "overtap", "fdb", "show"), b1)
+	wants(t, ok(t, "lab", "exec", topology.Name, "a1", "--", "overtap", "fdb", "show", "--json"), b1)
+	if peer == OvertapPeer {
+		wants(t, ok(t, "lab", "exec", "b", "overtap", "fdb", "show"), topology.container("a1").mac().String())
 	}
 }
 
@@ -199,7 +257,7 @@ func TestNoexecRun(t *testing.T) {
 	defer remount(0)
 	ok(t, "lab", "up")
 	wants(t, ok(t, "lab", "exec", "a", "overtap", "status"), "ready")
-	if path := topologies[0].binary(); !strings.HasPrefix(path, "/var/lib/") {
+	if path := vxlanTopology().binary(); !strings.HasPrefix(path, "/var/lib/") {
 		t.Errorf("the copy of overtap is at %s", path)
 	}
 	ok(t, "lab", "down")
@@ -218,6 +276,72 @@ func TestUpFails(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 	wants(t, r.out, "The end of overtap's log in host a:\n", "there is no /dev/net/tun", "everything was removed again")
+}
+
+// In whatever lab a daemon dies while it is built: up fails, and the machine is
+// as before.
+func TestUpLosesDaemon(t *testing.T) {
+	root(t)
+	for _, topology := range topologies {
+		for i := range topology.hosts {
+			t.Run(topology.Name+"/"+topology.hosts[i].name, func(t *testing.T) {
+				root(t)
+				// It may have come up before the signal did.
+				for range 10 {
+					if r, killed := upAndKill(t, topology, i); killed && r.code != 0 {
+						wants(t, r.out, "The end of overtap's log in host a:\n", "everything was removed again")
+						wants(t, r.err, "lab "+topology.Name+": ")
+						checkNothingLeft(t)
+						return
+					}
+					ok(t, "lab", "down", topology.Name)
+				}
+				t.Error("the daemon was never killed while the lab was built")
+			})
+		}
+	}
+}
+
+// upAndKill builds the lab and kills its ith daemon as soon as that is there.
+func upAndKill(t *testing.T, topology *Topology, i int) (r result, killed bool) {
+	t.Helper()
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for !killed {
+			if s, err := topology.readState(); err == nil && len(s.Daemons) > i {
+				killed = s.Daemons[i].signal(syscall.SIGKILL) == nil
+			}
+			select {
+			case <-end:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}()
+	r = run(t, "lab", "up", "--peer", "overtap", topology.Name)
+	close(end)
+	<-ended
+	return r, killed
+}
+
+// A machine that is full.
+func TestUpWithoutRoom(t *testing.T) {
+	root(t)
+	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755,size=64k"); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := unix.Unmount("/run", 0); err != nil {
+			t.Error(err)
+		}
+	}()
+	r := run(t, "lab", "up")
+	if r.code != 1 || !strings.Contains(r.err, "copy overtap to /run/overtap/lab/vxlan/overtap: ") || !strings.Contains(r.err, "no space left on device") {
+		t.Errorf("%+v", r)
+	}
+	wants(t, r.out, "everything was removed again")
+	checkNothingLeft(t)
 }
 
 func TestNoRoot(t *testing.T) {

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
+	"os"
+	"time"
 
 	"overtap/bench/netlab"
+	"overtap/bench/traffic"
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
 	"overtap/encap"
@@ -18,37 +20,112 @@ const pings = 3
 // pingRow is what came of pinging one container from another.
 type pingRow struct {
 	from, to string
+	dst      [2]netip.Addr // IPv4, IPv6; the latter may be missing
 	v4, v6   netlab.PingResult
+	tcp      [2]streamResult
 }
 
-// ping tries every way of the topology and stops at the first that gives no
-// answer at all.
-func (t *Topology) ping(ctx context.Context, l *netlab.Lab) ([]pingRow, error) {
+// streamBytes is how much TCP carries to prove a way.
+const streamBytes = 1 << 20
+
+// streamLimit is how long that may take.
+const streamLimit = 20 * time.Second
+
+// streamResult is what came of a TCP stream whose sums are compared.
+type streamResult struct {
+	traffic.TCPResult
+	err error
+}
+
+// prove pings every way of the topology, and sends a TCP stream along it. It
+// stops at the first way on which anything fails.
+func (t *Topology) prove(ctx context.Context, l *netlab.Lab) ([]pingRow, error) {
 	var rows []pingRow
 	for _, way := range t.pings {
-		from, err := l.Host(way[0])
+		r, err := t.ping(ctx, l, way)
 		if err != nil {
 			return nil, err
 		}
-		r := pingRow{from: way[0], to: way[1]}
-		to := t.container(way[1])
-		for _, echo := range []struct {
-			dst netip.Addr
-			to  *netlab.PingResult
-		}{{to.v4.Addr(), &r.v4}, {to.v6.Addr(), &r.v6}} {
-			if ctx.Err() != nil {
-				return nil, context.Cause(ctx)
-			}
-			if *echo.to, err = netlab.Ping(from, echo.dst, netlab.PingOptions{Count: pings}); err != nil {
-				return nil, fmt.Errorf("ping %s from %s: %w", echo.dst, way[0], err)
+		if r.fails() == "" {
+			if err := t.stream(ctx, l, &r); err != nil {
+				return nil, err
 			}
 		}
 		rows = append(rows, r)
-		if r.v4.Received == 0 || r.v6.Received == 0 {
+		if r.fails() != "" {
 			break
 		}
 	}
 	return rows, nil
+}
+
+func (t *Topology) ping(ctx context.Context, l *netlab.Lab, way [2]string) (pingRow, error) {
+	r := pingRow{from: way[0], to: way[1]}
+	for i, a := range t.container(way[1]).addrs() {
+		r.dst[i] = a.Addr()
+	}
+	from, err := l.Host(way[0])
+	if err != nil {
+		return r, err
+	}
+	for i, result := range []*netlab.PingResult{&r.v4, &r.v6} {
+		if !r.dst[i].IsValid() {
+			continue
+		}
+		if ctx.Err() != nil {
+			return r, context.Cause(ctx)
+		}
+		if *result, err = netlab.Ping(from, r.dst[i], netlab.PingOptions{Count: pings}); err != nil {
+			return r, fmt.Errorf("ping %s from %s: %w", r.dst[i], way[0], err)
+		}
+	}
+	return r, nil
+}
+
+// stream sends the TCP streams of the row. What becomes of one is in the row.
+func (t *Topology) stream(ctx context.Context, l *netlab.Lab, r *pingRow) error {
+	from, err := l.Host(r.from)
+	if err != nil {
+		return err
+	}
+	to, err := l.Host(r.to)
+	if err != nil {
+		return err
+	}
+	for i, dst := range r.dst {
+		if !dst.IsValid() {
+			continue
+		}
+		limited, cancel := context.WithTimeoutCause(ctx, streamLimit, fmt.Errorf("not done within %v", streamLimit))
+		// From any address: a host has one that the route chooses.
+		source := netip.IPv4Unspecified()
+		if dst.Is6() {
+			source = netip.IPv6Unspecified()
+		}
+		s := &r.tcp[i]
+		s.TCPResult, s.err = traffic.TCP(limited, traffic.End{Host: from, Addr: source}, traffic.End{Host: to, Addr: dst},
+			traffic.TCPOptions{Bytes: streamBytes, Checked: true})
+		cancel()
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// fails says what of the row did not come about, "" when all did.
+func (r pingRow) fails() string {
+	for i, dst := range r.dst {
+		if dst.IsValid() && []netlab.PingResult{r.v4, r.v6}[i].Received == 0 {
+			return fmt.Sprintf("nothing answers the ping from %s to %s (%s)", r.from, r.to, dst)
+		}
+	}
+	for i, s := range r.tcp {
+		if s.err != nil {
+			return fmt.Sprintf("the TCP stream from %s to %s (%s) failed: %v", r.from, r.to, r.dst[i], s.err)
+		}
+	}
+	return ""
 }
 
 // report is all that Up tells of a lab that stands.
@@ -56,10 +133,12 @@ type report struct {
 	topology *Topology
 	peer     Peer
 	several  bool // labs are up: commands must name this one
-	hosts    [2]hostView
+	hosts    []hostView
+	configs  []configFile
 	pings    []pingRow
 	carried  []carried
 	learned  []learned
+	routes   []hostRoutes
 	owners   map[encap.MAC]string // what devices are whose
 }
 
@@ -81,40 +160,56 @@ type binding struct {
 	peer netip.Addr
 }
 
+// configFile is what overtap in a host runs with.
+type configFile struct{ host, path, text string }
+
 // report looks at the lab from inside.
 func (t *Topology) report(ctx context.Context, l *netlab.Lab, s state, rows []pingRow) (*report, error) {
 	r := &report{topology: t, peer: s.Peer, pings: rows, owners: map[encap.MAC]string{}}
-	for i, name := range hostNames {
-		h, err := l.Host(name)
+	for _, spec := range t.hosts {
+		h, err := l.Host(spec.name)
 		if err != nil {
 			return nil, err
 		}
-		if r.hosts[i], err = r.view(l, h, s.runsOvertap(name)); err != nil {
+		v, err := r.view(l, h, spec)
+		if err != nil {
 			return nil, err
 		}
+		r.hosts = append(r.hosts, v)
 		look := r.lookKernel
-		if s.runsOvertap(name) {
+		if spec.overtapIn(s.Peer) {
 			look = r.lookOvertap
 		}
-		if err := look(ctx, h); err != nil {
+		if err := look(ctx, h, spec); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
 }
 
-func (r *report) lookOvertap(ctx context.Context, h *netlab.Host) error {
-	c := control.NewClient(r.topology.socket(h.Name()))
+func (r *report) lookOvertap(ctx context.Context, h *netlab.Host, spec host) error {
+	path := r.topology.config(spec.name)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	r.configs = append(r.configs, configFile{spec.name, path, string(text)})
+	routes, err := overtapRoutes(h)
+	if err != nil {
+		return err
+	}
+	r.routes = append(r.routes, hostRoutes{spec.name, routes})
+	c := control.NewClient(r.topology.socket(spec.name))
 	stats, err := c.Stats(ctx)
 	if err != nil {
 		return err
 	}
-	r.carried = append(r.carried, carried{h.Name(), stats})
+	r.carried = append(r.carried, carried{spec.name, stats})
 	entries, err := c.FDB(ctx, "")
 	if err != nil {
 		return err
 	}
-	known := learned{host: h.Name(), by: "overtap"}
+	known := learned{host: spec.name, by: "overtap"}
 	for _, e := range entries {
 		known.entries = append(known.entries, binding{e.MAC, e.Peer})
 	}
@@ -122,8 +217,8 @@ func (r *report) lookOvertap(ctx context.Context, h *netlab.Host) error {
 	return nil
 }
 
-func (r *report) lookKernel(_ context.Context, h *netlab.Host) error {
-	entries, err := h.KernelFDB(netlab.SiteVXLAN)
+func (r *report) lookKernel(_ context.Context, h *netlab.Host, spec host) error {
+	entries, err := h.KernelFDB(spec.kernel.vxlan.Name)
 	if err != nil {
 		return err
 	}
@@ -137,91 +232,11 @@ func (r *report) lookKernel(_ context.Context, h *netlab.Host) error {
 	return nil
 }
 
-// view collects what the picture shows of a host.
-func (r *report) view(l *netlab.Lab, h *netlab.Host, overtap bool) (hostView, error) {
-	t := r.topology
-	v := hostView{name: h.Name()}
-	for _, c := range t.containers {
-		if c.host != h.Name() {
-			continue
-		}
-		in, err := l.Host(c.name)
-		if err != nil {
-			return v, err
-		}
-		d, err := r.device(in, netlab.ContainerDev, c.name)
-		if err != nil {
-			return v, err
-		}
-		d.owner = c.name
-		v.containers = append(v.containers, d)
-	}
-	v.bridge = deviceView{name: netlab.SiteBridge, lines: []string{"bridge"}}
-	if _, err := r.device(h, netlab.SiteBridge, netlab.SiteBridge+" of host "+h.Name()); err != nil {
-		return v, err
-	}
-	dev := netlab.SiteVXLAN
-	if overtap {
-		dev = tapDev
-	}
-	d, err := r.device(h, dev, dev+" of host "+h.Name())
-	if err != nil {
-		return v, err
-	}
-	mtu, err := h.MTU(dev)
-	if err != nil {
-		return v, err
-	}
-	if overtap {
-		d.lines = append([]string{fmt.Sprintf("TAP, MTU %d", mtu)}, d.lines...)
-		v.tunnel = []deviceView{d, {name: "overtap", lines: []string{
-			fmt.Sprintf("VXLAN, VNI %d", t.vni), fmt.Sprintf("UDP port %d", t.port),
-		}}}
-	} else {
-		d.lines = append([]string{"the kernel's VXLAN device"}, d.lines...)
-		d.lines = append(d.lines, fmt.Sprintf("MTU %d", mtu), fmt.Sprintf("VNI %d, UDP port %d", t.vni, t.port))
-		v.tunnel = []deviceView{d}
-	}
-	v.underlay, err = r.device(h, netlab.UnderlayDev, netlab.UnderlayDev+" of host "+h.Name())
-	// The IPv6 address is there for tunnels over IPv6.
-	v.underlay.lines = slices.DeleteFunc(v.underlay.lines, func(s string) bool {
-		p, err := netip.ParsePrefix(s)
-		return err == nil && p.Addr().Is6()
-	})
-	return v, err
-}
-
-// device returns the device with its addresses and its MAC, and notes whose the
-// MAC is.
-func (r *report) device(h *netlab.Host, dev, owner string) (deviceView, error) {
-	d := deviceView{name: dev}
-	addrs, err := h.Addrs(dev)
-	if err != nil {
-		return d, err
-	}
-	for _, a := range addrs {
-		d.lines = append(d.lines, a.String())
-	}
-	mac, err := h.MAC(dev)
-	if err != nil {
-		return d, err
-	}
-	d.lines = append(d.lines, mac.String())
-	if _, taken := r.owners[mac]; !taken {
-		r.owners[mac] = owner
-	}
-	return d, nil
-}
-
-// unanswered names the way that gave no answer, "" when all did.
-func (r *report) unanswered() string {
-	for _, p := range r.pings {
-		to := r.topology.container(p.to)
-		if p.v4.Received == 0 {
-			return fmt.Sprintf("%s to %s (%s)", p.from, p.to, to.v4.Addr())
-		}
-		if p.v6.Received == 0 {
-			return fmt.Sprintf("%s to %s (%s)", p.from, p.to, to.v6.Addr())
+// fails says what the lab failed to prove, "" when it stands.
+func (r *report) fails() string {
+	for _, row := range r.pings {
+		if s := row.fails(); s != "" {
+			return s
 		}
 	}
 	return ""

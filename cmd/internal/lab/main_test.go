@@ -7,18 +7,20 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
 // The tests build labs by their real names. So that they touch none that is up
 // on this machine, and so that nothing outlives them, they run in a second
-// process with a /run, a /var/lib and process ids of its own.
+// process with a /run, a /var/lib, process ids and a network of its own.
 const inside = "OVERTAP_LAB_TEST_INSIDE"
 
 // binary is the real program, built once.
@@ -49,7 +51,7 @@ func runInside() int {
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID,
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET,
 		Pdeathsig:  syscall.SIGKILL,
 	}
 	err := cmd.Run()
@@ -113,13 +115,50 @@ func mountsBelow(prefix string) (at []string) {
 func root(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() == 0 {
-		t.Cleanup(func() { checkNothingLeft(t) })
+		before := machine(t)
+		t.Cleanup(func() {
+			checkNothingLeft(t)
+			if after := machine(t); after != before {
+				t.Errorf("the machine before:\n%s\nafter:\n%s", before, after)
+			}
+		})
 		return
 	}
 	if os.Getenv("REQUIRE_ROOT") == "1" {
 		t.Fatal("labs need root, and REQUIRE_ROOT=1 forbids to skip")
 	}
 	t.Skip("labs need root")
+}
+
+// machine tells the links, addresses and routes of this machine, which no lab
+// may change.
+func machine(t *testing.T) string {
+	t.Helper()
+	links, err := netlink.LinkList()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var lines []string
+	for _, l := range links {
+		a := l.Attrs()
+		lines = append(lines, fmt.Sprintf("link %s %s flags %#x master %d MTU %d", a.Name, l.Type(), a.RawFlags, a.MasterIndex, a.MTU))
+	}
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		lines = append(lines, "address "+a.String())
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range routes {
+		lines = append(lines, fmt.Sprintf("route %v via %v dev %d table %d proto %d", r.Dst, r.Gw, r.LinkIndex, r.Table, r.Protocol))
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
 }
 
 // result is what came of running the program.
@@ -234,4 +273,13 @@ func leftovers(t *testing.T) (left []string) {
 		}
 	}
 	return left
+}
+
+// vxlanTopology is what commands that name none mean.
+func vxlanTopology() *Topology {
+	t, err := Find(Default)
+	if err != nil {
+		panic(err)
+	}
+	return t
 }

@@ -13,6 +13,7 @@ import (
 	"unicode/utf8"
 
 	"overtap/bench/netlab"
+	"overtap/bench/traffic"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -49,7 +50,7 @@ func subnets() *report {
 		panic(err)
 	}
 	r := &report{topology: topology, peer: KernelPeer, owners: map[encap.MAC]string{0x02aabbccddee: "br0 of host b"}}
-	for i, name := range hostNames {
+	for _, name := range hostNames {
 		h := hostView{name: name, bridge: deviceView{name: "br0", lines: []string{"bridge"}}}
 		for _, c := range topology.containers {
 			r.owners[c.mac()] = c.name
@@ -68,7 +69,7 @@ func subnets() *report {
 				"the kernel's VXLAN device", "02:00:00:00:00:0b", "MTU 1450", "VNI 100, UDP port 4789"}}}
 		}
 		h.underlay = deviceView{name: "eth0", lines: []string{underlay(name).String() + "/24", "02:00:00:00:01:0" + name}}
-		r.hosts[i] = h
+		r.hosts = append(r.hosts, h)
 	}
 	echo := func(n int, rtt time.Duration) netlab.PingResult {
 		p := netlab.PingResult{Sent: 3, Received: n}
@@ -78,9 +79,17 @@ func subnets() *report {
 		return p
 	}
 	r.pings = []pingRow{
-		{"a1", "b1", echo(3, 98*time.Microsecond), echo(2, 1234567*time.Nanosecond)},
-		{"b1", "a2", echo(3, 1500*time.Millisecond), netlab.PingResult{Sent: 3, Err: errors.New("no route to host")}},
+		{from: "a1", to: "b1", v4: echo(3, 98*time.Microsecond), v6: echo(2, 1234567*time.Nanosecond),
+			tcp: [2]streamResult{{TCPResult: traffic.TCPResult{Bytes: 1 << 20, Elapsed: 1500 * time.Microsecond}}, {err: traffic.ErrCorrupt}}},
+		{from: "b1", to: "a2", v4: echo(3, 1500*time.Millisecond), v6: netlab.PingResult{Sent: 3, Err: errors.New("no route to host")}},
 	}
+	for i, row := range r.pings {
+		for j, a := range topology.container(row.to).addrs() {
+			r.pings[i].dst[j] = a.Addr()
+		}
+	}
+	r.configs = []configFile{{"a", "/run/overtap/lab/vxlan-subnets/a.toml", "[underlay]\naddress = \"192.0.2.1\"\n\n[[vxlan]]\n"}}
+	r.routes = []hostRoutes{{"a", []string{"203.0.113.0/24 via 192.0.2.2 dev eth0"}}, {"b", nil}}
 	tr := dataplane.Traffic{TxPackets: 14, TxBytes: 999, RxPackets: 1, RxBytes: 12_345_678}
 	peer := netip.MustParseAddr("192.0.2.2")
 	r.carried = []carried{{"a", dataplane.Stats{
@@ -107,13 +116,17 @@ func TestReport(t *testing.T) {
 	}
 }
 
-func TestUnanswered(t *testing.T) {
+func TestFails(t *testing.T) {
 	r := subnets()
-	if s := r.unanswered(); s != "b1 to a2 (2001:db8:2::1)" {
+	if s := r.fails(); s != "the TCP stream from a1 to b1 (2001:db8:1::2) failed: what arrived is not what was sent" {
 		t.Error(s)
 	}
-	r.pings = r.pings[:1]
-	if s := r.unanswered(); s != "" {
+	r.pings[0].tcp[1].err = nil
+	if s := r.fails(); s != "nothing answers the ping from b1 to a2 (2001:db8:2::1)" {
+		t.Error(s)
+	}
+	r.pings[1].dst[1] = netip.Addr{} // it has none
+	if s := r.fails(); s != "" {
 		t.Error(s)
 	}
 }

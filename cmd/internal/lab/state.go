@@ -143,6 +143,9 @@ type Member struct {
 	Namespace string `json:"namespace"` // as `ip netns exec` takes it
 }
 
+// namespace is the name of a member's namespace, as `ip netns exec` takes it.
+func (t *Topology) namespace(member string) string { return "ot-" + t.Name + "-" + member }
+
 // List returns how each topology stands.
 func List() ([]Status, error) {
 	out := make([]Status, 0, len(topologies))
@@ -160,7 +163,7 @@ func List() ([]Status, error) {
 			return nil, fmt.Errorf("lab %s: %w", t.Name, err)
 		}
 		for _, m := range there {
-			st.Hosts = append(st.Hosts, Member{m, "ot-" + t.Name + "-" + m})
+			st.Hosts = append(st.Hosts, Member{m, t.namespace(m)})
 		}
 		out = append(out, st)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -42,15 +43,15 @@ func (t *Topology) Up(ctx context.Context, p *Printer, peer Peer) error {
 			return fmt.Errorf("lab %s: remove what is left of it: %w", t.Name, err)
 		}
 	}
-	if peer, err = choosePeer(peer); err != nil {
-		return err
+	if peer, err = t.choosePeer(peer); err != nil {
+		return fmt.Errorf("lab %s: %w", t.Name, err)
 	}
-	p.printf("Building lab %s: host a with overtap, host b with %s.\n", t.Name, peer.long())
+	p.printf("Building lab %s: %s.\n", t.Name, t.with(peer))
 	if err := t.makeAndShow(ctx, p, peer); err != nil {
 		err = explain(fmt.Errorf("lab %s: %w", t.Name, err))
-		for _, host := range hostNames {
-			if tail := t.logTail(host, logLines); tail != nil {
-				p.printf("\nThe end of overtap's log in host %s:\n", host)
+		for _, h := range t.hosts {
+			if tail := t.logTail(h.name, logLines); tail != nil {
+				p.printf("\nThe end of overtap's log in host %s:\n", h.name)
 				for _, line := range tail {
 					p.printf("  %s\n", line)
 				}
@@ -70,17 +71,17 @@ func (t *Topology) makeAndShow(ctx context.Context, p *Printer, peer Peer) error
 	if err != nil {
 		return err
 	}
-	pings, err := t.ping(ctx, l)
+	rows, err := t.prove(ctx, l)
 	if err != nil {
 		return err
 	}
-	r, err := t.report(ctx, l, s, pings)
+	r, err := t.report(ctx, l, s, rows)
 	if err != nil {
 		return err
 	}
-	if lost := r.unanswered(); lost != "" {
+	if failed := r.fails(); failed != "" {
 		r.print(p)
-		return fmt.Errorf("nothing answers the ping from %s", lost)
+		return errors.New(failed)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -104,11 +105,11 @@ func (t *Topology) showAgain(ctx context.Context, p *Printer, s state) error {
 	if err != nil {
 		return err
 	}
-	pings, err := t.ping(ctx, l)
+	rows, err := t.prove(ctx, l)
 	if err != nil {
 		return fmt.Errorf("lab %s: %w", t.Name, err)
 	}
-	r, err := t.report(ctx, l, s, pings)
+	r, err := t.report(ctx, l, s, rows)
 	if err != nil {
 		return fmt.Errorf("lab %s: %w", t.Name, err)
 	}
@@ -121,21 +122,27 @@ func (t *Topology) showAgain(ctx context.Context, p *Printer, s state) error {
 	return nil
 }
 
-// choosePeer decides what AnyPeer is on this kernel.
-func choosePeer(peer Peer) (Peer, error) {
-	have := netlab.HaveKernelVXLAN()
-	switch peer {
-	case AnyPeer:
-		if have {
-			return KernelPeer, nil
-		}
+// choosePeer decides what AnyPeer is in this lab and on this kernel.
+func (t *Topology) choosePeer(peer Peer) (Peer, error) {
+	switch can := t.peers(); {
+	case peer == AnyPeer && slices.Contains(can, KernelPeer) && netlab.HaveKernelVXLAN():
+		return KernelPeer, nil
+	case peer == AnyPeer:
 		return OvertapPeer, nil
-	case KernelPeer:
-		if !have {
-			return "", errors.New("this kernel has no vxlan to be the peer: use --peer overtap")
-		}
+	case !slices.Contains(can, peer):
+		return "", fmt.Errorf("--peer %s: overtap runs in every host of this lab: use --peer overtap, or leave it out", peer)
+	case peer == KernelPeer && !netlab.HaveKernelVXLAN():
+		return "", errors.New("this kernel has no vxlan to be the peer: use --peer overtap")
 	}
 	return peer, nil
+}
+
+// with says what is in the hosts.
+func (t *Topology) with(peer Peer) string {
+	if len(t.hosts) == 1 {
+		return "host a with overtap"
+	}
+	return "host a with overtap, host b with " + peer.long()
 }
 
 // long names the peer in a sentence.

@@ -90,6 +90,7 @@ var (
 	peerTraffic    = newTraffic("overtap_peer_", "by peer", []string{"network", "peer"})
 
 	flooded       = desc("overtap_flooded_total", "Broadcast, unknown unicast and multicast frames replicated.", "network")
+	suppressed    = desc("overtap_suppressed_total", "ARP requests and neighbour solicitations answered by this host, and not sent.", "network")
 	reservedBits  = desc("overtap_reserved_bits_total", "Frames taken with nonzero reserved bits in the VXLAN header.", "network")
 	learnRefused  = desc("overtap_learn_refused_total", "Frames delivered without learning because the table is at its bound.", "network")
 	learnMoved    = desc("overtap_learn_moved_total", "Learned MACs that changed peer.", "network")
@@ -128,6 +129,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, n := range s.Networks {
 		sum(networkTraffic, n.Traffic, n.Network)
 		counter(flooded, n.Flooded, n.Network)
+		counter(suppressed, n.Suppressed, n.Network)
 		counter(reservedBits, n.ReservedBits, n.Network)
 		counter(learnRefused, n.LearnRefused, n.Network)
 		counter(learnMoved, n.LearnMoved, n.Network)
