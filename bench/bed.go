@@ -96,6 +96,10 @@ func (b *Bed) join(ctx context.Context) error {
 		return errors.Join(b.addDaemon(ctx, b.A, b.B), b.addKernel(b.B, b.A))
 	case Overtap2:
 		return errors.Join(b.addDaemon(ctx, b.A, b.B), b.addDaemon(ctx, b.B, b.A))
+	case Routed:
+		return errors.Join(b.subnets(), b.route(b.A, b.B), b.route(b.B, b.A))
+	case IPIP:
+		return errors.Join(b.subnets(), b.addDaemon(ctx, b.A, b.B), b.addDaemon(ctx, b.B, b.A))
 	}
 	return fmt.Errorf("there is no row %q", b.Spec.Row)
 }
@@ -159,6 +163,9 @@ func (b *Bed) addDaemon(ctx context.Context, s, other *netlab.Site) error {
 		return err
 	}
 	c := daemonConfig{site: s, maxEntries: 1<<16 + 2*b.Spec.Stations}
+	if b.Spec.Row == IPIP {
+		c.subnet = subnet(other)
+	}
 	for _, p := range flood {
 		c.peers = append(c.peers, p.String())
 	}

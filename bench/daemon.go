@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -49,12 +50,20 @@ type daemonConfig struct {
 	site       *netlab.Site
 	peers      []string // underlay addresses
 	maxEntries int
+	subnet     netip.Prefix // of the peer's container; invalid = VXLAN
 }
 
 func (c daemonConfig) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", c.site.Underlay, netlab.UnderlayDev)
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
+	if c.subnet.IsValid() {
+		fmt.Fprintf(&b, "[[ipip]]\nname = %q\nmtu = %d\n", tapDev, c.site.MTU)
+		for _, p := range c.peers {
+			fmt.Fprintf(&b, "[[ipip.route]]\nprefix = %q\npeer = %q\n", c.subnet, p)
+		}
+		return b.String()
+	}
 	fmt.Fprintf(&b, "[[vxlan]]\nname = \"bench\"\nvni = %d\nport = %d\ntap = %q\nmtu = %d\nbridge = %q\nmax_entries = %d\n",
 		vni, port, tapDev, c.site.MTU, netlab.SiteBridge, c.maxEntries)
 	for _, p := range c.peers {

@@ -58,6 +58,9 @@ var Loads = []Load{
 		stations: func(o Options) int { return o.TableSize }},
 }
 
+// needsEthernet reports whether the containers must share one Ethernet.
+func (l Load) needsEthernet() bool { return l.peers > 0 || l.stations != nil }
+
 // bedSpec returns what the load needs its bed to have.
 func (l Load) bedSpec(o Options) BedSpec {
 	s := BedSpec{Peers: l.peers}

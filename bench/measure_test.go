@@ -44,10 +44,10 @@ func TestEveryLoad(t *testing.T) {
 // TestEveryRow runs two loads on the rows that the other test leaves out, and on
 // every underlay.
 func TestEveryRow(t *testing.T) {
-	for i, row := range []Row{Plain, Kernel, Overtap2} {
+	for i, row := range []Row{Plain, Kernel, Overtap2, Routed, IPIP} {
 		t.Run(string(row), func(t *testing.T) {
 			needs(t, row)
-			o := netlab.Offloads[i]
+			o := netlab.Offloads[i%len(netlab.Offloads)]
 			b := newBed(t, BedSpec{Row: row, Offload: o})
 			features, err := b.features()
 			check(t, err)

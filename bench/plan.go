@@ -89,6 +89,9 @@ func (p Plan) onBeds(ctx context.Context, spec BedSpec, o netlab.Offload, u *Und
 	}()
 	failed := map[Row]error{}
 	for _, row := range p.Rows {
+		if row.Subnets() && spec != (BedSpec{}) {
+			continue
+		}
 		s := spec
 		s.Row, s.Offload, s.Binary = row, o, p.Binary
 		bed, err := NewBed(ctx, s)

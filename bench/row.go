@@ -23,16 +23,28 @@ const (
 	Overtap Row = "overtap"
 	// Overtap2 is `overtap run` at both ends.
 	Overtap2 Row = "overtap2"
+	// Routed is no tunnel either: the hosts route between the subnets of their
+	// containers. It is what IPIP is compared with.
+	Routed Row = "routed"
+	// IPIP is `overtap run` at both ends, with IP-in-IP between the subnets.
+	IPIP Row = "ipip"
 )
 
 // Rows lists all rows.
-var Rows = []Row{Plain, Kernel, Overtap, Overtap2}
+var Rows = []Row{Plain, Kernel, Overtap, Overtap2, Routed, IPIP}
+
+// DefaultRows are those of VXLAN, and what they are compared with.
+var DefaultRows = []Row{Plain, Kernel, Overtap, Overtap2}
+
+// Subnets reports whether the containers of the row are in a subnet each, so that
+// what one Ethernet takes cannot be measured there.
+func (r Row) Subnets() bool { return r == Routed || r == IPIP }
 
 // NeedsKernel reports whether the row has a vxlan device of the kernel.
 func (r Row) NeedsKernel() bool { return r == Kernel || r == Overtap }
 
 // NeedsBinary reports whether the row has an overtap daemon.
-func (r Row) NeedsBinary() bool { return r == Overtap || r == Overtap2 }
+func (r Row) NeedsBinary() bool { return r == Overtap || r == Overtap2 || r == IPIP }
 
 // ParseRows reads a list of rows, separated by commas. Each counts once.
 func ParseRows(list string) ([]Row, error) {
@@ -55,6 +67,10 @@ func (l Lane) String() string {
 		return "overtap → kernel"
 	case l.Row == Overtap2:
 		return "overtap → overtap"
+	case l.Row == Routed:
+		return "routed, no tunnel"
+	case l.Row == IPIP:
+		return "overtap → overtap, IP-in-IP"
 	}
 	return string(l.Row)
 }
@@ -68,8 +84,12 @@ func title(l Lane, load Load) string {
 }
 
 // lanes returns the directions in which the load is measured on the row: both
-// where the ends differ and the load has a direction.
+// where the ends differ and the load has a direction, none where the row has not
+// what the load needs.
 func lanes(r Row, l Load) []Lane {
+	if r.Subnets() && l.needsEthernet() {
+		return nil
+	}
 	if r == Overtap && !l.Symmetric {
 		return []Lane{{Row: r}, {Row: r, Reverse: true}}
 	}

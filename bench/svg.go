@@ -52,9 +52,9 @@ text { fill: #e6edf3; }
 // barClass returns the style of a lane's bars.
 func barClass(l Lane) string {
 	switch {
-	case l.Row == Plain:
+	case l.Row == Plain || l.Row == Routed:
 		return "plain"
-	case l.Row == Overtap2:
+	case l.Row == Overtap2 || l.Row == IPIP:
 		return "two"
 	case l.Reverse:
 		return "in"

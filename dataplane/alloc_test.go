@@ -36,6 +36,8 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 		frames []dataplanetest.Frame
 		flood  bool
 		whole  func(*dataplane.Whole) bool
+
+		suppress bool
 	}{
 		"small frames":            {frames: many(udp.partial(t, pattern(22)))},
 		"small frames, two flows": {frames: many(udp.partial(t, pattern(22)), tcp.partial(t, nil))},
@@ -49,10 +51,16 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 		"flood":                   {frames: many(udp.partial(t, pattern(22))), flood: true},
 		"flood of superframes":    {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
 		"superframes uncut":       {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return true }},
+		"questions passed":        {frames: many(asks(encap.BroadcastMAC, ipNobody), solicits(ip6Nobody)), flood: true, suppress: true},
+		"questions answered":      {frames: many(asks(macB, ipKnown), solicits(ip6Known)), suppress: true},
 		"superframes cut at last": {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return false }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, e := nullRoads(t, eightPeers())
+			n := eightPeers()
+			if n.Suppress = c.suppress; n.Suppress {
+				n.Neighbors = suppressing().Neighbors
+			}
+			r, e := nullRoads(t, n)
 			e.frames, e.onWhole = c.frames, c.whole
 			if !c.flood {
 				r.Learn(macB, 3)
@@ -65,7 +73,8 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 				t.Errorf("a batch of %d frames allocates %v times", len(c.frames), n)
 			}
 			s := r.Engine.Stats()
-			if moved := s.Networks[0].TxPackets; (moved == 0) != (name == "drops") || (s.Networks[0].Flooded > 0) != c.flood {
+			answered := c.suppress && !c.flood
+			if moved := s.Networks[0].TxPackets; (moved == 0) != (name == "drops" || answered) || (s.Networks[0].Suppressed > 0) != answered || (s.Networks[0].Flooded > 0) != c.flood {
 				t.Errorf("the batches were others than meant: %+v", s)
 			}
 		})

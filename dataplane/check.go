@@ -16,19 +16,22 @@ func (d *Desired) check(underlay netip.Addr) error {
 	names := make(map[string]bool)
 	devices := make(map[string]string)
 	vnis := make(map[[2]uint32]string)
+	taken := func(name, device string, fail func(string, ...any)) {
+		if name == "" || names[name] {
+			fail("its name is empty or taken")
+		}
+		names[name] = true
+		if other, ok := devices[device]; ok {
+			fail("device %s belongs to %q", device, other)
+		}
+		devices[device] = name
+	}
 	for i := range d.Networks {
 		n := &d.Networks[i]
 		fail := func(format string, args ...any) {
 			errs = append(errs, fmt.Errorf("network %q: "+format, append([]any{n.Name}, args...)...))
 		}
-		if n.Name == "" || names[n.Name] {
-			fail("its name is empty or taken")
-		}
-		names[n.Name] = true
-		if other, taken := devices[n.Device]; taken {
-			fail("TAP %s belongs to network %q", n.Device, other)
-		}
-		devices[n.Device] = n.Name
+		taken(n.Name, n.Device, fail)
 		key := [2]uint32{uint32(n.Port), uint32(n.VNI)}
 		if other, taken := vnis[key]; taken {
 			fail("VNI %d on port %d belongs to network %q", n.VNI, n.Port, other)
@@ -36,6 +39,7 @@ func (d *Desired) check(underlay netip.Addr) error {
 		vnis[key] = n.Name
 		n.check(underlay, fail)
 	}
+	errs = append(errs, d.checkTunnels(underlay, taken)...)
 	return errors.Join(errs...)
 }
 
@@ -68,12 +72,7 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 		fail("group %s: want a multicast address of the underlay's family", g)
 	}
 	for _, p := range n.allPeers() {
-		if !p.Addr.IsValid() || p.Addr.Is4() != underlay.Is4() || p.Addr.Is4In6() || p.Addr.IsMulticast() || p.Addr.IsUnspecified() {
-			fail("peer %s: want a unicast address of the underlay's family", p.Addr)
-		}
-		if p.Addr == underlay {
-			fail("peer %s is this host's own underlay address", p.Addr)
-		}
+		checkPeer(p.Addr, underlay, fail)
 	}
 	seen := make(map[encap.MAC]bool)
 	for _, s := range n.FDB {
@@ -84,6 +83,28 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 			fail("static entry for %s stands twice", s.MAC)
 		}
 		seen[s.MAC] = true
+	}
+	n.checkNeighbors(fail)
+}
+
+// checkNeighbors reports neighbours that nobody can be.
+func (n *Network) checkNeighbors(fail func(string, ...any)) {
+	if len(n.Neighbors) > fdb.MaxNeighbors {
+		fail("%d neighbours: want at most %d", len(n.Neighbors), fdb.MaxNeighbors)
+	}
+	seen := make(map[netip.Addr]bool)
+	for _, one := range n.Neighbors {
+		a := one.Address
+		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Is4In6() || a.Zone() != "" {
+			fail("neighbour %s: want a unicast address without a zone", a)
+		}
+		if !one.MAC.IsSource() || one.MAC == n.MAC || one.MAC > encap.BroadcastMAC {
+			fail("neighbour %s at %s: want a unicast MAC, and not the TAP's own", a, one.MAC)
+		}
+		if seen[a] {
+			fail("neighbour %s stands twice", a)
+		}
+		seen[a] = true
 	}
 }
 
@@ -106,4 +127,14 @@ func (n *Network) allPeers() []fdb.Peer {
 		}
 	}
 	return peers
+}
+
+// checkPeer reports what cannot be a peer's address.
+func checkPeer(a, underlay netip.Addr, fail func(string, ...any)) {
+	if !a.IsValid() || a.Is4() != underlay.Is4() || a.Is4In6() || a.IsMulticast() || a.IsUnspecified() {
+		fail("peer %s: want a unicast address of the underlay's family", a)
+	}
+	if a == underlay {
+		fail("peer %s is this host's own underlay address", a)
+	}
 }

@@ -83,7 +83,7 @@ func TestDesiredIsChecked(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
-	for _, want := range []string{"taken", "TAP vx0 belongs", "VNI 100 on port 4789 belongs", "TTL 0"} { // all at once
+	for _, want := range []string{"taken", "device vx0 belongs", "VNI 100 on port 4789 belongs", "TTL 0"} { // all at once
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: want %q too", err, want)
 		}

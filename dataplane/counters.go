@@ -13,11 +13,16 @@ type tally struct {
 	packets      atomic.Uint64
 	bytes        atomic.Uint64
 	flooded      atomic.Uint64
+	suppressed   atomic.Uint64
 	reserved     atomic.Uint64
 	learnRefused atomic.Uint64
 	learnMoved   atomic.Uint64
+	answered     atomic.Uint64
+	unreachable  atomic.Uint64
 	drops        [dropCount]atomic.Uint64
 	peers        atomic.Pointer[[]*peerTallies]
+	answers      allowance // the thread's alone, as asks is
+	asks         allowance
 	_            [64]byte
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 // Desired is the whole state the engine shall forward by: plain data, made by
@@ -12,6 +13,38 @@ import (
 // with what runs and changes only what differs.
 type Desired struct {
 	Networks []Network
+	Tunnels  []Tunnel // names and devices are shared with those of Networks
+}
+
+// Tunnel is one IP-in-IP tunnel (RFC 2003, IPv4 in IPv4) as it shall be: a TUN
+// whose packets go to the peer that their destination's longest prefix names.
+type Tunnel struct {
+	Name   string
+	Device string           // name of the TUN
+	MTU    encap.OverlayMTU // of the TUN
+	// Plain opens the TUN without IFF_VNET_HDR, as in Network.
+	Plain bool
+
+	Admit Admit
+	// CheckSource drops received packets whose inner source does not route to
+	// the peer they came from.
+	CheckSource bool
+
+	TTL uint8 // of the outer packet
+	TOS TOS   // of the outer packet
+	// DF is set on every outer packet; else on those whose inner packet has it
+	// (RFC 2003 section 3.1).
+	DF bool
+
+	// Routes name the peers; at most one tunnel may name a peer, since nothing
+	// in a packet but its sender says which tunnel it belongs to.
+	Routes []TunnelRoute
+}
+
+// TunnelRoute says behind which peer the addresses of an inner prefix live.
+type TunnelRoute struct {
+	Prefix netip.Prefix // IPv4, without host bits
+	Peer   netip.Addr
 }
 
 // Network is one VXLAN segment as it shall be.
@@ -46,6 +79,12 @@ type Network struct {
 
 	Peers []Peer
 	FDB   []StaticEntry
+
+	// Suppress answers ARP requests and neighbour solicitations from the TAP for
+	// those Neighbors whose MAC the FDB has behind a peer; what is not known is
+	// flooded.
+	Suppress  bool
+	Neighbors []Neighbor // none twice
 }
 
 // Admit says from whom, beyond the listed peers, a network takes frames.
@@ -66,6 +105,9 @@ type StaticEntry struct {
 	Peer netip.Addr
 }
 
+// Neighbor binds an inner address to a MAC.
+type Neighbor = fdb.Neighbor
+
 // TOS says what the outer DSCP is. The two ECN bits always follow RFC 6040.
 type TOS struct {
 	Inherit bool  // the inner packet's DSCP
@@ -74,7 +116,7 @@ type TOS struct {
 
 // Diff names what an Apply changed, each list in the order of the names.
 type Diff struct {
-	Added, Removed, Changed []string // networks
+	Added, Removed, Changed []string // networks and tunnels
 }
 
 // Empty reports whether nothing changed.

@@ -3,7 +3,6 @@ package dataplane
 import (
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -31,69 +30,69 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 	if err := d.check(e.options.Underlay); err != nil {
 		return Diff{}, err
 	}
-	running := make(map[string]*network)
-	for _, n := range e.catalogue.Load().networks {
-		running[n.config.Name] = n
+	running := make(map[string]member)
+	before := e.catalogue.Load()
+	for _, m := range before.members {
+		running[m.base().name] = m
 	}
 	var (
 		diff    Diff
-		next    []*network
-		added   []*network
-		changed = make(map[*network]Network)
+		next    []member
+		added   []member
+		changed = make(map[member]wanted)
 	)
-	before := e.catalogue.Load()
 	undo := func(err error) (Diff, error) {
 		e.catalogue.Store(before)
-		for _, n := range added {
-			e.detach(n)
+		for _, m := range added {
+			e.detach(m)
 		}
 		e.quiesce()
-		for _, n := range added {
-			n.close()
+		for _, m := range added {
+			m.base().close()
 		}
 		e.closeIdleWires()
 		return Diff{}, err
 	}
-	for _, want := range d.Networks {
-		n := running[want.Name]
-		if n == nil {
-			n, err := e.open(want)
+	for _, want := range d.all() {
+		m := running[want.label()]
+		if m == nil {
+			m, err := want.open(e)
 			if err != nil {
-				return undo(fmt.Errorf("network %q: %w", want.Name, err))
+				return undo(fmt.Errorf("%s %q: %w", want.kind(), want.label(), err))
 			}
-			added, next = append(added, n), append(next, n)
-			diff.Added = append(diff.Added, want.Name)
+			added, next = append(added, m), append(next, m)
+			diff.Added = append(diff.Added, want.label())
 			continue
 		}
-		delete(running, want.Name)
-		next = append(next, n)
-		if reflect.DeepEqual(n.config, want) {
+		delete(running, want.label())
+		next = append(next, m)
+		if m.is(want) {
 			continue
 		}
-		if err := n.admits(want); err != nil {
-			return undo(fmt.Errorf("network %q: %w", want.Name, err))
+		if err := m.admits(want); err != nil {
+			return undo(fmt.Errorf("%s %q: %w", want.kind(), want.label(), err))
 		}
-		changed[n] = want
-		diff.Changed = append(diff.Changed, want.Name)
+		changed[m] = want
+		diff.Changed = append(diff.Changed, want.label())
 	}
-	e.catalogue.Store(newCatalogue(append(slices.Clone(before.networks), added...)))
+	e.catalogue.Store(newCatalogue(append(slices.Clone(before.members), added...)))
 	if err := e.attach(added); err != nil {
 		return undo(err)
 	}
 	// From here on nothing fails: admits has looked at what could.
 	var errs []error
-	for n, want := range changed {
-		errs = append(errs, n.change(want))
+	for m, want := range changed {
+		errs = append(errs, m.change(want))
 	}
 	e.catalogue.Store(newCatalogue(next))
-	for name, n := range running {
+	for name, m := range running {
 		diff.Removed = append(diff.Removed, name)
-		e.detach(n)
+		e.detach(m)
 	}
 	if len(running) > 0 {
 		e.quiesce()
-		for _, n := range running {
-			n.close()
+		for _, m := range running {
+			m.base().close()
 		}
 		e.closeIdleWires()
 	}
@@ -103,47 +102,70 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 	return diff, errors.Join(errs...)
 }
 
-// open makes a network ready to be published.
-func (e *Engine) open(c Network) (_ *network, err error) {
-	n := &network{
-		name:    c.Name,
-		config:  c,
+// all are the networks, then the tunnels.
+func (d *Desired) all() []wanted {
+	var all []wanted
+	for _, n := range d.Networks {
+		all = append(all, n)
+	}
+	for _, t := range d.Tunnels {
+		all = append(all, t)
+	}
+	return all
+}
+
+// newOverlay is what a network and a tunnel begin with.
+func (e *Engine) newOverlay(name string) overlay {
+	return overlay{
+		name:    name,
 		tallies: make([]tally, 2*e.workers),
-		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
 		peers:   fdb.NewPeers(e.options.Underlay, maxLearnedPeers, e.clock),
 	}
-	defer func() {
-		if err != nil {
-			n.close()
-		}
-	}()
+}
+
+func (c Network) open(e *Engine) (_ member, err error) {
+	n := &network{
+		overlay: e.newOverlay(c.Name),
+		config:  c,
+		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
+	}
 	if err := n.change(c); err != nil {
 		return nil, err
 	}
-	for _, at := range n.endpoints() {
+	err = e.openEdges(n, DeviceSpec{Name: c.Device, MAC: c.MAC, MTU: c.MTU, Queues: e.workers, Plain: c.Plain})
+	if err != nil {
+		return nil, err
+	}
+	n.policy.Store(newPolicy(&c, n.uso, n.policy.Load().neighbors))
+	return n, nil
+}
+
+// openEdges opens where m receives, unless that is open, and its device.
+func (e *Engine) openEdges(m member, s DeviceSpec) (err error) {
+	for _, at := range m.endpoints() {
 		if e.wires[at] != nil {
 			continue
 		}
 		wires, err := e.listen(at)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		e.wires[at] = wires
 	}
-	n.devices, err = e.edges.OpenDevice(DeviceSpec{
-		Name: c.Device, MAC: c.MAC, MTU: c.MTU, Queues: e.workers, Plain: c.Plain,
-	})
-	if err != nil {
-		return nil, err
+	o := m.base()
+	if o.devices, err = e.edges.OpenDevice(s); err != nil {
+		return err
 	}
-	n.uso = slices.Contains(n.devices[0].Offloads(), "uso")
-	n.policy.Store(newPolicy(&c, n.uso))
-	return n, nil
+	o.uso = slices.Contains(o.devices[0].Offloads(), "uso")
+	return nil
 }
 
 // listen opens an endpoint. A group has one wire, since each of several would
 // receive a copy of its own.
 func (e *Engine) listen(at endpoint) ([]Wire, error) {
+	if at == protocol4 {
+		return e.edges.OpenIPIP(e.workers)
+	}
 	if !at.group.IsValid() {
 		return e.edges.OpenPort(at.port, e.workers)
 	}
@@ -154,23 +176,23 @@ func (e *Engine) listen(at endpoint) ([]Wire, error) {
 	return []Wire{w}, nil
 }
 
-// attach lets the threads see the networks' devices and the endpoints that they
+// attach lets the threads see the members' devices and the endpoints that they
 // are the first to use.
-func (e *Engine) attach(added []*network) error {
-	for _, n := range added {
-		wires := e.wires[endpoint{port: n.config.Port}]
-		for w, d := range n.devices {
-			if err := e.threads[2*w].add(&port{fd: d.FD(), net: n, dev: d, wire: wires[w]}); err != nil {
+func (e *Engine) attach(added []member) error {
+	for _, m := range added {
+		wires := e.wires[m.endpoints()[0]]
+		for w := range m.base().devices {
+			if err := e.threads[2*w].add(m.port(w, wires[w])); err != nil {
 				return err
 			}
 		}
-		for _, at := range n.endpoints() {
+		for _, at := range m.endpoints() {
 			for w, wire := range e.wires[at] {
 				in := e.threads[2*w+1]
 				if in.knows(wire.FD()) {
 					continue
 				}
-				if err := in.add(&port{fd: wire.FD(), wire: wire, udp: at.port}); err != nil {
+				if err := in.add(&port{fd: wire.FD(), wire: wire, at: at}); err != nil {
 					return err
 				}
 			}
@@ -179,19 +201,19 @@ func (e *Engine) attach(added []*network) error {
 	return nil
 }
 
-// detach hides the network's devices from the threads; they are in use until
+// detach hides the member's devices from the threads; they are in use until
 // the next quiescence.
-func (e *Engine) detach(n *network) {
-	for w, d := range n.devices {
+func (e *Engine) detach(m member) {
+	for w, d := range m.base().devices {
 		e.threads[2*w].remove(d.FD())
 	}
 }
 
-// closeIdleWires closes the endpoints that no network uses any more.
+// closeIdleWires closes the endpoints that nobody uses any more.
 func (e *Engine) closeIdleWires() {
 	used := make(map[endpoint]bool)
-	for _, n := range e.catalogue.Load().networks {
-		for _, at := range n.endpoints() {
+	for _, m := range e.catalogue.Load().members {
+		for _, at := range m.endpoints() {
 			used[at] = true
 		}
 	}
@@ -217,22 +239,38 @@ func (e *Engine) closeIdleWires() {
 	}
 }
 
-// admits is an error when a running network cannot become want.
-func (n *network) admits(want Network) error {
+// fixed is a key that cannot change while what it belongs to runs.
+type fixed struct {
+	name string
+	same bool
+}
+
+// unchanged is an error when one of the keys is another.
+func unchanged(kind string, keys ...fixed) error {
+	for _, key := range keys {
+		if !key.same {
+			return fmt.Errorf("%s cannot change while the %s runs", key.name, kind)
+		}
+	}
+	return nil
+}
+
+// admits is an error when a running network cannot become w.
+func (n *network) admits(w wanted) error {
+	want, ok := w.(Network)
+	if !ok {
+		return errors.New("a network of that name runs: remove it first")
+	}
 	c := n.config
-	for _, key := range []struct {
-		name string
-		same bool
-	}{
+	err := unchanged("network", []fixed{
 		{"vni", c.VNI == want.VNI}, {"port", c.Port == want.Port},
 		{"tap", c.Device == want.Device}, {"mac", c.MAC == want.MAC},
 		{"mtu", c.MTU == want.MTU}, {"offload", c.Plain == want.Plain},
 		{"ageing", c.Ageing == want.Ageing}, {"max_entries", c.MaxEntries == want.MaxEntries},
 		{"group", c.Group == want.Group},
-	} {
-		if !key.same {
-			return fmt.Errorf("%s cannot change while the network runs", key.name)
-		}
+	}...)
+	if err != nil {
+		return err
 	}
 	if room := n.table.Room(); len(want.FDB) > room {
 		return fmt.Errorf("%d static entries: there is room for %d in a table made for max_entries = %d",
@@ -241,8 +279,22 @@ func (n *network) admits(want Network) error {
 	return nil
 }
 
-// change makes a network's peers, static entries and policy be those of want.
-func (n *network) change(want Network) error {
+// answers is the set of neighbours that want is to be answered from: the one in
+// use where they are the same.
+func (n *network) answers(want *Network) *fdb.Neighbors {
+	if !want.Suppress {
+		return nil
+	}
+	p := n.policy.Load()
+	if p != nil && p.neighbors != nil && slices.Equal(n.config.Neighbors, want.Neighbors) {
+		return p.neighbors
+	}
+	return fdb.NewNeighbors(want.Neighbors)
+}
+
+// change makes a network's peers, static entries and policy be those of w.
+func (n *network) change(w wanted) error {
+	want := w.(Network)
 	gone, err := n.peers.Set(want.allPeers(), fdb.Policy{Any: want.Admit.Any, Prefixes: want.Admit.Prefixes})
 	if err != nil {
 		return err
@@ -262,8 +314,8 @@ func (n *network) change(want Network) error {
 			return fmt.Errorf("static entry %s: %w", s.MAC, err)
 		}
 	}
-	n.retire(gone)
-	n.policy.Store(newPolicy(&want, n.uso))
+	retire(n, gone)
+	n.policy.Store(newPolicy(&want, n.uso, n.answers(&want)))
 	n.config = want
 	return nil
 }

@@ -30,9 +30,14 @@ const (
 	DropTapFull          // the TAP would not take the frame
 	DropTapDown          // the TAP is down or gone
 	DropWireFull         // the socket's send buffer is full
-	DropNoRoute          // the underlay has no route to the peer, or is down
+	DropNoRoute          // no route of the tunnel for the destination, or none of the underlay to the peer
 	DropWireRefused      // a firewall on this host refused the datagram
 	DropWireError        // the socket returned an error that has no name here
+	DropIPInHdr          // a tunnel's inner IPv4 header is malformed
+	DropUnhandledProto   // a tunnel's inner packet is not IPv4
+	DropTTLZero          // a packet without hops left is not put into a tunnel
+	DropLoop             // a tunnel's packet would run in a circle
+	DropSourceNotRouted  // the inner source does not route to the peer that sent the packet
 	DropTruncated        // the datagram was longer than the receive buffer
 	dropCount
 )
@@ -56,9 +61,14 @@ var drops = [dropCount]struct{ name, text string }{
 	DropTapFull:          {"tap_full", "the TAP would not take the frame"},
 	DropTapDown:          {"tap_down", "the TAP is down or gone"},
 	DropWireFull:         {"wire_full", "the socket's send buffer is full"},
-	DropNoRoute:          {"no_route", "the underlay has no route to the peer, or is down"},
+	DropNoRoute:          {"no_route", "the underlay has no route to the peer, or is down; or no route of the tunnel holds the destination"},
 	DropWireRefused:      {"wire_refused", "a firewall on this host refused the datagram"},
 	DropWireError:        {"wire_error", "the socket returned an error that has no name here"},
+	DropIPInHdr:          {"ip_inhdr", "a tunnel's inner IPv4 header is malformed"},
+	DropUnhandledProto:   {"unhandled_proto", "a tunnel's inner packet is not IPv4"},
+	DropTTLZero:          {"ttl_zero", "a packet without hops left is not put into a tunnel (RFC 2003)"},
+	DropLoop:             {"loop", "a tunnel's packet would run in a circle: it is from or for an end of the tunnel itself (RFC 2003)"},
+	DropSourceNotRouted:  {"source_not_admitted", "the inner source does not route to the peer that sent the packet"},
 	DropTruncated:        {"truncated", "the datagram was longer than the receive buffer"},
 }
 

@@ -21,7 +21,7 @@ const (
 	MaxDatagram = 65535
 )
 
-// Device is one queue of a TAP. FD, ReadBatch, Answer and Close belong to the
+// Device is one queue of a TAP or, with packets for frames, of a TUN. FD, ReadBatch, Answer and Close belong to the
 // outbound thread of the queue's worker, WriteBatch to its inbound thread; the
 // two may run at once.
 type Device interface {
@@ -44,7 +44,8 @@ type Device interface {
 	Close() error
 }
 
-// Frame is one Ethernet frame read from a Device, possibly a superframe.
+// Frame is one Ethernet frame, or of a TUN one IP packet, read from a Device,
+// possibly a superframe.
 type Frame struct {
 	VNet encap.VnetHdr
 	Data []byte // valid until the batch is reset; Headroom bytes before it are free
@@ -61,8 +62,8 @@ func (f *Frame) count() int {
 	return (len(f.Data) - int(f.VNet.HdrLen) + size - 1) / size
 }
 
-// OutFrame is one Ethernet frame, possibly a superframe, to write to a Device:
-// the concatenation of Parts.
+// OutFrame is one Ethernet frame, or IP packet for a TUN, possibly a superframe,
+// to write to a Device: the concatenation of Parts.
 type OutFrame struct {
 	VNet  encap.VnetHdr
 	Parts [][]byte
@@ -115,9 +116,10 @@ func (b *FrameBatch) Commit(n int, v encap.VnetHdr) {
 	b.used += (Headroom + n + 63) &^ 63
 }
 
-// Wire is one worker's end of the underlay for one UDP port. FD and ReadBatch
-// belong to the worker's inbound thread, WriteBatch to its outbound thread; the
-// two may run at once.
+// Wire is one worker's end of the underlay for one UDP port, or for IP-in-IP:
+// then a payload is an inner packet, and ports are 0. FD and ReadBatch belong to
+// the worker's inbound thread, WriteBatch to its outbound thread; the two may run
+// at once.
 type Wire interface {
 	// FD is readable (poll(2), level-triggered) while datagrams wait.
 	FD() int
@@ -135,6 +137,10 @@ type Wire interface {
 	// did. False means that nothing was sent: its segments have to be. The
 	// bytes are the caller's again when it returns.
 	WriteWhole(w *Whole) bool
+	// PathMTU returns the longest outer packet in bytes that reaches the peer,
+	// as the underlay knows, or 0 when it knows of no way. It belongs to the
+	// outbound thread and is for the case that WriteBatch said EMSGSIZE.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Dropped is how many datagrams the kernel dropped at a full receive
 	// buffer since the wire was opened. Any goroutine may ask.
 	Dropped() uint64
@@ -153,6 +159,10 @@ type Datagram struct {
 	TOS       uint8 // of the outer packet
 	Verified  bool  // the outer checksum is known to be right
 	Truncated bool  // it was longer than the buffer
+	// Quoted: Data is the start of an inner packet that was sent to From and did
+	// not arrive, as an ICMP error quotes it; Unreachable, that its sender is to
+	// be told so. Of IP-in-IP only.
+	Quoted, Unreachable bool
 }
 
 // Send is one or more UDP payloads to one peer: the concatenation of Parts, cut
@@ -168,18 +178,19 @@ type Send struct {
 	Errno   unix.Errno // set by WriteBatch: why some payloads were refused
 	Refused int        // set by WriteBatch: how many
 
-	peer  fdb.PeerID
-	first int // index of Parts[0] in the road's list
-	segs  int // payloads
-	bytes int // of inner frames
+	peer   fdb.PeerID
+	first  int  // index of Parts[0] in the road's list
+	segs   int  // payloads
+	bytes  int  // of inner frames
+	copies bool // of a frame that goes to several
 }
 
 // Whole is an inner superframe to one peer, to be cut by the kernel or the NIC
 // behind the engine.
 type Whole struct {
 	To   netip.AddrPort
-	Flow uint32 // as in Send, with whose sends it shares source port and order
-	VNI  encap.VNI
+	Flow uint32    // as in Send, with whose sends it shares source port and order
+	VNI  encap.VNI // not of IP-in-IP
 	// Data is the superframe as it was read, without padding. Its transport
 	// checksum holds the pseudo-header's sum.
 	Data []byte
@@ -196,6 +207,9 @@ type Edges interface {
 	OpenDevice(s DeviceSpec) ([]Device, error)
 	// OpenPort returns the wire of each worker for the UDP port.
 	OpenPort(port uint16, workers int) ([]Wire, error)
+	// OpenIPIP returns the wire of each worker for IP-in-IP (RFC 2003). Any of
+	// them may be the only one that receives.
+	OpenIPIP(workers int) ([]Wire, error)
 	// OpenGroup returns a wire that receives what is sent to the multicast
 	// group on the port.
 	OpenGroup(group netip.Addr, port uint16) (Wire, error)
@@ -204,6 +218,8 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
+	// PathMTU is what a Wire's is, for the beat to ask.
+	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.
 	Beat()
 	// Uplink says which way superframes leave.
@@ -211,10 +227,11 @@ type Edges interface {
 	Close() error
 }
 
-// DeviceSpec is a TAP as it shall be created.
+// DeviceSpec is a TAP or TUN as it shall be created.
 type DeviceSpec struct {
 	Name   string
-	MAC    encap.MAC
+	TUN    bool      // its frames are IP packets, without Ethernet header
+	MAC    encap.MAC // of a TAP
 	MTU    encap.OverlayMTU
 	Queues int
 	Plain  bool // no vnet header: one frame at a time, checksums complete

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/encap"
 	"overtap/fdb"
 )
 
@@ -34,8 +35,8 @@ type EventKind uint8
 
 // The events.
 const (
-	// DeviceLost: a network's TAP was deleted under the engine, which has
-	// stopped reading it. Removing and adding the network opens it anew.
+	// DeviceLost: the device of a network or a tunnel was deleted under the
+	// engine, which has stopped reading it. Removing and adding it opens it anew.
 	DeviceLost EventKind = iota
 	// SegmentationRefused: the route to some peer refused UDP_SEGMENT; the
 	// engine sends every datagram alone on that route from now on.
@@ -43,6 +44,9 @@ const (
 	// UplinkLost: the uplink of superframes was deleted or set down; they leave
 	// by the sockets from now on.
 	UplinkLost
+	// PathMTUChanged: packets to a peer may be no longer than PathMTU, or as
+	// long as the network makes them again (0).
+	PathMTUChanged
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
 )
@@ -50,15 +54,18 @@ const (
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string // of DeviceLost
-	Port    uint16 // of WireFailed
+	Network string // of DeviceLost and PathMTUChanged: the network or tunnel
+	Port    uint16 // of WireFailed; 0 = the socket of IP-in-IP
 	Err     error
+
+	Peer    netip.Addr // of PathMTUChanged
+	PathMTU encap.UnderlayMTU
 }
 
 // beat is the period of the coarse clock and of all upkeep.
 const beat = time.Second
 
-// Engine forwards frames between TAPs and the wire. Its door is Apply and Stats
+// Engine forwards frames and packets between TAPs, TUNs and the wire. Its door is Apply and Stats
 // (with FDB, Info and Flush beside them for the operator's eyes and hands); all
 // of it may be called from any goroutine.
 type Engine struct {
@@ -133,29 +140,42 @@ func (e *Engine) startThreads() error {
 	}
 	for w := range e.workers {
 		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
-		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, p) })
-		go e.threads[2*w+1].loop(w, e.workers, &e.epoch, func(p *port) { e.runInbound(in, p) })
+		packetsOut := newPacketOut(out, e.options.Underlay)
+		packetsIn := newPacketIn(in, e.options.Underlay)
+		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })
+		go e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
 	}
 	return nil
 }
 
-func (e *Engine) runOutbound(o *outbound, p *port) {
-	err := o.run(p.net, p.dev, p.wire)
+func (e *Engine) runOutbound(o *outbound, packets *packetOut, p *port) {
+	var err error
+	if p.tun != nil {
+		err = packets.run(p.tun, p.dev, p.wire)
+	} else {
+		err = o.run(p.net, p.dev, p.wire)
+	}
 	if err == nil {
 		return
 	}
-	// The TAP was deleted (EBADFD) or cannot be read: without this the loop
+	// The device was deleted (EBADFD) or cannot be read: without this the loop
 	// would find it readable for ever.
 	e.threads[o.thread].unwatch(p.fd)
-	if !p.net.lost.Swap(true) {
-		e.notify(Event{Kind: DeviceLost, Network: p.net.name, Err: err})
+	if !p.of.lost.Swap(true) {
+		e.notify(Event{Kind: DeviceLost, Network: p.of.name, Err: err})
 	}
 }
 
-func (e *Engine) runInbound(in *inbound, p *port) {
-	if err := in.run(e.catalogue.Load(), p.udp, p.wire); err != nil && !passing(err) {
+func (e *Engine) runInbound(in *inbound, packets *packetIn, p *port) {
+	var err error
+	if p.at == protocol4 {
+		err = packets.run(e.catalogue.Load(), p.wire)
+	} else {
+		err = in.run(e.catalogue.Load(), p.at.port, p.wire)
+	}
+	if err != nil && !passing(err) {
 		e.threads[in.thread].unwatch(p.fd)
-		e.notify(Event{Kind: WireFailed, Port: p.udp, Err: err})
+		e.notify(Event{Kind: WireFailed, Port: p.at.port, Err: err})
 	}
 }
 
@@ -232,40 +252,37 @@ func (e *Engine) sweep() {
 	if e.closed {
 		return // nobody is left to come round
 	}
-	networks := e.catalogue.Load().networks
-	if slices.ContainsFunc(networks, func(n *network) bool { return len(n.retired) > 0 }) {
+	members := e.catalogue.Load().members
+	if slices.ContainsFunc(members, func(m member) bool { return len(m.base().retired) > 0 }) {
 		e.quiesce() // a beat is long, but a thread may have stood still
 	}
-	for _, n := range networks {
-		n.table.Sweep(n.table.SweepSlots())
-		n.flushBehind(n.retired) // what frames in flight learned meanwhile
-		for i := range n.tallies {
-			for _, id := range n.retired {
-				n.tallies[i].forget(id)
+	for _, m := range members {
+		e.lookAtPaths(m)
+		m.age()
+		o := m.base()
+		if len(o.retired) > 0 {
+			m.forget(o.retired) // what frames in flight learned meanwhile
+		}
+		for i := range o.tallies {
+			for _, id := range o.retired {
+				o.tallies[i].forget(id)
 			}
 		}
-		n.peers.Release(n.retired)
-		n.retired, n.leaving = n.leaving, n.retired[:0]
-		n.retire(n.peers.Expire(uint32(n.config.Ageing / time.Second)))
+		o.peers.Release(o.retired)
+		o.retired, o.leaving = o.leaving, o.retired[:0]
+		retire(m, o.peers.Expire(m.idle()))
 	}
 }
 
-// retire forgets the entries behind peers that are gone. Their IDs are freed
+// retire forgets what was learned from peers that are gone. Their IDs are freed
 // after a whole beat: see package fdb, "Removing a peer".
-func (n *network) retire(gone []fdb.PeerID) {
-	n.flushBehind(gone)
-	n.leaving = append(n.leaving, gone...)
-}
-
-func (n *network) flushBehind(gone []fdb.PeerID) {
+func retire(m member, gone []fdb.PeerID) {
 	if len(gone) == 0 {
 		return
 	}
-	behind := make(map[fdb.PeerID]bool, len(gone))
-	for _, id := range gone {
-		behind[id] = true
-	}
-	n.table.Flush(func(e fdb.Entry) bool { return behind[e.Peer] })
+	m.forget(gone)
+	o := m.base()
+	o.leaving = append(o.leaving, gone...)
 }
 
 // quiesce returns when no thread uses anything that was unpublished before.
@@ -302,8 +319,8 @@ func (e *Engine) shut() error {
 		t.close()
 	}
 	var errs []error
-	for _, n := range e.catalogue.Load().networks {
-		errs = append(errs, n.close())
+	for _, m := range e.catalogue.Load().members {
+		errs = append(errs, m.base().close())
 	}
 	for _, wires := range e.wires {
 		for _, w := range wires {

@@ -24,11 +24,12 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
-	n, err := e.open(c)
+	m, err := c.open(e)
 	if err != nil {
 		return nil, err
 	}
-	e.catalogue.Store(newCatalogue([]*network{n}))
+	n := m.(*network)
+	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
 		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
@@ -41,6 +42,45 @@ func (r *Roads) Outbound() error { return r.out.run(r.net, r.net.devices[0], r.w
 // Inbound takes one batch from the wire to the device.
 func (r *Roads) Inbound() error {
 	return r.in.run(r.Engine.catalogue.Load(), r.net.config.Port, r.wire)
+}
+
+// TunnelRoads are Roads of a tunnel.
+type TunnelRoads struct {
+	Engine *Engine
+
+	tun  *tunnel
+	wire Wire
+	out  *packetOut
+	in   *packetIn
+}
+
+// NewTunnelRoads opens one tunnel at o.Edges.
+func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
+	e := &Engine{
+		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
+		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
+	}
+	m, err := c.open(e)
+	if err != nil {
+		return nil, err
+	}
+	e.catalogue.Store(newCatalogue([]member{m}))
+	return &TunnelRoads{
+		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
+		out: newPacketOut(newOutbound(0), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1]), o.Underlay),
+	}, nil
+}
+
+// Outbound takes one batch from the device to the wire.
+func (r *TunnelRoads) Outbound() error { return r.out.run(r.tun, r.tun.devices[0], r.wire) }
+
+// Inbound takes one batch from the wire to the device.
+func (r *TunnelRoads) Inbound() error { return r.in.run(r.Engine.catalogue.Load(), r.wire) }
+
+// Close closes the device and the wire.
+func (r *TunnelRoads) Close() error {
+	return errors.Join(r.tun.close(), r.wire.Close(), r.Engine.edges.Close())
 }
 
 // Learn binds the MAC to the listed peer number i.
@@ -74,4 +114,6 @@ const (
 	OutFrames       = outFrames
 	InDatagrams     = inDatagrams
 	MaxLearnedPeers = maxLearnedPeers
+
+	AnswersPerSecond = answersPerSecond
 )

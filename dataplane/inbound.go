@@ -27,10 +27,19 @@ type inbound struct {
 	n      *network // of the frames at hand; nil at the start of a batch
 	p      *policy
 	tally  *tally
+	sink   sink
 	frames []OutFrame
 	parts  [][]byte
 	trains []train
 	slots  []byte // headers of segments cut for a plain TAP, one a frame
+}
+
+// sink is the device that the frames at hand are for, and what it takes.
+type sink struct {
+	dev   Device
+	mtu   encap.OverlayMTU
+	plain bool // no vnet header
+	uso   bool // UDP superframes
 }
 
 func newInbound(thread, worker int, strangers *tally) *inbound {
@@ -130,6 +139,7 @@ func (in *inbound) enter(vni encap.VNI) bool {
 	}
 	in.flush()
 	in.n, in.p, in.tally = n, n.policy.Load(), &n.tallies[in.thread]
+	in.sink = sink{dev: n.devices[in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
 	return true
 }
 
@@ -158,19 +168,26 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 		return DropVXLANEntryExists
 	}
 	t, isIP := encap.FindTransport(frame)
-	vnet, headers, ok := describe(frame, t, isIP, in.p.mtu, segSize)
+	return in.enqueue(frame, t, isIP, id, segSize, d.Verified)
+}
+
+// enqueue queues a frame for the device at hand, joined to what waits of its
+// flow where that may be (step 7). verified says that an outer checksum covered
+// it.
+func (in *inbound) enqueue(frame []byte, t encap.Transport, isIP bool, id fdb.PeerID, segSize int, verified bool) Drop {
+	vnet, headers, ok := describe(frame, t, isIP, in.sink.mtu, segSize)
 	if !ok {
 		return DropTooBig
 	}
-	if in.p.plain || (vnet.GSO() == encap.VnetGSOUDPL4 && !in.p.uso) {
+	if in.sink.plain || (vnet.GSO() == encap.VnetGSOUDPL4 && !in.sink.uso) {
 		return in.queuePlain(frame, t, vnet, id)
 	}
 	if len(in.frames) == cap(in.frames) {
 		in.flush()
 	}
 	unfinished := vnet.Flags&encap.VnetNeedsCsum != 0
-	if vnet.GSOSize != 0 || (t.Proto == encap.ProtoUDP && !in.p.uso) ||
-		!joinable(frame, t, headers, unfinished, d.Verified) {
+	if vnet.GSOSize != 0 || (t.Proto == encap.ProtoUDP && !in.sink.uso) ||
+		!joinable(frame, t, headers, unfinished, verified) {
 		if headers != 0 && len(in.trains) != 0 {
 			in.seal(t.FlowHash(frame)) // what follows must not overtake it
 		}
@@ -264,8 +281,7 @@ func (in *inbound) queuePlain(frame []byte, t encap.Transport, vnet encap.VnetHd
 	}
 	for i := range p.count {
 		slot := in.slots[len(in.frames)*headerSlot:][:headerSlot]
-		header, payload := p.header(slot, frame, in.p.vni, i)
-		header = header[encap.VXLANHeaderLen:]
+		header, payload := p.segment(slot, frame, i)
 		in.frames = append(in.frames, OutFrame{
 			Parts: in.part(header, payload), peer: id, segs: 1, size: len(header) + len(payload),
 		})
@@ -273,14 +289,14 @@ func (in *inbound) queuePlain(frame []byte, t encap.Transport, vnet encap.VnetHd
 	return dropNone
 }
 
-// flush writes what waits to the TAP of the network at hand and counts what
+// flush writes what waits to the device at hand and counts what
 // became of it (step 8).
 func (in *inbound) flush() {
 	if len(in.frames) == 0 {
 		return
 	}
 	in.finishTrains()
-	in.n.devices[in.worker].WriteBatch(in.frames)
+	in.sink.dev.WriteBatch(in.frames)
 	for i := range in.frames {
 		f := &in.frames[i]
 		if f.Errno != 0 {

@@ -3,43 +3,110 @@ package dataplane
 import (
 	"errors"
 	"net/netip"
+	"reflect"
 	"sync/atomic"
+	"time"
 
 	"overtap/encap"
 	"overtap/fdb"
 )
 
-// network is a Network at work. The threads read policy, table, peers and their
-// own device and tallies; everything else is the door's.
-type network struct {
+// overlay is what a network and a tunnel at work have in common. The threads
+// read peers and their own device and tallies; everything else is the door's.
+type overlay struct {
 	name    string
-	policy  atomic.Pointer[policy]
-	table   *fdb.Table
 	peers   *fdb.Peers
 	devices []Device // by worker
 	tallies []tally  // by thread
 	lost    atomic.Bool
-	uso     bool // the TAP takes UDP superframes
+	uso     bool // the device takes UDP superframes
 
-	config  Network      // as applied
-	leaving []fdb.PeerID // of peers gone since the last beat
-	retired []fdb.PeerID // of peers gone before it
+	leaving []fdb.PeerID                     // of peers gone since the last beat
+	retired []fdb.PeerID                     // of peers gone before it
+	paths   map[netip.Addr]encap.UnderlayMTU // by peer, as the owner was told
 }
 
-func (n *network) close() error {
+func (o *overlay) base() *overlay { return o }
+
+func (o *overlay) close() error {
 	var errs []error
-	for _, d := range n.devices {
+	for _, d := range o.devices {
 		errs = append(errs, d.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// endpoint is where networks receive: a UDP port of the underlay address, or of
-// a multicast group.
+// member is a network or a tunnel at work, as the door sees it.
+type member interface {
+	base() *overlay
+	// is reports whether the member is as wanted already.
+	is(wanted) bool
+	// admits is an error when the member cannot become w while it runs.
+	admits(w wanted) error
+	change(w wanted) error
+	endpoints() []endpoint
+	// port is how the outbound thread of a worker sees it.
+	port(worker int, w Wire) *port
+	// age is upkeep, once a beat.
+	age()
+	// forget drops what was learned from peers that are gone.
+	forget(gone []fdb.PeerID)
+	// fills is the least path MTU to the peer that is no limit.
+	fills(peer netip.Addr) encap.UnderlayMTU
+	// idle is after how many seconds of silence a learned peer goes; 0 = never.
+	idle() uint32
+}
+
+// wanted is a Network or a Tunnel as it shall be.
+type wanted interface {
+	label() string // its name
+	kind() string
+	open(e *Engine) (member, error) // ready to be published
+}
+
+// network is a Network at work. The threads read policy and table also.
+type network struct {
+	overlay
+	policy atomic.Pointer[policy]
+	table  *fdb.Table
+	config Network // as applied
+}
+
+func (c Network) label() string { return c.Name }
+func (c Network) kind() string  { return "network" }
+
+func (n *network) is(w wanted) bool { return reflect.DeepEqual(w, n.config) }
+
+func (n *network) port(worker int, w Wire) *port {
+	d := n.devices[worker]
+	return &port{fd: d.FD(), of: &n.overlay, net: n, dev: d, wire: w}
+}
+
+func (n *network) age()         { n.table.Sweep(n.table.SweepSlots()) }
+func (n *network) idle() uint32 { return uint32(n.config.Ageing / time.Second) }
+
+func (n *network) fills(peer netip.Addr) encap.UnderlayMTU {
+	return n.config.MTU.VXLANUnderlay(peer.Is6())
+}
+
+// forget drops the entries behind peers that are gone.
+func (n *network) forget(gone []fdb.PeerID) {
+	behind := make(map[fdb.PeerID]bool, len(gone))
+	for _, id := range gone {
+		behind[id] = true
+	}
+	n.table.Flush(func(e fdb.Entry) bool { return behind[e.Peer] })
+}
+
+// endpoint is where networks and tunnels receive: a UDP port of the underlay
+// address or of a multicast group, or IP-in-IP packets.
 type endpoint struct {
-	port  uint16
+	port  uint16     // 0 = IP-in-IP
 	group netip.Addr // invalid = the underlay address
 }
+
+// protocol4 is where every tunnel receives.
+var protocol4 = endpoint{}
 
 // endpoints are the network's.
 func (n *network) endpoints() []endpoint {
@@ -65,21 +132,23 @@ type policy struct {
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
+	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
 }
 
-func newPolicy(c *Network, uso bool) *policy {
+func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 	return &policy{
 		uso: uso,
 		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
+		neighbors: neighbors,
 	}
 }
 
-// outerTOS is the outer header's octet for a frame whose inner packet has tos.
-func (p *policy) outerTOS(tos uint8, isIP bool) uint8 {
-	outer := p.tos.Value
-	if p.tos.Inherit {
+// outer is the outer header's octet for a frame whose inner packet has tos.
+func (t TOS) outer(tos uint8, isIP bool) uint8 {
+	outer := t.Value
+	if t.Inherit {
 		outer = 0
 		if isIP {
 			outer = tos
@@ -95,19 +164,39 @@ func (p *policy) outerTOS(tos uint8, isIP bool) uint8 {
 // catalogue finds networks for the threads; it is immutable and published
 // whole.
 type catalogue struct {
+	members  []member
 	networks []*network
 	byPort   map[uint16]map[encap.VNI]*network
+	tunnels  []*tunnel
+	byPeer   map[netip.Addr]*tunnel // by each listed peer's address
+	open     []*tunnel              // that admit others than listed peers
 }
 
-func newCatalogue(networks []*network) *catalogue {
-	c := &catalogue{networks: networks, byPort: make(map[uint16]map[encap.VNI]*network)}
-	for _, n := range networks {
-		m := c.byPort[n.config.Port]
-		if m == nil {
-			m = make(map[encap.VNI]*network)
-			c.byPort[n.config.Port] = m
+func newCatalogue(members []member) *catalogue {
+	c := &catalogue{
+		members: members,
+		byPort:  make(map[uint16]map[encap.VNI]*network),
+		byPeer:  make(map[netip.Addr]*tunnel),
+	}
+	for _, m := range members {
+		switch m := m.(type) {
+		case *network:
+			c.networks = append(c.networks, m)
+			vnis := c.byPort[m.config.Port]
+			if vnis == nil {
+				vnis = make(map[encap.VNI]*network)
+				c.byPort[m.config.Port] = vnis
+			}
+			vnis[m.config.VNI] = m
+		case *tunnel:
+			c.tunnels = append(c.tunnels, m)
+			for _, r := range m.config.Routes {
+				c.byPeer[r.Peer] = m
+			}
+			if a := m.config.Admit; a.Any || len(a.Prefixes) > 0 {
+				c.open = append(c.open, m)
+			}
 		}
-		m[n.config.VNI] = n
 	}
 	return c
 }

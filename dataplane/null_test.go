@@ -10,6 +10,7 @@ import (
 
 	"overtap/dataplane"
 	"overtap/dataplane/dataplanetest"
+	"overtap/encap"
 )
 
 // null are edges that cost nothing: the device gives the same frames and the
@@ -23,6 +24,9 @@ type null struct {
 
 	datagrams []dataplane.Datagram // Data is a buffer, filled from pristine
 	pristine  [][]byte
+
+	path  encap.UnderlayMTU // of every peer
+	asked int               // for it
 
 	onSend  func(s []dataplane.Send)
 	onWhole func(w *dataplane.Whole) bool // nil: superframes are not taken whole
@@ -40,6 +44,10 @@ func (e *null) OpenPort(uint16, int) ([]dataplane.Wire, error) {
 	return []dataplane.Wire{nullWire{e}}, nil
 }
 
+func (e *null) OpenIPIP(int) ([]dataplane.Wire, error) {
+	return []dataplane.Wire{nullWire{e}}, nil
+}
+
 func (e *null) OpenGroup(netip.Addr, uint16) (dataplane.Wire, error) {
 	return nil, errors.New("there are no groups")
 }
@@ -48,6 +56,11 @@ func (e *null) SourcePorts() []uint16      { return nil }
 func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
 func (e *null) Beat()                      {}
+
+func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU {
+	e.asked++
+	return e.path
+}
 
 func (e *null) Uplink() dataplane.UplinkInfo { return dataplane.UplinkInfo{} }
 

@@ -15,12 +15,19 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := Stats{Networks: []NetworkStats{}, Peers: []PeerStats{}, Drops: []DropStats{}, Wire: []WireStats{}}
-	for _, n := range e.catalogue.Load().networks {
+	c := e.catalogue.Load()
+	for _, n := range c.networks {
 		s.Networks = append(s.Networks, n.stats())
-		for p := range n.peers.All() {
-			s.Peers = append(s.Peers, n.peerStats(p))
+	}
+	for _, t := range c.tunnels {
+		s.Networks = append(s.Networks, t.stats())
+	}
+	for _, m := range c.members {
+		o := m.base()
+		for p := range o.peers.All() {
+			s.Peers = append(s.Peers, o.peerStats(p))
 		}
-		s.Drops = appendDrops(s.Drops, n.config.Name, n.tallies)
+		s.Drops = appendDrops(s.Drops, o.name, o.tallies)
 	}
 	s.Drops = appendDrops(s.Drops, "", e.strangers)
 	dropped := make(map[uint16]uint64)
@@ -44,12 +51,23 @@ func (e *Engine) Stats() Stats {
 func threadDirection(i int) Direction { return Direction(i & 1) }
 
 func (n *network) stats() NetworkStats {
-	s := NetworkStats{
-		Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
-		Entries: n.table.Len(), EntriesLearned: n.table.LenLearned(), EntriesMax: n.config.MaxEntries,
-	}
-	for i := range n.tallies {
-		t := &n.tallies[i]
+	s := n.overlay.stats()
+	s.Kind, s.VNI, s.Port = KindVXLAN, n.config.VNI, n.config.Port
+	s.Entries, s.EntriesLearned, s.EntriesMax = n.table.Len(), n.table.LenLearned(), n.config.MaxEntries
+	return s
+}
+
+func (t *tunnel) stats() NetworkStats {
+	s := t.overlay.stats()
+	s.Kind, s.Entries = KindIPIP, t.routes.Len()
+	return s
+}
+
+// stats sums the tallies.
+func (o *overlay) stats() NetworkStats {
+	s := NetworkStats{Network: o.name}
+	for i := range o.tallies {
+		t := &o.tallies[i]
 		if threadDirection(i) == Outbound {
 			s.TxPackets += t.packets.Load()
 			s.TxBytes += t.bytes.Load()
@@ -58,17 +76,20 @@ func (n *network) stats() NetworkStats {
 			s.RxBytes += t.bytes.Load()
 		}
 		s.Flooded += t.flooded.Load()
+		s.Suppressed += t.suppressed.Load()
 		s.ReservedBits += t.reserved.Load()
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
+		s.Answered += t.answered.Load()
+		s.UnreachableAnswered += t.unreachable.Load()
 	}
 	return s
 }
 
-func (n *network) peerStats(p fdb.PeerInfo) PeerStats {
-	s := PeerStats{Network: n.config.Name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned}
-	for i := range n.tallies {
-		t := n.tallies[i].peer(p.ID)
+func (o *overlay) peerStats(p fdb.PeerInfo) PeerStats {
+	s := PeerStats{Network: o.name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned, PathMTU: p.PathMTU}
+	for i := range o.tallies {
+		t := o.tallies[i].peer(p.ID)
 		switch {
 		case t == nil:
 		case threadDirection(i) == Outbound:
@@ -112,10 +133,17 @@ func (e *Engine) Info() Info {
 	}
 	for _, n := range e.catalogue.Load().networks {
 		i.Networks = append(i.Networks, NetworkInfo{
-			Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+			Network: n.config.Name, Kind: KindVXLAN, VNI: n.config.VNI, Port: n.config.Port,
 			Device: n.config.Device, MAC: n.config.MAC, MTU: n.config.MTU,
 			Queues: len(n.devices), Offloads: slices.Clone(n.devices[0].Offloads()),
 			Lost: n.lost.Load(), TableBytes: n.table.Bytes(),
+		})
+	}
+	for _, t := range e.catalogue.Load().tunnels {
+		i.Networks = append(i.Networks, NetworkInfo{
+			Network: t.name, Kind: KindIPIP, Device: t.config.Device, MTU: t.config.MTU,
+			Queues: len(t.devices), Offloads: slices.Clone(t.devices[0].Offloads()),
+			Lost: t.lost.Load(),
 		})
 	}
 	return i
@@ -156,6 +184,30 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 	}
 	slices.SortFunc(out, func(a, b FDBEntry) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
+	})
+	return out, nil
+}
+
+// Neighbors copies out the neighbours of the named network, or of all for "",
+// ordered by network and address.
+func (e *Engine) Neighbors(network string) ([]NeighborEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	networks, err := e.named(network)
+	if err != nil {
+		return nil, err
+	}
+	out := []NeighborEntry{}
+	for _, n := range networks {
+		for _, one := range n.config.Neighbors {
+			out = append(out, NeighborEntry{
+				Network: n.config.Name, VNI: n.config.VNI,
+				Address: one.Address, MAC: one.MAC, Origin: fdb.Static.String(),
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b NeighborEntry) int {
+		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Address.Compare(b.Address))
 	})
 	return out, nil
 }

@@ -97,7 +97,7 @@ func TestInfo(t *testing.T) {
 	}
 	n := i.Networks[0]
 	want := dataplane.NetworkInfo{
-		Network: "blue", VNI: testVNI, Port: testPort, Device: "vx0", MAC: tapMAC(addrA), MTU: testMTU, Queues: 3,
+		Network: "blue", Kind: dataplane.KindVXLAN, VNI: testVNI, Port: testPort, Device: "vx0", MAC: tapMAC(addrA), MTU: testMTU, Queues: 3,
 		Offloads: n.Offloads, TableBytes: n.TableBytes,
 	}
 	if !reflect.DeepEqual(n, want) || len(n.Offloads) == 0 || n.TableBytes < 16*blue.MaxEntries {

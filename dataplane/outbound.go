@@ -29,9 +29,11 @@ type outbound struct {
 
 	n      *network // of the batch at hand
 	p      *policy
+	at     atHand
 	tally  *tally
-	plan   plan  // of the superframe at hand
-	whole  Whole // the superframe at hand
+	plan   plan            // of the superframe at hand
+	whole  Whole           // the superframe at hand
+	answer [maxAnswer]byte // to the frame at hand
 	sends  []Send
 	parts  [][]byte
 	header []byte // slots, from the first free one
@@ -53,11 +55,12 @@ func newOutbound(thread int) *outbound {
 // run takes one batch from the device to the wire (step 1 of the road).
 func (o *outbound) run(n *network, dev Device, w Wire) error {
 	o.n, o.p, o.tally = n, n.policy.Load(), &n.tallies[o.thread]
+	o.at = atHand{peers: n.peers, dev: dev, mtu: o.p.mtu}
 	o.batch.Reset()
 	err := dev.ReadBatch(o.batch)
 	frames := o.batch.Frames()
 	for i := range frames {
-		if d := o.forward(&frames[i], w); d != dropNone {
+		if d := o.forward(&frames[i], dev, w); d != dropNone {
 			o.tally.drop(d, frames[i].count())
 		}
 	}
@@ -66,7 +69,7 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 }
 
 // forward decides where a frame goes (steps 2 to 4).
-func (o *outbound) forward(f *Frame, w Wire) Drop {
+func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 	eth, err := encap.ParseEthernet(f.Data)
 	if err != nil {
 		return DropTooShort
@@ -83,6 +86,9 @@ func (o *outbound) forward(f *Frame, w Wire) Drop {
 	// A MAC that speaks on our side has moved here: what was learned of it
 	// elsewhere goes at once.
 	o.n.table.Forget(src)
+	if o.p.neighbors != nil && o.suppress(f, eth, dev) {
+		return dropNone
+	}
 
 	if id, ok := o.n.table.Lookup(dst); ok {
 		to := o.n.peers.Addr(id)
@@ -112,6 +118,7 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 		return d
 	}
 	o.tally.flooded.Add(uint64(u.segs))
+	u.copies = group || len(targets) > 1
 	if group {
 		o.deliver(&u, f, o.p.group, fdb.NoPeer, w)
 		return dropNone
@@ -128,10 +135,12 @@ type unit struct {
 	tos     uint8 // of the outer header
 	segs    int   // frames it stands for
 	bytes   int   // of inner frames
+	longest int   // bytes of the longest of these frames
 	segSize int   // bytes a payload when there are several
 	super   bool  // it is a superframe, cut by the road's plan
 	first   int   // index of its first part
 	parts   int   // 0 = it has no headers yet
+	copies  bool  // it goes to several
 }
 
 // inspect finds what is to be known of a frame before it gets its headers: its
@@ -139,42 +148,55 @@ type unit struct {
 func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	t, isIP := encap.FindTransport(f.Data)
 	tos, hasTOS := encap.InnerTOS(f.Data)
-	u.tos = o.p.outerTOS(tos, hasTOS)
+	u.tos = o.p.tos.outer(tos, hasTOS)
 	if isIP {
 		u.flow = t.FlowHash(f.Data)
 	} else {
 		u.flow = encap.FlowHash(f.Data)
 	}
 	if f.VNet.GSO() == encap.VnetGSONone {
-		u.segs, u.bytes = 1, len(f.Data)
+		u.segs, u.bytes, u.longest = 1, len(f.Data), len(f.Data)
 		switch {
 		case len(f.Data)-eth.L3Offset() > int(o.p.mtu):
+			o.tell(f.Data, o.p.mtu)
 			return u, DropTooBig
 		case f.VNet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(f):
 			return u, DropBadOffload
 		}
 		return u, dropNone
 	}
+	return u, o.planUnit(&u, f, t, isIP, o.p.mtu, encap.VXLANHeaderLen)
+}
+
+// planUnit plans how a superframe falls into segments that fit mtu, each behind
+// head bytes of the encapsulation's own header.
+func (o *outbound) planUnit(u *unit, f *Frame, t encap.Transport, isIP bool, mtu encap.OverlayMTU, head int) Drop {
 	p, ok := planSegments(f, t, isIP)
 	switch {
 	case !ok:
-		return u, DropBadOffload
-	case p.headers-t.L3+min(p.size, t.End-p.headers) > int(o.p.mtu):
-		return u, DropTooBig
+		return DropBadOffload
+	case p.longest()-t.L3 > int(mtu):
+		o.tell(f.Data, mtu)
+		return DropTooBig
 	case 2*p.count > outParts || p.count > outHeaders:
-		return u, DropBadOffload // segments of a few bytes: nobody honest
+		return DropBadOffload // segments of a few bytes: nobody honest
 	}
-	o.plan, u.super = p, true
+	o.plan, u.super, u.longest = p, true, p.longest()
 	u.segs, u.bytes = p.count, t.End-p.headers+p.count*p.headers
 	if p.count > 1 {
-		u.segSize = encap.VXLANHeaderLen + p.headers + p.size
+		u.segSize = head + p.headers + p.size
 	}
-	return u, dropNone
+	return dropNone
 }
 
 // deliver brings a unit to one destination: a superframe uncut where the wire
-// takes it so, everything else by way of the queue (step 6).
+// takes it so, everything else by way of the queue (step 6). What the path to it
+// is known not to take is dropped.
 func (o *outbound) deliver(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) {
+	if o.n.peers.Narrow() && o.p.df && !o.fits(vxlanOuter(to)+u.longest, id) {
+		o.tooLong(u, f.Data, to, id)
+		return
+	}
 	if u.segs > 1 && o.p.df && w.TakesWhole(to) && o.writeWhole(u, f, to, id, w) {
 		return
 	}
@@ -184,18 +206,23 @@ func (o *outbound) deliver(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wi
 	o.queue(*u, to, id, w)
 }
 
-// writeWhole sends a superframe uncut, behind what waits of its flow.
+// writeWhole sends a superframe uncut.
 func (o *outbound) writeWhole(u *unit, f *Frame, to netip.Addr, id fdb.PeerID, w Wire) bool {
+	o.whole = Whole{
+		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
+		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
+		TOS: u.tos, TTL: o.p.ttl,
+	}
+	return o.passWhole(u, id, w)
+}
+
+// passWhole sends the superframe at hand uncut, behind what waits of its flow.
+func (o *outbound) passWhole(u *unit, id fdb.PeerID, w Wire) bool {
 	for i := range o.sends {
 		if o.sends[i].Flow == u.flow {
 			o.send(w)
 			break
 		}
-	}
-	o.whole = Whole{
-		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow, VNI: o.p.vni,
-		Data: f.Data[:o.plan.t.End], VNet: o.plan.vnet(f), L3: o.plan.t.L3,
-		TOS: u.tos, TTL: o.p.ttl,
 	}
 	if !w.WriteWhole(&o.whole) {
 		return false
@@ -298,7 +325,7 @@ func (o *outbound) append(u unit, to netip.Addr, id fdb.PeerID, w Wire) {
 		To: netip.AddrPortFrom(to, o.p.port), Flow: u.flow,
 		Parts: o.parts[u.first : u.first+u.parts],
 		TOS:   u.tos, TTL: o.p.ttl, DF: o.p.df,
-		peer: id, first: u.first, segs: u.segs, bytes: u.bytes,
+		peer: id, first: u.first, segs: u.segs, bytes: u.bytes, copies: u.copies,
 	}
 	if u.segs > 1 {
 		s.SegSize = u.segSize
@@ -323,6 +350,11 @@ func (o *outbound) send(w Wire) {
 		s := &o.sends[i]
 		if s.Refused != 0 {
 			o.tally.drop(wireDrop(s.Errno), s.Refused)
+			if s.Errno == unix.EMSGSIZE && s.DF {
+				o.learnPath(s, w)
+			} else if o.at.packets && wireDrop(s.Errno) == DropNoRoute {
+				o.tellUnreachable(s.Parts[0], encap.HostUnreachable)
+			}
 		}
 		if sent := s.segs - s.Refused; sent > 0 {
 			o.tally.count(s.peer, sent, s.bytes*sent/s.segs)

@@ -23,9 +23,15 @@ type roads struct {
 
 func newRoads(tb testing.TB, n dataplane.Network) *roads {
 	tb.Helper()
+	return newRoadsAt(tb, addrA, n)
+}
+
+// newRoadsAt is newRoads with another underlay address.
+func newRoadsAt(tb testing.TB, self netip.Addr, n dataplane.Network) *roads {
+	tb.Helper()
 	u := dataplanetest.NewUnderlay(tb)
-	edges := u.Edges(addrA)
-	r, err := dataplane.NewRoads(dataplane.Options{Underlay: addrA, Edges: edges}, n)
+	edges := u.Edges(self)
+	r, err := dataplane.NewRoads(dataplane.Options{Underlay: self, Edges: edges}, n)
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -41,6 +41,9 @@ type plan struct {
 	count   int
 }
 
+// longest is the length of the longest frame that it makes.
+func (p *plan) longest() int { return p.headers + min(p.size, p.t.End-p.headers) }
+
 // planSegments checks the frame's metadata against its bytes. The vnet header's
 // hdr_len is wrong on forwarded frames, so the headers' length is derived.
 func planSegments(f *Frame, t encap.Transport, isIP bool) (plan, bool) {
@@ -86,15 +89,21 @@ func (p *plan) vnet(f *Frame) encap.VnetHdr {
 
 // header writes the VXLAN header and the inner headers of the i-th segment of
 // frame into slot and returns them with the payload that follows, which stays
-// where it lies in the frame. (Kernel skb_segment, tcp_gso_segment,
-// __udp_gso_segment, inet_gso_segment.)
+// where it lies in the frame.
 func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload []byte) {
+	encap.PutVXLAN(slot, vni)
+	inner, payload := p.segment(slot[encap.VXLANHeaderLen:], frame, i)
+	return slot[:encap.VXLANHeaderLen+len(inner)], payload
+}
+
+// segment writes the headers of the i-th segment of frame into slot and returns
+// them with the payload that follows, as header does. (Kernel skb_segment,
+// tcp_gso_segment, __udp_gso_segment, inet_gso_segment.)
+func (p *plan) segment(slot, frame []byte, i int) (inner, payload []byte) {
 	from := p.headers + i*p.size
 	payload = frame[from:min(from+p.size, p.t.End)]
-	header = slot[:encap.VXLANHeaderLen+p.headers]
-	encap.PutVXLAN(header, vni)
-	inner := header[encap.VXLANHeaderLen:]
-	copy(inner, frame[:p.headers])
+	inner = slot[:p.headers]
+	copy(inner, frame)
 
 	l3, l4 := inner[p.t.L3:], inner[p.t.L4:]
 	length := p.headers - p.t.L4 + len(payload) // of transport header and payload
@@ -130,7 +139,7 @@ func (p *plan) header(slot, frame []byte, vni encap.VNI, i int) (header, payload
 		checksum = 0xffff
 	}
 	binary.BigEndian.PutUint16(l4[field:], checksum)
-	return header, payload
+	return inner, payload
 }
 
 // describe works out the vnet header of a frame that came from the wire. A

@@ -15,8 +15,8 @@ type Stats struct {
 	Wire     []WireStats    `json:"wire"`
 }
 
-// Traffic counts frames and bytes of inner Ethernet frames; tx is toward the
-// wire. A superframe counts as the frames it stands for, with their headers.
+// Traffic counts frames and bytes of inner Ethernet frames, of a tunnel inner IP
+// packets; tx is toward the wire. A superframe counts as the frames it stands for, with their headers.
 type Traffic struct {
 	TxPackets uint64 `json:"tx_packets"`
 	TxBytes   uint64 `json:"tx_bytes"`
@@ -24,19 +24,34 @@ type Traffic struct {
 	RxBytes   uint64 `json:"rx_bytes"`
 }
 
-// NetworkStats counts one network.
+// Kind says what a network is on the wire.
+type Kind string
+
+// The kinds.
+const (
+	KindVXLAN Kind = "vxlan" // a Network
+	KindIPIP  Kind = "ipip"  // a Tunnel: VNI, port, MAC and table are zero
+)
+
+// NetworkStats counts one network or tunnel.
 type NetworkStats struct {
 	Network string    `json:"network"`
+	Kind    Kind      `json:"kind"`
 	VNI     encap.VNI `json:"vni"`
 	Port    uint16    `json:"port"`
 	Traffic
 	Flooded        uint64 `json:"flooded"`         // BUM frames replicated
+	Suppressed     uint64 `json:"suppressed"`      // ARP requests and neighbour solicitations answered here, and not sent
 	ReservedBits   uint64 `json:"reserved_bits"`   // frames taken with nonzero reserved bits in the VXLAN header
-	Entries        int    `json:"entries"`         // in the FDB
+	Entries        int    `json:"entries"`         // in the FDB; of a tunnel, its routes
 	EntriesLearned int    `json:"entries_learned"` // of them learned
 	EntriesMax     int    `json:"entries_max"`
-	LearnRefused   uint64 `json:"learn_refused"` // frames delivered without learning: the table is at its bound
-	LearnMoved     uint64 `json:"learn_moved"`   // learned MACs that changed peer
+	LearnRefused   uint64 `json:"learn_refused"`    // frames delivered without learning: the table is at its bound
+	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
+	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
+	// UnreachableAnswered counts senders of a tunnel's packets that were told by
+	// ICMP that the packets did not arrive.
+	UnreachableAnswered uint64 `json:"unreachable_answered"`
 }
 
 // PeerStats counts one peer of one network.
@@ -45,6 +60,9 @@ type PeerStats struct {
 	Peer    netip.Addr `json:"peer"`
 	Flood   bool       `json:"flood"`
 	Learned bool       `json:"learned"` // admitted by prefix or "any", not listed
+	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
+	// where nothing is known to be too long.
+	PathMTU encap.UnderlayMTU `json:"pmtu"`
 	Traffic
 }
 
@@ -59,7 +77,7 @@ type DropStats struct {
 
 // WireStats counts what the sockets of one port lost before the engine saw it.
 type WireStats struct {
-	Port          uint16 `json:"port"`
+	Port          uint16 `json:"port"`           // 0 = IP-in-IP
 	SocketDropped uint64 `json:"socket_dropped"` // datagrams the kernel dropped at a full receive buffer
 }
 
@@ -73,6 +91,16 @@ type FDBEntry struct {
 	Port    uint16     `json:"port"`
 	Origin  string     `json:"origin"`      // "static", "learned", or a control plane's name
 	Age     uint32     `json:"age_seconds"` // since last seen as a source; 0 for what does not age
+}
+
+// NeighborEntry is one neighbour; its JSON names are part of the command line's
+// contract.
+type NeighborEntry struct {
+	Network string     `json:"network"`
+	VNI     encap.VNI  `json:"vni"`
+	Address netip.Addr `json:"address"`
+	MAC     encap.MAC  `json:"mac"`
+	Origin  string     `json:"origin"` // "static"
 }
 
 // Info describes what the engine was granted by this host.
@@ -103,9 +131,10 @@ type UplinkInfo struct {
 	Refused map[string]uint64 `json:"refused,omitempty"`
 }
 
-// NetworkInfo describes one network's TAP.
+// NetworkInfo describes the device of one network or tunnel.
 type NetworkInfo struct {
 	Network  string           `json:"network"`
+	Kind     Kind             `json:"kind"`
 	VNI      encap.VNI        `json:"vni"`
 	Port     uint16           `json:"port"`
 	Device   string           `json:"device"`

@@ -38,7 +38,7 @@ var offloadSteps = []struct {
 	{0, nil},
 }
 
-// openTap creates the TAP that s describes and returns its queues. The device
+// openTap creates the TAP or TUN that s describes and returns its queues. The device
 // must not exist: an existing one belongs to somebody else. It is down, and
 // vanishes when the last queue closes.
 func openTap(s DeviceSpec) ([]Device, error) {
@@ -50,10 +50,13 @@ func openTap(s DeviceSpec) ([]Device, error) {
 		for _, q := range queues {
 			q.Close()
 		}
-		return nil, fmt.Errorf("create TAP %s: %w", s.Name, err)
+		return nil, fmt.Errorf("create %s %s: %w", s.kind(), s.Name, err)
 	}
 	for i := range s.Queues {
 		flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		if s.TUN {
+			flags ^= unix.IFF_TAP | unix.IFF_TUN
+		}
 		if s.Queues > 1 {
 			flags |= unix.IFF_MULTI_QUEUE
 		}
@@ -75,6 +78,13 @@ func openTap(s DeviceSpec) ([]Device, error) {
 		return fail(err)
 	}
 	return queues, nil
+}
+
+func (s *DeviceSpec) kind() string {
+	if s.TUN {
+		return "TUN"
+	}
+	return "TAP"
 }
 
 func attachTap(name string, flags uint16) (int, error) {
@@ -130,6 +140,9 @@ func configureTap(s DeviceSpec) error {
 		return fmt.Errorf("open a socket to configure it: %w", err)
 	}
 	defer unix.Close(fd)
+	if s.TUN {
+		return setMTU(fd, s)
+	}
 	// struct ifreq with a struct sockaddr in its union.
 	var hw struct {
 		name   [unix.IFNAMSIZ]byte
@@ -142,6 +155,10 @@ func configureTap(s DeviceSpec) error {
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFHWADDR, uintptr(unsafe.Pointer(&hw))); e != 0 {
 		return fmt.Errorf("set MAC %s: %w", s.MAC, e)
 	}
+	return setMTU(fd, s)
+}
+
+func setMTU(fd int, s DeviceSpec) error {
 	ifr, err := unix.NewIfreq(s.Name)
 	if err != nil {
 		return err
@@ -160,14 +177,18 @@ func openPlainTap(s DeviceSpec) ([]Device, error) {
 		for _, q := range queues {
 			q.Close()
 		}
-		return nil, fmt.Errorf("create TAP %s: %w", s.Name, err)
+		return nil, fmt.Errorf("create %s %s: %w", s.kind(), s.Name, err)
 	}
 	if err := refuseExisting(s.Name); err != nil {
 		return fail(err)
 	}
+	kind := water.DeviceType(water.TAP)
+	if s.TUN {
+		kind = water.TUN
+	}
 	for range s.Queues {
 		ifc, err := water.New(water.Config{
-			DeviceType: water.TAP,
+			DeviceType: kind,
 			PlatformSpecificParams: water.PlatformSpecificParams{
 				Name: s.Name, MultiQueue: s.Queues > 1,
 			},

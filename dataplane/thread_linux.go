@@ -23,14 +23,16 @@ type thread struct {
 	done  chan struct{}
 }
 
-// port is a file descriptor that a thread reads: a TAP queue with the network
-// it belongs to, or a wire with its UDP port.
+// port is a file descriptor that a thread reads: a device's queue with the
+// network or tunnel it belongs to, or a wire with where it receives.
 type port struct {
 	fd   int
+	of   *overlay // outbound: whose device it is
 	net  *network // outbound: the TAP's
+	tun  *tunnel  // outbound: the TUN's
 	dev  Device
-	wire Wire // inbound: what to read; outbound: where to send
-	udp  uint16
+	wire Wire     // inbound: what to read; outbound: where to send
+	at   endpoint // inbound
 }
 
 func newThread() (*thread, error) {
@@ -101,12 +103,12 @@ func (t *thread) kick() {
 	_, _ = unix.Write(t.wake, (*[8]byte)(unsafe.Pointer(&one))[:])
 }
 
-// pin keeps the calling thread to the worker's CPU among those the process may
-// use: a thread that wanders between CPUs has the devices' per-CPU backlogs
-// reorder its flows. Both threads of a worker share a CPU, so that a question
-// and its answer wake nobody on an idle one: half the round trip of threads on
-// two. With another number of workers than of CPUs the scheduler decides.
-func pin(worker, workers int) {
+// pin keeps the calling thread to the CPU number i, counted around, of those
+// that the process may use: a thread that wanders between CPUs has the devices'
+// per-CPU backlogs reorder its flows. The threads of a worker keep to
+// neighbours, so that a flow's data and its acknowledgements do not wait for
+// each other. With another number of workers than of CPUs the scheduler decides.
+func pin(i, workers int) {
 	var may, one unix.CPUSet
 	if unix.SchedGetaffinity(0, &may) != nil || may.Count() != workers {
 		return
@@ -115,7 +117,7 @@ func pin(worker, workers int) {
 		if !may.IsSet(cpu) {
 			continue
 		}
-		if seen == worker {
+		if seen == i%workers {
 			one.Set(cpu)
 			_ = unix.SchedSetaffinity(0, &one) // else it wanders
 			return
@@ -127,10 +129,10 @@ func pin(worker, workers int) {
 // loop runs until stop is set: it waits, and calls run for each port that is
 // readable. The epoch is taken over at the top, where nothing is in use. The
 // thread is not given back to the runtime, which would go on with it pinned.
-func (t *thread) loop(worker, workers int, epoch *atomic.Uint64, run func(*port)) {
+func (t *thread) loop(cpu, workers int, epoch *atomic.Uint64, run func(*port)) {
 	runtime.LockOSThread()
 	defer close(t.done)
-	pin(worker, workers)
+	pin(cpu, workers)
 	events := make([]unix.EpollEvent, 64)
 	var drain [8]byte
 	for {

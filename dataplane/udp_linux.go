@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"overtap/encap"
 )
 
 const (
@@ -18,7 +20,7 @@ const (
 	socketBuffer = 8 << 20
 	// receiveBatch datagrams are taken by one recvmmsg. Their buffers hold
 	// 64 KiB each, of which small datagrams touch only the first page.
-	receiveBatch = 64
+	receiveBatch = 128
 	// bufferStride staggers the buffers, so that their first lines do not all
 	// fall into the same sets of the cache.
 	bufferStride = MaxDatagram + 1 + 3*64
@@ -31,6 +33,7 @@ type hostEdges struct {
 	underlay netip.Addr
 	device   string
 	sources  *sourcePool
+	paths    *pathProbe
 	up       *uplink // nil without one
 	noUplink error   // why there is none
 }
@@ -48,13 +51,16 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 		return nil, err
 	}
 	e.sources = pool
+	if e.paths, err = e.openPathProbe(); err != nil {
+		return nil, errors.Join(err, pool.close())
+	}
 	if o.NoTunnelGSO {
 		e.noUplink = errors.New("it is switched off")
 		return e, nil
 	}
 	index, err := e.interfaceIndex()
 	if err != nil {
-		return nil, errors.Join(err, pool.close())
+		return nil, errors.Join(err, pool.close(), e.paths.close())
 	}
 	e.up, e.noUplink = openUplink(o.Underlay, index, e.device, workers)
 	return e, nil
@@ -63,12 +69,14 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
 
 func (e *hostEdges) Close() error {
-	err := e.sources.close()
+	err := errors.Join(e.sources.close(), e.paths.close())
 	if e.up != nil {
 		err = errors.Join(err, e.up.close())
 	}
 	return err
 }
+
+func (e *hostEdges) PathMTU(peer netip.Addr) encap.UnderlayMTU { return e.paths.ask(peer) }
 
 func (e *hostEdges) Beat() {
 	if e.up != nil {
@@ -122,7 +130,10 @@ func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error)
 		if err != nil {
 			return wires, fmt.Errorf("open UDP port %d: %w", port, err)
 		}
-		w := newUDPWire(fd, e)
+		w, err := newUDPWire(fd, e)
+		if err != nil {
+			return wires, fmt.Errorf("open UDP port %d: %w", port, err)
+		}
 		if e.up != nil {
 			w.up = &e.up.workers[i]
 		}
@@ -153,7 +164,11 @@ func (e *hostEdges) OpenGroup(group netip.Addr, port uint16) (Wire, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("join group %s: %w", group, err)
 	}
-	return newUDPWire(fd, e), nil
+	w, err := newUDPWire(fd, e)
+	if err != nil {
+		return nil, fmt.Errorf("open UDP port %d of group %s: %w", port, group, err)
+	}
+	return w, nil
 }
 
 func (e *hostEdges) join(fd int, group netip.Addr) error {

@@ -2,10 +2,13 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"net/netip"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"overtap/encap"
 )
 
 // mmsghdr is struct mmsghdr of recvmmsg(2).
@@ -24,6 +27,7 @@ type udpWire struct {
 	fd      int
 	v6      bool
 	sources *sourcePool
+	paths   *pathProbe
 	up      *uplinkWorker // nil without an uplink
 	rx      receiver
 	tx      transmitter
@@ -31,14 +35,22 @@ type udpWire struct {
 	singles []Send      // of such a run
 }
 
-func newUDPWire(fd int, e *hostEdges) *udpWire {
-	w := &udpWire{fd: fd, v6: e.underlay.Is6(), sources: e.sources}
+// newUDPWire takes over the socket, on an error too.
+func newUDPWire(fd int, e *hostEdges) (*udpWire, error) {
+	paths, err := e.openPathProbe()
+	if err != nil {
+		unix.Close(fd)
+		return nil, err
+	}
+	w := &udpWire{fd: fd, v6: e.underlay.Is6(), sources: e.sources, paths: paths}
 	w.rx.init()
-	return w
+	return w, nil
 }
 
 func (w *udpWire) FD() int      { return w.fd }
-func (w *udpWire) Close() error { return unix.Close(w.fd) }
+func (w *udpWire) Close() error { return errors.Join(unix.Close(w.fd), w.paths.close()) }
+
+func (w *udpWire) PathMTU(peer netip.Addr) encap.UnderlayMTU { return w.paths.ask(peer) }
 
 func (w *udpWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
 
@@ -46,12 +58,14 @@ func (w *udpWire) WriteWhole(s *Whole) bool {
 	return w.up.send(s, w.sources.port(s.Flow))
 }
 
-// Dropped reads SK_MEMINFO_DROPS of the socket.
-func (w *udpWire) Dropped() uint64 {
+func (w *udpWire) Dropped() uint64 { return socketDrops(w.fd) }
+
+// socketDrops reads SK_MEMINFO_DROPS of the socket.
+func socketDrops(fd int) uint64 {
 	const skMeminfoDrops, skMeminfoVars, soMeminfo = 8, 9, 55
 	var info [skMeminfoVars]uint32
 	size := uint32(unsafe.Sizeof(info))
-	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(w.fd), unix.SOL_SOCKET, soMeminfo,
+	_, _, e := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, soMeminfo,
 		uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
 	if e != 0 {
 		return 0
@@ -82,14 +96,23 @@ func (r *receiver) init() {
 }
 
 func (w *udpWire) ReadBatch(d []Datagram) (int, error) {
-	r := &w.rx
-	want := min(len(d), receiveBatch)
+	n, err := w.rx.receive(w.fd, len(d))
+	for i := range n {
+		w.decode(i, &d[i])
+	}
+	return n, err
+}
+
+// receive takes up to want messages from the socket and returns how many; it
+// does not block.
+func (r *receiver) receive(fd, want int) (int, error) {
+	want = min(want, receiveBatch)
 	for i := range want {
 		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		r.msgs[i].hdr.SetControllen(controlLen)
 		r.msgs[i].hdr.Flags = 0
 	}
-	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(w.fd),
+	n, _, e := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd),
 		uintptr(unsafe.Pointer(&r.msgs[0])), uintptr(want), unix.MSG_DONTWAIT, 0, 0)
 	if e != 0 {
 		if e == unix.EAGAIN || e == unix.EINTR {
@@ -97,19 +120,20 @@ func (w *udpWire) ReadBatch(d []Datagram) (int, error) {
 		}
 		return 0, e
 	}
-	for i := range int(n) {
-		w.decode(i, &d[i])
-	}
 	return int(n), nil
+}
+
+// message returns the bytes of the i-th message, and whether they are cut off.
+func (r *receiver) message(i int) (data []byte, truncated bool) {
+	m := &r.msgs[i]
+	return r.buffers[i*bufferStride:][:m.len:m.len], m.hdr.Flags&unix.MSG_TRUNC != 0
 }
 
 // decode fills d from the i-th message.
 func (w *udpWire) decode(i int, d *Datagram) {
 	m := &w.rx.msgs[i]
-	*d = Datagram{
-		Data:      w.rx.buffers[i*bufferStride:][:m.len:m.len],
-		Truncated: m.hdr.Flags&unix.MSG_TRUNC != 0,
-	}
+	data, truncated := w.rx.message(i)
+	*d = Datagram{Data: data, Truncated: truncated}
 	if w.v6 {
 		d.From = netip.AddrFrom16(w.rx.names[i].Addr)
 	} else {

@@ -29,17 +29,21 @@ import (
 // of routes, neighbours, devices or path MTU needs nobody to follow it.
 type uplink struct {
 	name     string
+	index    int
 	fd       int
 	verdicts *ebpf.Map
 	memory   []byte // of verdicts
 	program  *ebpf.Program
 	ingress  link.Link
-	ipsec    *ipsecWatch
-	devices  uplinkDevices
-	only     string                 // device that the underlay is bound to; "" = any
-	resting  atomic.Pointer[string] // why no device takes superframes; "" = one does
-	broken   atomic.Pointer[error]  // why it is of no use any more
-	workers  []uplinkWorker
+	// Of IP-in-IP, nil before a tunnel was opened (uplinkipip_linux.go).
+	ipipProgram *ebpf.Program
+	ipipIngress link.Link
+	ipsec       *ipsecWatch
+	devices     uplinkDevices
+	only        string                 // device that the underlay is bound to; "" = any
+	resting     atomic.Pointer[string] // why no device takes superframes; "" = one does
+	broken      atomic.Pointer[error]  // why it is of no use any more
+	workers     []uplinkWorker
 }
 
 // uplinkWorker is one outbound thread's share.
@@ -96,8 +100,7 @@ func openUplink(src netip.Addr, device int, only string, workers int) (_ *uplink
 	if err := u.openTap(); err != nil {
 		return nil, err
 	}
-	index, err := u.configure()
-	if err != nil {
+	if u.index, err = u.configure(); err != nil {
 		return nil, fmt.Errorf("configure %s: %w", u.name, err)
 	}
 	if err := u.openVerdicts(workers); err != nil {
@@ -107,7 +110,7 @@ func openUplink(src netip.Addr, device int, only string, workers int) (_ *uplink
 		return nil, err
 	}
 	u.ingress, err = link.AttachTCX(link.TCXOptions{
-		Interface: index, Program: u.program, Attach: ebpf.AttachTCXIngress,
+		Interface: u.index, Program: u.program, Attach: ebpf.AttachTCXIngress,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("attach the program to %s: %w", u.name, err)
@@ -141,6 +144,7 @@ func (u *uplink) look(asked int) {
 	for i, index := range u.devices.look(asked, u.only) {
 		atomic.StoreUint32(&allowed[i], index)
 	}
+	atomic.StoreUint32((*uint32)(unsafe.Pointer(&u.memory[ipipDeviceAt(len(u.workers))])), u.devices.onlyIndex(u.only))
 	why := u.devices.reason()
 	u.resting.Store(&why)
 }
@@ -211,7 +215,7 @@ func (u *uplink) configure() (index int, err error) {
 }
 
 func (u *uplink) openVerdicts(workers int) error {
-	size := workers*verdictStride + 4*maxUplinkDevices
+	size := ipipDeviceAt(workers) + 4
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
 		Name: "overtap_uplink", Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size),
 		MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE,
@@ -238,13 +242,15 @@ func (u *uplink) probe(src netip.Addr) error {
 	l4 := encap.EthernetHeaderLen + encap.IPv4HeaderLen
 	frame[12], frame[14], frame[23] = 0x08, 0x45, encap.ProtoUDP
 	w := &u.workers[0]
-	errno, v := w.write(&Whole{
+	w.head.port = 1
+	superframe := &Whole{
 		To: netip.AddrPortFrom(to, 1), TTL: 1, Data: frame, L3: encap.EthernetHeaderLen,
 		VNet: encap.VnetHdr{
 			GSOType: encap.VnetGSOUDPL4, HdrLen: uint16(l4 + encap.UDPHeaderLen), GSOSize: size,
 			CsumStart: uint16(l4), CsumOffset: udpSumAt,
 		},
-	}, 1)
+	}
+	errno, v := w.write(superframe, w.head.put(w.buf[:], superframe))
 	switch {
 	case errno != 0:
 		return fmt.Errorf("write to %s: %w", u.name, errno)
@@ -262,6 +268,12 @@ func (u *uplink) close() error {
 	var errs []error
 	if u.ipsec != nil {
 		errs = append(errs, u.ipsec.close())
+	}
+	if u.ipipIngress != nil {
+		errs = append(errs, u.ipipIngress.Close())
+	}
+	if u.ipipProgram != nil {
+		errs = append(errs, u.ipipProgram.Close())
 	}
 	if u.ingress != nil {
 		errs = append(errs, u.ingress.Close())
@@ -312,8 +324,14 @@ func (w *uplinkWorker) takes(peer netip.Addr) bool {
 
 // send passes s on uncut, or reports false when the socket has to.
 func (w *uplinkWorker) send(s *Whole, port uint16) bool {
+	w.head.port = port
+	return w.judge(s, w.head.put(w.buf[:], s))
+}
+
+// judge writes s behind the headers, of n bytes, and notes what became of it.
+func (w *uplinkWorker) judge(s *Whole, n int) bool {
 	u := w.up
-	errno, v := w.write(s, port)
+	errno, v := w.write(s, n)
 	if errno == 0 && v == verdictSent {
 		w.sent.Add(1)
 		return true
@@ -337,10 +355,9 @@ func (w *uplinkWorker) send(s *Whole, port uint16) bool {
 	return false
 }
 
-// write builds the headers and writes them with the superframe.
-func (w *uplinkWorker) write(s *Whole, port uint16) (unix.Errno, verdict) {
-	w.head.port = port
-	n := w.head.put(w.buf[:], s)
+// write writes the headers, of n bytes, with the superframe; n is 0 when that is
+// too long.
+func (w *uplinkWorker) write(s *Whole, n int) (unix.Errno, verdict) {
 	if n == 0 {
 		return unix.EMSGSIZE, verdictNone
 	}
@@ -387,7 +404,7 @@ func refusal(e unix.Errno, v verdict) int {
 	switch {
 	case e == unix.EMSGSIZE || v == verdictTooBig:
 		return refusedTooBig
-	case e != 0 || v == verdictNone || v == verdictForwardOff:
+	case e != 0 || v == verdictNone || v == verdictForwardOff || v == verdictReshape:
 		return refusedByKernel
 	case v == verdictNoNeighbour:
 		return refusedNoNeighbour

@@ -118,6 +118,19 @@ func (d *uplinkDevices) reason() string {
 	return strings.Join(why, "; ")
 }
 
+// onlyIndex is what the program of IP-in-IP is told of the device that the
+// underlay is bound to: anyDevice when that is none.
+func (d *uplinkDevices) onlyIndex(name string) uint32 {
+	if name == "" {
+		return anyDevice
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err != nil || unix.IoctlIfreq(d.control, unix.SIOCGIFINDEX, ifr) != nil {
+		return noDevice
+	}
+	return ifr.Uint32()
+}
+
 func (d *uplinkDevices) nameOf(index int) (string, error) {
 	ifr, err := unix.NewIfreq("")
 	if err != nil {

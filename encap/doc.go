@@ -1,7 +1,8 @@
 // Package encap knows bytes and nothing else: the VXLAN header, views over the
 // Ethernet, IP and transport headers inside it, the Internet checksum, ECN
-// across a tunnel (RFC 6040), flow entropy and MTU arithmetic. It does no
-// input or output, keeps no state and allocates nothing on a frame's road.
+// across a tunnel (RFC 6040), flow entropy, MTU arithmetic and the ICMP errors
+// of a tunnel. It does no input or output, keeps no state and allocates nothing
+// on a frame's road.
 //
 // A view (Ethernet, IPv4, IPv6, TCP, UDP, ICMPv4, ICMPv6, ARP, ND) is a frame's
 // bytes seen as one header and what follows it. Its Parse function checks every

@@ -36,6 +36,14 @@ const (
 	MinOverlayMTU6 OverlayMTU = 1280
 )
 
+// MinUnderlayMTU4 and MinUnderlayMTU6 are the least path MTUs that are believed:
+// what Linux lets a router's word bring it down to over IPv4 (ip_rt_min_pmtu's
+// default), and IPv6's least MTU (RFC 8201 section 4).
+const (
+	MinUnderlayMTU4 UnderlayMTU = 552
+	MinUnderlayMTU6 UnderlayMTU = 1280
+)
+
 // VXLANOverlay returns the overlay MTU that fits an underlay of MTU u, over
 // IPv6 when v6. It is an error when nothing useful is left.
 func (u UnderlayMTU) VXLANOverlay(v6 bool) (OverlayMTU, error) {

@@ -1,9 +1,9 @@
 package encap
 
 // Transport says where the IP packet of a frame and its transport header stand.
-// Offsets count bytes from the start of the frame; 0 < L3 < L4 <= End.
+// Offsets count bytes from the start of the frame; L3 < L4 <= End.
 type Transport struct {
-	L3 int // the IP header
+	L3 int // the IP header; 0 where the frame is the packet itself, without Ethernet
 	L4 int // the transport header, whole or not: its own view checks that
 	// End is where the IP packet ends; what follows in the frame is padding.
 	End int
@@ -30,30 +30,44 @@ func FindTransport(frame []byte) (Transport, bool) {
 	if err != nil {
 		return Transport{}, false
 	}
-	l3 := eth.L3Offset()
 	switch eth.EtherType() {
 	case EtherTypeIPv4:
-		p, err := ParseIPv4(eth.Payload())
-		if err != nil {
-			return Transport{}, false
-		}
-		return Transport{
-			L3: l3, L4: l3 + p.HeaderLen(), End: l3 + len(p),
-			Kind: Kind{Proto: p.Protocol(), Fragment: p.IsFragment()},
-		}, true
+		return transport4(eth.Payload(), eth.L3Offset())
 	case EtherTypeIPv6:
-		p, err := ParseIPv6(eth.Payload())
-		if err != nil {
-			return Transport{}, false
-		}
-		proto, offset, fragment, ok := p.Transport()
-		if !ok {
-			return Transport{}, false
-		}
-		return Transport{
-			L3: l3, L4: l3 + offset, End: l3 + len(p),
-			Kind: Kind{V6: true, Proto: proto, Fragment: fragment},
-		}, true
+		return transport6(eth.Payload(), eth.L3Offset())
 	}
 	return Transport{}, false
+}
+
+// FindPacketTransport is FindTransport for an IPv4 packet without Ethernet
+// header, as a TUN device has it: L3 is 0.
+func FindPacketTransport(packet []byte) (Transport, bool) { return transport4(packet, 0) }
+
+// transport4 is FindTransport for the IPv4 packet at the start of b, which
+// stands at l3 in its frame.
+func transport4(b []byte, l3 int) (Transport, bool) {
+	p, err := ParseIPv4(b)
+	if err != nil {
+		return Transport{}, false
+	}
+	return Transport{
+		L3: l3, L4: l3 + p.HeaderLen(), End: l3 + len(p),
+		Kind: Kind{Proto: p.Protocol(), Fragment: p.IsFragment()},
+	}, true
+}
+
+// transport6 is transport4 for IPv6.
+func transport6(b []byte, l3 int) (Transport, bool) {
+	p, err := ParseIPv6(b)
+	if err != nil {
+		return Transport{}, false
+	}
+	proto, offset, fragment, ok := p.Transport()
+	if !ok {
+		return Transport{}, false
+	}
+	return Transport{
+		L3: l3, L4: l3 + offset, End: l3 + len(p),
+		Kind: Kind{V6: true, Proto: proto, Fragment: fragment},
+	}, true
 }

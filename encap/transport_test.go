@@ -175,3 +175,29 @@ func BenchmarkFindTransport(b *testing.B) {
 		})
 	}
 }
+
+// TestFindPacketTransport wants of a packet without Ethernet what FindTransport
+// wants of the frame around it.
+func TestFindPacketTransport(t *testing.T) {
+	for name, frame := range sampleFrames(t) {
+		want, ok := FindTransport(frame)
+		if !ok {
+			continue
+		}
+		packet := frame[want.L3:]
+		got, ok := FindPacketTransport(packet)
+		if want.V6 {
+			equal(t, name+": found", ok, false)
+			continue
+		}
+		equal(t, name+": found", ok, true)
+		equal(t, name+": hash", got.FlowHash(packet), want.FlowHash(frame))
+		want.L4, want.End, want.L3 = want.L4-want.L3, want.End-want.L3, 0
+		equal(t, name, got, want)
+		for n := range packet[:want.End] {
+			if got, ok := FindPacketTransport(packet[:n]); ok {
+				t.Errorf("%s cut to %d bytes: %+v", name, n, got)
+			}
+		}
+	}
+}

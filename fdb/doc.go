@@ -1,7 +1,8 @@
-// Package fdb holds the forwarding state of VXLAN networks and nothing else:
-// which MAC lives behind which remote VTEP (Table), and which VTEPs there are,
-// who gets a copy of BUM frames and whom we take frames from (Peers). It opens
-// no socket, starts no goroutine and reads no clock but its own (Clock), which
+// Package fdb holds the forwarding state of the overlay and nothing else: which
+// MAC of a VXLAN network lives behind which remote VTEP (Table), which prefix of
+// an IP-in-IP tunnel behind which peer (Routes), and which peers there are, who
+// gets a copy of BUM frames and whom we take frames from (Peers). It opens no
+// socket, starts no goroutine and reads no clock but its own (Clock), which
 // the engine advances on its beat.
 //
 // # Who may call what

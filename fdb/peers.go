@@ -22,6 +22,7 @@ type Peers struct {
 	byID   atomic.Pointer[[]atomic.Pointer[peer]] // a retired peer stays until released
 	flood  atomic.Pointer[[]Target]
 
+	narrow  atomic.Uint64 // not 0 while a peer may have a path MTU; changes with each
 	writer  token
 	count   atomic.Int64
 	learned atomic.Int64
@@ -41,6 +42,8 @@ type peer struct {
 	addr  netip.Addr // unmapped
 	state atomic.Uint32
 	seen  atomic.Uint32 // second of the last frame; kept only while learned
+	pmtu  atomic.Uint32 // bytes; 0 = no limit is known
+	asked atomic.Uint32 // second in which pmtu was set
 }
 
 // The states of a peer.

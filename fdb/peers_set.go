@@ -6,6 +6,8 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+
+	"overtap/encap"
 )
 
 // Peer is a listed VTEP as it shall be.
@@ -19,8 +21,9 @@ type PeerInfo struct {
 	ID      PeerID
 	Addr    netip.Addr
 	Flood   bool
-	Learned bool   // admitted by the policy, not listed
-	Idle    uint32 // seconds since the last frame from a learned peer; 0 for listed ones
+	Learned bool              // admitted by the policy, not listed
+	Idle    uint32            // seconds since the last frame from a learned peer; 0 for listed ones
+	PathMTU encap.UnderlayMTU // 0 = no limit is known
 }
 
 // Set makes want the listed peers and policy the admission. Peers that stay keep
@@ -177,7 +180,7 @@ func (p *Peers) All() iter.Seq[PeerInfo] {
 			if r == nil {
 				continue
 			}
-			info := PeerInfo{ID: r.id, Addr: r.addr}
+			info := PeerInfo{ID: r.id, Addr: r.addr, PathMTU: r.pathMTU()}
 			switch r.state.Load() {
 			case stateRetired:
 				continue

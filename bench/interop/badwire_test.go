@@ -80,6 +80,17 @@ func ipv4(tos uint8, length int, src, dst netip.Addr) []byte {
 	return b
 }
 
+// ipv6 is ipv4 for IPv6.
+func ipv6(class uint8, length int, src, dst netip.Addr) []byte {
+	b := make([]byte, length)
+	binary.BigEndian.PutUint32(b, 6<<28|uint32(class)<<20)
+	binary.BigEndian.PutUint16(b[4:], uint16(length-encap.IPv6HeaderLen))
+	b[6], b[7] = 253, 64
+	copy(b[8:], src.AsSlice())
+	copy(b[24:], dst.AsSlice())
+	return b
+}
+
 // What a peer, or who pretends to be one, sends amiss is dropped and counted
 // under its name, and the honest traffic goes on.
 func TestBadInputFromTheWire(t *testing.T) {
@@ -108,6 +119,9 @@ func testBadInput(t *testing.T, v6 bool) {
 	ip := func(tos uint8, length int) []byte {
 		return ethernet(a.MAC, station, nil, unix.ETH_P_IP, ipv4(tos, length, b.IPv4, a.IPv4))
 	}
+	ip6 := func(tos uint8, length int) []byte {
+		return ethernet(a.MAC, station, nil, unix.ETH_P_IPV6, ipv6(tos, length, b.IPv6, a.IPv6))
+	}
 	honest := frame(a.MAC, station)
 	const ce = 3
 	cases := []struct {
@@ -135,6 +149,7 @@ func testBadInput(t *testing.T, v6 bool) {
 		{"spanning tree", good, 0, vxlan(8, 100, frame(0x0180_c200_0000, station)), "blue", dataplane.DropBridgeControl},
 		{"LLDP", good, 0, vxlan(8, 100, frame(0x0180_c200_000e, station)), "blue", dataplane.DropBridgeControl},
 		{"congestion on not-ECT", good, ce, vxlan(8, 100, ip(0, 100)), "blue", dataplane.DropIPTunnelECN},
+		{"congestion on not-ECT of IPv6", good, ce, vxlan(8, 100, ip6(0xb8, 100)), "blue", dataplane.DropIPTunnelECN},
 		{"larger than the MTU", good, 0, vxlan(8, 100, ip(0, int(a.MTU)+1)), "blue", dataplane.DropTooBig},
 		{"larger, and no IP", good, 0, vxlan(8, 100,
 			ethernet(a.MAC, station, nil, etherTest, marked(int(a.MTU)+100, ""))), "blue", dataplane.DropTooBig},
@@ -176,14 +191,23 @@ func testBadInput(t *testing.T, v6 bool) {
 		if got := d.stats().Networks[0].ReservedBits; got != 1 {
 			t.Errorf("%d counted for reserved bits, want 1", got)
 		}
-		for _, ecn := range []struct{ outer, inner, want uint8 }{
-			{ce, 2, ce}, {ce, 1, ce}, {ce, ce, ce}, {1, 2, 1}, {2, 2, 2}, {2, 0, 0}, {0, ce, ce},
+		// RFC 6040 section 4.2, figure 4: by inner codepoint, then by outer. What
+		// is not here is dropped, as above.
+		const ect1, ect0 = 1, 2
+		for inner, row := range map[uint8]map[uint8]uint8{
+			0:    {0: 0, ect0: 0, ect1: 0},
+			ect0: {0: ect0, ect0: ect0, ect1: ect1, ce: ce},
+			ect1: {0: ect1, ect0: ect1, ect1: ect1, ce: ce},
+			ce:   {0: ce, ect0: ce, ect1: ce, ce: ce},
 		} {
-			good.send(ecn.outer, vxlan(8, 100, ip(0xb8|ecn.inner, 100)))
-			got := ear.arrivals(1, func(s seen) bool { return s.src() == station })
-			want := ethernet(a.MAC, station, nil, unix.ETH_P_IP, ipv4(0xb8|ecn.want, 100, b.IPv4, a.IPv4))
-			if len(got) != 1 || !slices.Equal(got[0].data, want) {
-				t.Errorf("outer ECN %d, inner %d: %d frames %v, want % x", ecn.outer, ecn.inner, len(got), got, want)
+			for outer, want := range row {
+				for _, packet := range []func(uint8, int) []byte{ip, ip6} {
+					good.send(0x28|outer, vxlan(8, 100, packet(0xb8|inner, 100)))
+					got := ear.arrivals(1, func(s seen) bool { return s.src() == station })
+					if want := packet(0xb8|want, 100); len(got) != 1 || !slices.Equal(got[0].data, want) {
+						t.Errorf("outer ECN %d, inner %d: %d frames %v, want % x", outer, inner, len(got), got, want)
+					}
+				}
 			}
 		}
 	})

@@ -40,7 +40,7 @@ func delAddr(t testing.TB, h *netlab.Host, dev string, p netip.Prefix) {
 func delRoute(t testing.TB, h *netlab.Host, p netip.Prefix) {
 	t.Helper()
 	nl := must[*netlink.Handle](t)(h.Netlink())
-	check(t, nl.RouteDel(&netlink.Route{Dst: ipNet(p)}))
+	check(t, nl.RouteDel(&netlink.Route{Dst: ipNet(p), Scope: netlink.SCOPE_NOWHERE}))
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

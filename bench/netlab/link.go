@@ -176,6 +176,16 @@ func (h *Host) AddRoute(dst netip.Prefix, via netip.Addr, dev string) error {
 	})
 }
 
+// AddOnlinkRoute adds a route to dst by way of the device, through a next hop
+// that is taken to be on its link although no subnet says so.
+func (h *Host) AddOnlinkRoute(dst netip.Prefix, via netip.Addr, dev string) error {
+	return h.onLink("add route to "+dst.String(), dev, func(nl *netlink.Handle, l netlink.Link) error {
+		return nl.RouteAdd(&netlink.Route{
+			LinkIndex: l.Attrs().Index, Dst: ipNet(dst.Masked()), Gw: via.AsSlice(), Flags: int(netlink.FLAG_ONLINK),
+		})
+	})
+}
+
 // ErrNoMAC is what MAC returns of a device without one, such as a TUN.
 var ErrNoMAC = errors.New("it has none")
 

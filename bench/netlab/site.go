@@ -20,6 +20,7 @@ type SiteSpec struct {
 	Count       int  // sites; 0 = 2; at most 26
 	V6          bool // tunnels run over the underlay's IPv6 addresses
 	UnderlayMTU encap.UnderlayMTU
+	Hop         encap.UnderlayMTU // of a link between routers on the way; 0 = there are none; two sites only
 	Offload     Offload
 }
 
@@ -50,6 +51,9 @@ func (l *Lab) Sites(s SiteSpec) ([]*Site, error) {
 	if s.UnderlayMTU == 0 {
 		s.UnderlayMTU = 1500
 	}
+	if s.Hop != 0 && s.Count != 2 {
+		return nil, fmt.Errorf("lab %s: %d sites with routers between: want 2", l.name, s.Count)
+	}
 	mtu, err := s.UnderlayMTU.VXLANOverlay(s.V6)
 	if err != nil {
 		return nil, err
@@ -60,7 +64,12 @@ func (l *Lab) Sites(s SiteSpec) ([]*Site, error) {
 			return nil, err
 		}
 	}
-	if err := l.Underlay(int(s.UnderlayMTU), hosts...); err != nil {
+	if s.Hop == 0 {
+		err = l.Underlay(int(s.UnderlayMTU), hosts...)
+	} else {
+		err = l.RoutedUnderlay(int(s.UnderlayMTU), int(s.Hop), hosts[0], hosts[1])
+	}
+	if err != nil {
 		return nil, err
 	}
 	if err := l.SetUnderlayOffload(s.Offload, hosts...); err != nil {

@@ -230,3 +230,24 @@ func TestOffloads(t *testing.T) {
 		t.Error("a fixed feature was switched")
 	}
 }
+
+// TestRoutedUnderlay: a host is told by its router what does not fit the link
+// behind it, each way, over both families.
+func TestRoutedUnderlay(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Hop: 1400}))
+	a, b := sites[0], sites[1]
+	for _, v6 := range []bool{false, true} {
+		for _, way := range [][2]*netlab.Site{{a, b}, {b, a}} {
+			from, to := way[0].Host, netlab.UnderlayAddr(way[1].N, v6)
+			pingAll(t, from, to, 1400-48)
+			r := must[netlab.PingResult](t)(netlab.Ping(from, to, netlab.PingOptions{Count: 2, Size: 1400, DF: true, Timeout: 100 * time.Millisecond}))
+			if r.Received != 0 || r.PathMTU != 1400 {
+				t.Errorf("%s to %v: %v, path MTU %d, want 1400", from.Name(), to, r, r.PathMTU)
+			}
+		}
+	}
+	if _, err := lab.Sites(netlab.SiteSpec{Count: 3, Hop: 1400}); err == nil {
+		t.Error("three sites with routers between")
+	}
+}

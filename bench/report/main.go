@@ -5,6 +5,8 @@
 //	go run ./bench/report [-runs 5] [-duration 2s] [-underlay all,notunnel,none]
 //	    [-rows plain,kernel,overtap,overtap2] [-loads …] [-overtap FILE] [-out bench/out]
 //
+// The rows routed and ipip are IP-in-IP and what that is compared with.
+//
 // It needs root, for the hosts are network namespaces, and unless it is given a
 // binary the go command and this module's source.
 package main
@@ -61,7 +63,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs.DurationVar(&o.plan.Options.Duration, "duration", 2*time.Second, "how long a turn sends")
 	fs.StringVar(&underlays, "underlay", names(netlab.Offloads, bench.UnderlayName),
 		"kinds of underlay: with all offloads, without tunnel segmentation, with none")
-	fs.StringVar(&rows, "rows", names(bench.Rows, func(r bench.Row) string { return string(r) }), "who makes the tunnel")
+	fs.StringVar(&rows, "rows", rowNames(bench.DefaultRows),
+		"who makes the tunnel: some of "+rowNames(bench.Rows))
 	fs.StringVar(&loads, "loads", names(bench.Loads, func(l bench.Load) string { return l.Name }), "what is sent")
 	fs.StringVar(&o.plan.Binary, "overtap", "", "the `FILE` to run; \"\" = build it from this module")
 	fs.StringVar(&o.out, "out", filepath.Join("bench", "out"), "`DIRECTORY` for bench.md, bench.json and bench.svg; \"\" = none")
@@ -88,6 +91,10 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		return o, usageError{fmt.Errorf("-duration %v: want 10ms to 1h", o.plan.Options.Duration)}
 	}
 	return o, nil
+}
+
+func rowNames(rows []bench.Row) string {
+	return names(rows, func(r bench.Row) string { return string(r) })
 }
 
 // names joins the names of all.

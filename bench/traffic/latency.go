@@ -32,7 +32,8 @@ func (r LatencyResult) String() string {
 		r.Sent, r.Lost, r.Min, r.Median, r.P90, r.P99, r.Max)
 }
 
-// Latency sends a datagram, waits for its echo, and again.
+// Latency sends a datagram, waits for its echo, and again. Each end keeps to a
+// CPU of its own where there are several, as it would on two hosts.
 func Latency(ctx context.Context, from, to End, o LatencyOptions) (LatencyResult, error) {
 	if o.Count == 0 {
 		o.Count = 1000
@@ -78,9 +79,13 @@ func latency(ctx context.Context, from, to End, o LatencyOptions) (LatencyResult
 
 	stop, cancel := context.WithCancel(ctx)
 	var echoed sync.WaitGroup
-	echoed.Go(func() { echo(stop, far, o.Size) })
+	echoed.Go(func() {
+		defer keepTo(1)()
+		echo(stop, far, o.Size)
+	})
 	defer echoed.Wait()
 	defer cancel()
+	defer keepTo(0)()
 
 	var rtts []time.Duration
 	out, in := make([]byte, o.Size), make([]byte, o.Size)

@@ -43,7 +43,7 @@ func load(c *cobra.Command, path string) (*config.Config, error) {
 
 // summarize prints what a sound configuration holds.
 func summarize(w io.Writer, path string, cfg *config.Config) error {
-	fmt.Fprintf(w, "%s: sound: underlay %s, %s\n", path, cfg.Underlay.Address, plural(len(cfg.VXLAN), "network", "networks"))
+	fmt.Fprintf(w, "%s: sound: underlay %s, %s\n", path, cfg.Underlay.Address, plural(len(cfg.VXLAN)+len(cfg.IPIP), "network", "networks"))
 	t := table{header: []string{"NETWORK", "VNI", "PORT", "DEVICE", "MAC", "MTU", "BRIDGE", "PEERS", "FDB"}}
 	for _, v := range cfg.VXLAN {
 		mtu := "underlay's"
@@ -51,6 +51,17 @@ func summarize(w io.Writer, path string, cfg *config.Config) error {
 			mtu = fmt.Sprint(v.MTU)
 		}
 		t.add(v.Name, v.VNI, v.Port, v.TAP, v.MAC, mtu, v.Bridge, len(v.Peers), len(v.FDB))
+	}
+	if err := t.print(w); err != nil {
+		return err
+	}
+	t = table{header: []string{"IP-IN-IP", "MTU", "ADDRESSES", "ROUTES"}}
+	for _, v := range cfg.IPIP {
+		mtu := "underlay's"
+		if v.MTU != 0 {
+			mtu = fmt.Sprint(v.MTU)
+		}
+		t.add(v.Name, mtu, joined(v.Addresses, ","), len(v.Routes))
 	}
 	return t.print(w)
 }

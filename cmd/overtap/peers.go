@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -40,16 +41,19 @@ func newPeersCommand() *cobra.Command {
 }
 
 func peerTable(peers []dataplane.PeerStats) *table {
-	t := &table{header: []string{"NETWORK", "PEER", "FLOOD", "ORIGIN", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
+	t := &table{header: []string{"NETWORK", "PEER", "FLOOD", "ORIGIN", "PMTU", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
 	for _, p := range peers {
-		flood, origin := "no", "static"
+		flood, origin, pmtu := "no", "static", "-"
 		if p.Flood {
 			flood = "yes"
 		}
 		if p.Learned {
 			origin = "learned"
 		}
-		t.add(p.Network, p.Peer, flood, origin, p.TxPackets, p.TxBytes, p.RxPackets, p.RxBytes)
+		if p.PathMTU != 0 {
+			pmtu = strconv.Itoa(int(p.PathMTU))
+		}
+		t.add(p.Network, p.Peer, flood, origin, pmtu, p.TxPackets, p.TxBytes, p.RxPackets, p.RxBytes)
 	}
 	return t
 }

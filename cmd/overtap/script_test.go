@@ -173,13 +173,17 @@ func (f *fakeDaemon) Status() control.Status {
 	}
 	if f.full {
 		s.Networks = []control.NetworkStatus{{
-			NetworkInfo: dataplane.NetworkInfo{Network: "blue", VNI: 100, Port: 4789, Device: "vx-blue",
+			NetworkInfo: dataplane.NetworkInfo{Network: "blue", Kind: dataplane.KindVXLAN, VNI: 100, Port: 4789, Device: "vx-blue",
 				MAC: 0x0242c0000201, MTU: 1450, Queues: 2, Offloads: []string{"csum", "tso4"}},
 			Bridge: "br-blue", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")},
 			Entries: 2, EntriesLearned: 1, EntriesMax: 65536,
 		}, {
-			NetworkInfo: dataplane.NetworkInfo{Network: "red", VNI: 101, Port: 8472, Device: "red", MTU: 1450, Lost: true},
+			NetworkInfo: dataplane.NetworkInfo{Network: "red", Kind: dataplane.KindVXLAN, VNI: 101, Port: 8472, Device: "red", MTU: 1450, Lost: true},
+		}, {
+			NetworkInfo: dataplane.NetworkInfo{Network: "green", Kind: dataplane.KindIPIP, Device: "green", MTU: 1480, Queues: 2, Offloads: []string{"csum"}},
+			Addresses:   []netip.Prefix{netip.MustParsePrefix("172.245.1.1/30")}, Entries: 3,
 		}}
+		s.Warnings = []string{"the kernel has IP-in-IP too (tunl0)"}
 		s.Attachments = f.attached
 	}
 	return s
@@ -191,13 +195,14 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 	}
 	return dataplane.Stats{
 		Networks: []dataplane.NetworkStats{
-			{Network: "blue", VNI: 100, Port: 4789, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100, RxPackets: 22, RxBytes: 2200},
-				Flooded: 3, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
-			{Network: "red", VNI: 101, Port: 8472, EntriesMax: 10},
+			{Network: "blue", Kind: dataplane.KindVXLAN, VNI: 100, Port: 4789, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100, RxPackets: 22, RxBytes: 2200},
+				Flooded: 3, Suppressed: 4, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
+			{Network: "red", Kind: dataplane.KindVXLAN, VNI: 101, Port: 8472, EntriesMax: 10},
+			{Network: "green", Kind: dataplane.KindIPIP, Traffic: dataplane.Traffic{TxPackets: 4, TxBytes: 400}, Entries: 3},
 		},
 		Peers: []dataplane.PeerStats{
 			{Network: "blue", Peer: peer2, Flood: true, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100}},
-			{Network: "red", Peer: peer3, Learned: true, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
+			{Network: "red", Peer: peer3, Learned: true, PathMTU: 1400, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
 		},
 		Drops: []dataplane.DropStats{
 			{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7},
@@ -226,6 +231,19 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return slices.DeleteFunc(all, func(e dataplane.FDBEntry) bool { return e.Network != network }), nil
 	}
 	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+}
+
+func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	if !f.full {
+		return nil, nil
+	}
+	if network == "green" {
+		return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+	}
+	return []dataplane.NeighborEntry{
+		{Network: "blue", VNI: 100, Address: netip.MustParseAddr("10.0.1.4"), MAC: staticMAC, Origin: "static"},
+		{Network: "blue", VNI: 100, Address: netip.MustParseAddr("2001:db8:1::4"), MAC: staticMAC, Origin: "static"},
+	}, nil
 }
 
 func (f *fakeDaemon) AddFDB(e control.Entry) error {

@@ -39,11 +39,12 @@ func newStatsCommand() *cobra.Command {
 
 // printStats prints one table a subject, and leaves out those that are empty.
 func printStats(w io.Writer, s dataplane.Stats) error {
-	networks := &table{header: []string{"NETWORK", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
-		"FLOODED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
+	networks := &table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
+		"FLOODED", "SUPPRESSED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
 	for _, n := range s.Networks {
-		networks.add(n.Network, n.VNI, n.Port, n.TxPackets, n.TxBytes, n.RxPackets, n.RxBytes,
-			n.Flooded, n.Entries, n.EntriesLearned, n.EntriesMax, n.LearnMoved, n.LearnRefused)
+		networks.add(n.Network, n.Kind, ofVXLAN(n.Kind, n.VNI), ofVXLAN(n.Kind, n.Port), n.TxPackets, n.TxBytes, n.RxPackets, n.RxBytes,
+			ofVXLAN(n.Kind, n.Flooded), ofVXLAN(n.Kind, n.Suppressed), n.Entries, ofVXLAN(n.Kind, n.EntriesLearned), ofVXLAN(n.Kind, n.EntriesMax),
+			ofVXLAN(n.Kind, n.LearnMoved), ofVXLAN(n.Kind, n.LearnRefused))
 	}
 	drops := &table{header: []string{"DROPPED", "NETWORK", "DIRECTION", "REASON", "WHY"}}
 	for _, d := range s.Drops {
@@ -52,7 +53,11 @@ func printStats(w io.Writer, s dataplane.Stats) error {
 	wire := &table{header: []string{"SOCKET DROPPED", "PORT", "WHY"}}
 	for _, v := range s.Wire {
 		if v.SocketDropped > 0 {
-			wire.add(v.SocketDropped, v.Port, "the kernel found the receive buffer full")
+			port := fmt.Sprint(v.Port)
+			if v.Port == 0 {
+				port = "IP-in-IP"
+			}
+			wire.add(v.SocketDropped, port, "the kernel found the receive buffer full")
 		}
 	}
 

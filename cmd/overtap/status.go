@@ -67,23 +67,34 @@ func printStatus(w io.Writer, s control.Status) error {
 		fmt.Fprintln(w, "segments  refused by the route to some peer: every datagram is sent alone there")
 	}
 	fmt.Fprintf(w, "uplink    %s\n", uplink(s.Uplink))
+	for _, warning := range s.Warnings {
+		fmt.Fprintf(w, "warning   %s\n", warning)
+	}
 	if len(s.Networks) == 0 {
 		return printAttachments(w, s.Attachments)
 	}
 	fmt.Fprintln(w)
-	t := table{header: []string{"NETWORK", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
+	t := table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
 	for _, n := range s.Networks {
 		state := "up"
 		if n.Lost {
 			state = "lost"
 		}
-		t.add(n.Network, n.VNI, n.Port, n.Device, state, n.MAC, n.MTU, n.Bridge, joined(n.Addresses, ","),
+		t.add(n.Network, n.Kind, ofVXLAN(n.Kind, n.VNI), ofVXLAN(n.Kind, n.Port), n.Device, state, ofVXLAN(n.Kind, n.MAC), n.MTU, n.Bridge, joined(n.Addresses, ","),
 			n.Entries, n.Queues, strings.Join(n.Offloads, ","))
 	}
 	if err := t.print(w); err != nil {
 		return err
 	}
 	return printAttachments(w, s.Attachments)
+}
+
+// ofVXLAN is a cell that means nothing in the row of a tunnel.
+func ofVXLAN(k dataplane.Kind, cell any) any {
+	if k == dataplane.KindIPIP {
+		return ""
+	}
+	return cell
 }
 
 func printAttachments(w io.Writer, all []attach.Attachment) error {

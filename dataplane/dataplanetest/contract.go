@@ -22,16 +22,17 @@ const (
 )
 
 // Payloads returns copies of the UDP payloads that s sends, cut as the kernel
-// cuts them. It is an error when s breaks the contract of dataplane.Send or no
-// socket would take it.
+// cuts them, or the inner packets when its port is 0 (IP-in-IP). It is an error
+// when s breaks the contract of dataplane.Send or no socket would take it.
 func Payloads(s *dataplane.Send) ([][]byte, error) {
 	addr := s.To.Addr()
+	tunnel := s.To.Port() == 0
 	most := maxUDP4
 	if addr.Is6() {
 		most = maxUDP6
 	}
 	switch {
-	case !addr.IsValid() || addr.Is4In6() || s.To.Port() == 0:
+	case !addr.IsValid() || addr.Is4In6() || tunnel && addr.Is6():
 		return nil, fmt.Errorf("destination %s", s.To)
 	case s.TTL == 0:
 		return nil, errors.New("TTL 0")
@@ -59,6 +60,9 @@ func Payloads(s *dataplane.Send) ([][]byte, error) {
 			at = nil
 		}
 	}
+	if tunnel {
+		return payloads, checkPackets(payloads)
+	}
 	if total > most {
 		return nil, fmt.Errorf("%d bytes: the longest datagram or run has %d", total, most)
 	}
@@ -71,6 +75,22 @@ func Payloads(s *dataplane.Send) ([][]byte, error) {
 		}
 	}
 	return payloads, nil
+}
+
+// checkPackets wants IPv4 packets that fit into another.
+func checkPackets(payloads [][]byte) error {
+	for i, b := range payloads {
+		p, err := encap.ParseIPv4(b)
+		switch {
+		case err != nil:
+			return fmt.Errorf("packet %d: %w", i, err)
+		case len(p) != len(b):
+			return fmt.Errorf("packet %d: %d bytes, of which it counts %d", i, len(b), len(p))
+		case len(b) > 65535-encap.IPIPOverhead:
+			return fmt.Errorf("packet %d: %d bytes do not fit into a packet", i, len(b))
+		}
+	}
+	return nil
 }
 
 // checkVXLAN wants the I flag, no other bit but the VNI's, and a whole Ethernet
@@ -98,20 +118,15 @@ func CheckOutFrame(s *dataplane.DeviceSpec, f *dataplane.OutFrame) error {
 	if len(data) > dataplane.MaxFrame {
 		return fmt.Errorf("%d bytes: the longest frame has %d", len(data), dataplane.MaxFrame)
 	}
-	eth, err := encap.ParseEthernet(data)
+	l3, most, err := network(s, data)
 	if err != nil {
-		return fmt.Errorf("its Ethernet header: %w", err)
+		return err
 	}
 	if s.Plain && f.VNet != (encap.VnetHdr{}) {
 		return fmt.Errorf("%+v on a TAP without vnet header", f.VNet)
 	}
 	if err := checkVnet(f.VNet, len(data)); err != nil {
 		return fmt.Errorf("%+v of a frame of %d bytes: %w", f.VNet, len(data), err)
-	}
-	// A frame that is not IP may be of a kind whose tags are not known.
-	l3, most := eth.L3Offset(), int(s.MTU)
-	if t := eth.EtherType(); t != encap.EtherTypeIPv4 && t != encap.EtherTypeIPv6 {
-		l3 = encap.EthernetHeaderLen + 2*encap.VLANTagLen
 	}
 	packet := len(data) - l3
 	if f.VNet.GSO() != encap.VnetGSONone {
@@ -121,6 +136,26 @@ func CheckOutFrame(s *dataplane.DeviceSpec, f *dataplane.OutFrame) error {
 		return fmt.Errorf("packets of %d bytes on a TAP of MTU %d", packet, most)
 	}
 	return nil
+}
+
+// network is where the network header of a frame for the device stands, and the
+// longest packet that the device takes.
+func network(s *dataplane.DeviceSpec, data []byte) (l3, most int, err error) {
+	if s.TUN {
+		if _, err := encap.ParseIPv4(data); err != nil {
+			return 0, 0, fmt.Errorf("its IPv4 header: %w", err)
+		}
+		return 0, int(s.MTU), nil
+	}
+	eth, err := encap.ParseEthernet(data)
+	if err != nil {
+		return 0, 0, fmt.Errorf("its Ethernet header: %w", err)
+	}
+	if t := eth.EtherType(); t != encap.EtherTypeIPv4 && t != encap.EtherTypeIPv6 {
+		// A frame that is not IP may be of a kind whose tags are not known.
+		return encap.EthernetHeaderLen + 2*encap.VLANTagLen, int(s.MTU), nil
+	}
+	return eth.L3Offset(), int(s.MTU), nil
 }
 
 // checkVnet wants of v what virtio_net_hdr_to_skb of the kernel wants, and the

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // Sent is what one dataplane.Send asked for, its bytes copied and cut.
@@ -21,6 +22,9 @@ type Sent struct {
 	TOS, TTL uint8
 	DF       bool
 }
+
+// defaultPathMTU is that of an underlay that takes whatever is sent.
+const defaultPathMTU = 65535 + 70
 
 // Edges are one host's on an Underlay. They implement dataplane.Edges.
 type Edges struct {
@@ -41,6 +45,7 @@ type Edges struct {
 	refuse     unix.Errno
 	refuseMost int
 	recording  bool
+	paths      map[netip.Addr]encap.UnderlayMTU
 	sent       []Sent
 	closed     bool
 }
@@ -52,6 +57,7 @@ func (u *Underlay) Edges(addr netip.Addr) *Edges {
 	e := &Edges{
 		underlay: u, addr: addr, taps: make(map[string]*TAP),
 		failDevice: make(map[string]error), failPort: make(map[uint16]error),
+		paths: make(map[netip.Addr]encap.UnderlayMTU),
 	}
 	e.buffer.Store(defaultBuffer)
 	return e
@@ -75,7 +81,7 @@ func (e *Edges) FailDevice(name string, err error) {
 	e.failDevice[name] = err
 }
 
-// FailPort makes OpenPort of that port fail with err, until nil ends it.
+// FailPort makes OpenPort of that port, OpenIPIP for 0, fail with err, until nil ends it.
 func (e *Edges) FailPort(port uint16, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -95,6 +101,37 @@ func (e *Edges) RefuseSends(errno unix.Errno, most int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refuse, e.refuseMost = errno, most
+}
+
+// SetPathMTU has the path to the peer take outer packets of at most mtu bytes,
+// and PathMTU say so; 0 ends it.
+func (e *Edges) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.paths[peer] = mtu
+}
+
+// PathMTU returns what SetPathMTU was told, else defaultPathMTU.
+func (e *Edges) PathMTU(peer netip.Addr) encap.UnderlayMTU {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if mtu := e.paths[peer]; mtu != 0 {
+		return mtu
+	}
+	return defaultPathMTU
+}
+
+// fits reports whether the path to the peer takes a UDP payload of that size, or
+// for port 0 an inner packet.
+func (e *Edges) fits(to netip.AddrPort, payload int) bool {
+	headers := encap.IPv4HeaderLen
+	if to.Addr().Is6() {
+		headers = encap.IPv6HeaderLen
+	}
+	if to.Port() != 0 {
+		headers += encap.UDPHeaderLen
+	}
+	return headers+payload <= int(e.PathMTU(to.Addr()))
 }
 
 // FailWires makes every read of a socket fail with errno; the descriptors are
@@ -203,6 +240,23 @@ func (e *Edges) OpenPort(port uint16, workers int) ([]dataplane.Wire, error) {
 		return nil, err
 	}
 	return e.bind(e.underlay.sockets, netip.AddrPortFrom(e.addr, port), workers)
+}
+
+// OpenIPIP opens a socket for each worker, of which the first receives; when
+// there are some already it is EADDRINUSE.
+func (e *Edges) OpenIPIP(workers int) ([]dataplane.Wire, error) {
+	wires, err := e.OpenPort(0, 1)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for range workers - 1 {
+		w := &Wire{edges: e, bound: netip.AddrPortFrom(e.addr, 0), event: newEvent(e.underlay.tb)}
+		e.wires = append(e.wires, w)
+		wires = append(wires, w)
+	}
+	return wires, nil
 }
 
 // OpenGroup binds a socket to the group; one that is taken is EADDRINUSE.

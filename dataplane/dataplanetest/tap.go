@@ -16,13 +16,13 @@ import (
 // patience is how long a Wait waits before it fails its test.
 const patience = 10 * time.Second
 
-// Frame is an Ethernet frame with its vnet header.
+// Frame is an Ethernet frame, of a TUN an IP packet, with its vnet header.
 type Frame struct {
 	VNet encap.VnetHdr
 	Data []byte
 }
 
-// TAP is a device in memory. What a test injects, the engine reads; what the
+// TAP is a device in memory, a TUN when its Spec says so. What a test injects, the engine reads; what the
 // engine writes, the test collects.
 type TAP struct {
 	Spec   dataplane.DeviceSpec
@@ -52,7 +52,11 @@ func (t *TAP) Inject(frames ...Frame) {
 		if len(f.Data) > dataplane.MaxFrame {
 			t.tb.Errorf("a TAP hands over no frame of %d bytes", len(f.Data))
 		}
-		q := t.Queues[int(encap.FlowHash(f.Data))%len(t.Queues)]
+		hash := encap.FlowHash(f.Data)
+		if p, ok := encap.FindPacketTransport(f.Data); ok && t.Spec.TUN {
+			hash = p.FlowHash(f.Data)
+		}
+		q := t.Queues[int(hash)%len(t.Queues)]
 		q.inject(f)
 	}
 }

@@ -86,14 +86,15 @@ func (w *Wire) WriteBatch(s []dataplane.Send) (refused int) {
 		tb.Errorf("port %s was written after it was closed", w.bound)
 	}
 	for i := range s {
-		if w.send(&s[i]) {
+		if w.send(&s[i], false) {
 			refused++
 		}
 	}
 	return refused
 }
 
-func (w *Wire) send(s *dataplane.Send) (refused bool) {
+// send gives one to the underlay; whole is one that stands for its segments.
+func (w *Wire) send(s *dataplane.Send, whole bool) (refused bool) {
 	e := w.edges
 	s.Errno, s.Refused = 0, 0
 	payloads, err := Payloads(s)
@@ -103,6 +104,11 @@ func (w *Wire) send(s *dataplane.Send) (refused bool) {
 	}
 	if s.To.Addr().Is4() != e.addr.Is4() {
 		e.underlay.tb.Errorf("port %s: send to %s, of the other family", w.bound, s.To)
+	}
+	if longest := len(payloads[0]); s.DF && !whole && !e.fits(s.To, longest) {
+		// The whole run is refused, as by the kernel.
+		s.Errno, s.Refused = unix.EMSGSIZE, len(payloads)
+		return true
 	}
 	e.mu.Lock()
 	if e.refuse != 0 {
@@ -120,18 +126,31 @@ func (w *Wire) send(s *dataplane.Send) (refused bool) {
 	return s.Refused > 0
 }
 
+// PathMTU returns what the Edges' does.
+func (w *Wire) PathMTU(peer netip.Addr) encap.UnderlayMTU { return w.edges.PathMTU(peer) }
+
 // TakesWhole reports what Edges.TakeWhole asked for.
 func (w *Wire) TakesWhole(netip.Addr) bool { return w.edges.whole.Load() }
 
 // WriteWhole sends a superframe as one datagram, as a kernel peer over veth
-// does.
+// does, or refuses it when its segments do not fit the path.
 func (w *Wire) WriteWhole(s *dataplane.Whole) bool {
-	header := make([]byte, encap.VXLANHeaderLen)
-	encap.PutVXLAN(header, s.VNI)
-	one := dataplane.Send{
-		To: s.To, Flow: s.Flow, Parts: [][]byte{header, s.Data}, TOS: s.TOS, TTL: s.TTL, DF: true,
+	header := 0
+	parts := [][]byte{s.Data}
+	if s.To.Port() != 0 {
+		header = encap.VXLANHeaderLen
+		parts = [][]byte{make([]byte, header), s.Data}
+		encap.PutVXLAN(parts[0], s.VNI)
 	}
-	w.WriteBatch([]dataplane.Send{one})
+	if !w.edges.fits(s.To, header+int(s.VNet.HdrLen)+int(s.VNet.GSOSize)) {
+		return false
+	}
+	one := dataplane.Send{
+		To: s.To, Flow: s.Flow, Parts: parts, TOS: s.TOS, TTL: s.TTL, DF: true,
+	}
+	w.writer.enter(w.edges.underlay.tb, "WriteWhole of port "+w.bound.String())
+	defer w.writer.leave()
+	w.send(&one, true)
 	return true
 }
 

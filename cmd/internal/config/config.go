@@ -25,6 +25,7 @@ type Config struct {
 	Engine   Engine
 	Log      Log
 	VXLAN    []VXLAN // in the order of the file
+	IPIP     []IPIP
 	Routes   []Route // of this host, without encapsulation
 }
 
@@ -92,6 +93,9 @@ type VXLAN struct {
 	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
 
+	Suppress  bool                 // answer ARP and ND from Neighbors
+	Neighbors []dataplane.Neighbor // from [[vxlan.neighbor]]
+
 	Routes []Route  // by way of the bridge, or of the TAP where there is none
 	Ports  []string // further devices for the bridge
 	// PortsTake moves the addresses and routes of the ports to the bridge, and
@@ -99,6 +103,24 @@ type VXLAN struct {
 	PortsTake bool
 
 	mtuAt Error // where the mtu is set, or missing, for what only Desired can tell
+}
+
+// IPIP is one IP-in-IP tunnel. Its TUN bears its name.
+type IPIP struct {
+	Name      string
+	MTU       encap.OverlayMTU // 0 = derived from the underlay's
+	Addresses []netip.Prefix   // on the TUN; host bits kept; IPv4
+
+	Admit       dataplane.Admit
+	CheckSource bool // drop what does not come from the peer that its inner source routes to
+
+	TTL uint8
+	TOS dataplane.TOS
+	DF  bool // on every outer packet; else as the inner one has it
+
+	Routes []dataplane.TunnelRoute // each a route of this host too
+
+	mtuAt Error // as in VXLAN
 }
 
 // Load reads and checks the configuration file at path, which must be a regular
@@ -138,7 +160,6 @@ func Parse(name string, text []byte) (*Config, error) {
 	var raw rawConfig
 	c.bindTable(root, reflect.ValueOf(&raw).Elem())
 	cfg := c.config(&raw)
-	c.unsupported(&raw)
 	if err := c.errs.orNil(); err != nil {
 		return nil, err
 	}

@@ -15,7 +15,7 @@ import (
 // to be derived and adds the peers that only [[vxlan.fdb]] names, without
 // flooding to them. The result shares nothing with c.
 //
-// A network whose MTU the underlay cannot carry, or that is left with too small
+// A network or tunnel whose MTU the underlay cannot carry, or that is left with too small
 // a one, is a mistake; all of them are returned as Errors.
 func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) {
 	var d dataplane.Desired
@@ -37,6 +37,24 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
 			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF,
 			Peers: v.allPeers(), FDB: slices.Clone(v.FDB),
+			Suppress: v.Suppress, Neighbors: slices.Clone(v.Neighbors),
+		})
+	}
+	for i := range c.IPIP {
+		t := &c.IPIP[i]
+		mtu, err := t.OverlayMTU(underlay)
+		if err != nil {
+			e := t.mtuAt
+			e.Problem = err.Error()
+			errs = append(errs, e)
+			continue
+		}
+		d.Tunnels = append(d.Tunnels, dataplane.Tunnel{
+			Name: t.Name, Device: t.Name, MTU: mtu, Plain: !c.Engine.Offload,
+			Admit:       dataplane.Admit{Any: t.Admit.Any, Prefixes: slices.Clone(t.Admit.Prefixes)},
+			CheckSource: t.CheckSource,
+			TTL:         t.TTL, TOS: t.TOS, DF: t.DF,
+			Routes: slices.Clone(t.Routes),
 		})
 	}
 	if err := errs.orNil(); err != nil {

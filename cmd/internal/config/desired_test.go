@@ -31,6 +31,7 @@ tos = 8
 ttl = 7
 df = false
 learning = false
+suppress = true
 ageing = "60s"
 max_entries = 10
 vlan = "drop"
@@ -47,6 +48,14 @@ reserved = "drop"
   [[vxlan.fdb]]
   mac  = "02:42:0a:00:01:06"
   peer = "192.0.2.4"
+
+  [[vxlan.neighbor]]
+  address = "10.0.1.4"
+  mac     = "02:42:0a:00:01:04"
+
+  [[vxlan.neighbor]]
+  address = "2001:db8:1::4"
+  mac     = "02:42:0a:00:01:04"
 
   [[vxlan.peer]]
   address = "192.0.2.2"
@@ -86,6 +95,11 @@ func TestDesired(t *testing.T) {
 			{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("192.0.2.2")},
 			{MAC: mustMAC(t, "02:42:0a:00:01:06"), Peer: addr("192.0.2.4")},
 		},
+		Suppress: true,
+		Neighbors: []dataplane.Neighbor{
+			{Address: addr("10.0.1.4"), MAC: mustMAC(t, "02:42:0a:00:01:04")},
+			{Address: addr("2001:db8:1::4"), MAC: mustMAC(t, "02:42:0a:00:01:04")},
+		},
 	}, {
 		Name: "red", VNI: 101, Port: 8472,
 		Device: "red", MAC: mustMAC(t, "02:42:c0:00:02:02"), MTU: 1450, Plain: true,
@@ -99,6 +113,7 @@ func TestDesired(t *testing.T) {
 	// The engine may keep and change what it is given.
 	got.Networks[0].Peers[0].Flood = false
 	got.Networks[0].FDB[0].MAC = 0
+	got.Networks[0].Neighbors[0].MAC = 0
 	got.Networks[0].Admit.Prefixes[0] = netip.Prefix{}
 	again, err := cfg.Desired(1500)
 	if err != nil {

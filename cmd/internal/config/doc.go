@@ -1,16 +1,15 @@
 // Package config reads overtap's configuration: a TOML file that is either
 // understood whole or refused with every mistake named by file, line and key.
 //
-// A file becomes a Config in four steps, one file of this package each:
+// A file becomes a Config in three steps, one file of this package each:
 //
 //  1. The TOML parser checks the syntax and yields the values; scan.go walks
 //     the same text once more and finds the line each key stands on, which the
 //     parser does not tell. node.go joins the two in one tree.
 //  2. bind.go lays the tree over the structs of raw.go: unknown keys and wrong
 //     types are found here.
-//  3. check.go, sections.go, vxlan.go and routed.go check ranges, formats and
+//  3. check.go, sections.go, vxlan.go and those beside them check ranges, formats and
 //     what must agree between keys, fill in defaults and make typed values.
-//  4. unsupported.go refuses what is understood but not built.
 //
 // No step stops at the first mistake; only broken syntax hides what follows it.
 //

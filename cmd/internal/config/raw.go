@@ -101,6 +101,10 @@ type rawIPIP struct {
 	Addresses list           `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/30\"]"`
 	MTU       leaf[int64]    `toml:"mtu"`
 	Admit     union          `toml:"admit"`
+	Check     leaf[bool]     `toml:"check_source"`
+	TTL       leaf[int64]    `toml:"ttl"`
+	TOS       union          `toml:"tos"`
+	DF        leaf[bool]     `toml:"df"`
 	Route     []rawIPIPRoute `toml:"route"`
 }
 

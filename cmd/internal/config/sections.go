@@ -39,7 +39,7 @@ func (c *checker) config(raw *rawConfig) *Config {
 		cfg.VXLAN = append(cfg.VXLAN, c.vxlan(&raw.VXLAN[i], cfg.Underlay.Address, names))
 	}
 	for i := range raw.IPIP {
-		c.ipip(&raw.IPIP[i], cfg.Underlay.Address, names)
+		cfg.IPIP = append(cfg.IPIP, c.ipip(&raw.IPIP[i], cfg.Underlay.Address, names))
 	}
 	c.bridges(raw, names)
 	c.portDevices(raw, names)

@@ -33,7 +33,8 @@ type names struct {
 	segments map[segment]*node
 	ports    map[string]*node // devices that join bridges
 	routes   map[netip.Prefix]*node
-	underlay string // the underlay's device, "" where none is named
+	tunnels  map[netip.Addr]*node // by peer
+	underlay string               // the underlay's device, "" where none is named
 }
 
 // segment is what tells networks apart on the wire.
@@ -50,6 +51,7 @@ func newNames(underlay string, at *node) *names {
 		segments: make(map[segment]*node),
 		ports:    make(map[string]*node),
 		routes:   make(map[netip.Prefix]*node),
+		tunnels:  make(map[netip.Addr]*node),
 		underlay: underlay,
 	}
 	if underlay != "" {
@@ -91,7 +93,8 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 	c.membersAdmitted(raw, &v)
 	v.Ports = c.bridgePorts(raw, &v, names)
 	v.PortsTake = raw.PortsTake.or(false)
-	c.neighbors(raw.Neighbor)
+	v.Suppress = raw.Suppress.or(false)
+	v.Neighbors = c.neighbors(raw.Neighbor, &v)
 	v.Routes = c.networkRoutes(raw, &v, own, names)
 	return v
 }

@@ -66,6 +66,14 @@ func (c *Client) FDB(ctx context.Context, network string) ([]dataplane.FDBEntry,
 	return e, err
 }
 
+// Neighbors returns the neighbours of the named network, or of all for "".
+func (c *Client) Neighbors(ctx context.Context, network string) ([]dataplane.NeighborEntry, error) {
+	var e []dataplane.NeighborEntry
+	q := url.Values{"network": {network}}
+	err := c.do(ctx, http.MethodGet, pathNeigh+"?"+q.Encode(), nil, &e)
+	return e, err
+}
+
 // AddFDB adds a static entry that belongs to the command line.
 func (c *Client) AddFDB(ctx context.Context, e Entry) error {
 	return c.do(ctx, http.MethodPost, pathFDB, e, nil)

@@ -23,6 +23,7 @@ const (
 	pathStats  = "/v1/stats"
 	pathFDB    = "/v1/fdb"
 	pathFlush  = "/v1/fdb/flush"
+	pathNeigh  = "/v1/neigh"
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
 )
@@ -37,6 +38,8 @@ type Daemon interface {
 	// FDB copies out the forwarding entries of the named network, or of all
 	// for "".
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	// Neighbors copies out the neighbours of the named network, or of all for "".
+	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	// AddFDB adds a static entry that belongs to the command line. The network
 	// may be "" when there is only one.
 	AddFDB(e Entry) error
@@ -72,6 +75,7 @@ type Status struct {
 	PID         int      `json:"pid"`
 	Ready       bool     `json:"ready"`
 	Problems    []string `json:"problems"` // why it is not ready
+	Warnings    []string `json:"warnings"` // what may go wrong though it is ready
 	Uptime      uint64   `json:"uptime_seconds"`
 	Config      string   `json:"config"` // path of the file
 	Underlay    Underlay `json:"underlay"`
@@ -99,7 +103,7 @@ type NetworkStatus struct {
 	dataplane.NetworkInfo
 	Bridge         string         `json:"bridge"` // "" = none
 	Addresses      []netip.Prefix `json:"addresses"`
-	Entries        int            `json:"entries"` // in the FDB
+	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
 	EntriesLearned int            `json:"entries_learned"`
 	EntriesMax     int            `json:"entries_max"`
 }

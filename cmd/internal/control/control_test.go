@@ -26,6 +26,7 @@ import (
 // fake is a daemon with one network and no state but what it was asked.
 type fake struct {
 	entries []dataplane.FDBEntry
+	neighs  []dataplane.NeighborEntry
 	added   Entry
 	deleted encap.MAC
 	match   Match
@@ -45,6 +46,13 @@ func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return nil, errors.New(`there is no network "red": name one of blue`)
 	}
 	return f.entries, nil
+}
+
+func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	if network == "red" {
+		return nil, errors.New(`there is no network "red": name one of blue`)
+	}
+	return f.neighs, nil
 }
 
 func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
@@ -132,6 +140,14 @@ func TestRoundTrip(t *testing.T) {
 	if _, err := c.FDB(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
 		t.Errorf("unknown network: %v", err)
 	}
+	f.neighs = []dataplane.NeighborEntry{{Network: "blue", VNI: 100, Address: netip.MustParseAddr("2001:db8::4"), MAC: mac, Origin: "static"}}
+	neighbors, err := c.Neighbors(ctx, "blue")
+	if err != nil || !reflect.DeepEqual(neighbors, f.neighs) {
+		t.Errorf("neighbours: %v, %v", neighbors, err)
+	}
+	if _, err := c.Neighbors(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
+		t.Errorf("neighbours of an unknown network: %v", err)
+	}
 	if err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.added != (Entry{"blue", mac, peer}) {
 		t.Errorf("add: %v, %v", f.added, err)
 	}
@@ -174,7 +190,7 @@ func raw(t *testing.T, socket, method, path, body string) (int, string) {
 // Empty lists are [], never null.
 func TestNoNull(t *testing.T) {
 	socket, _ := serve(t, &fake{})
-	for _, path := range []string{pathStatus, pathStats, pathFDB} {
+	for _, path := range []string{pathStatus, pathStats, pathFDB, pathNeigh} {
 		code, body := raw(t, socket, http.MethodGet, path, "")
 		if code != http.StatusOK || strings.Contains(body, "null") {
 			t.Errorf("%s: %d %s", path, code, body)

@@ -79,6 +79,14 @@ func handler(d Daemon) http.Handler {
 		}
 		replyEntries(w, entries)
 	})
+	mux.HandleFunc("GET "+pathNeigh, func(w http.ResponseWriter, r *http.Request) {
+		entries, err := d.Neighbors(r.URL.Query().Get("network"))
+		if err != nil {
+			refuse(w, http.StatusBadRequest, err)
+			return
+		}
+		replyEntries(w, entries)
+	})
 	mux.HandleFunc("POST "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
 		var e Entry
 		if !request(w, r, &e) {
@@ -144,7 +152,7 @@ func reply(w http.ResponseWriter, v any) {
 // replyEntries writes what reply would, entry by entry: a table of a million
 // entries is not held once more as text, and for a client that has gone the
 // work ends.
-func replyEntries(w http.ResponseWriter, entries []dataplane.FDBEntry) {
+func replyEntries[T any](w http.ResponseWriter, entries []T) {
 	w.Header().Set("Content-Type", "application/json")
 	buf := bufio.NewWriterSize(w, 32<<10)
 	enc := json.NewEncoder(buf)
@@ -177,7 +185,7 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
-	s.Problems, s.SourcePorts = notNil(s.Problems), notNil(s.SourcePorts)
+	s.Problems, s.Warnings, s.SourcePorts = notNil(s.Problems), notNil(s.Warnings), notNil(s.SourcePorts)
 	s.Networks, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"overtap/cmd/internal/attach"
 	"overtap/dataplane"
@@ -45,9 +46,15 @@ func (d *daemon) Detach(ns *os.File, s attach.Selector) (attach.Attachment, erro
 	return gone, nil
 }
 
-// restoreAttachments puts the containers attached to n back on its bridge. One
-// that cannot be is no reason for the others to wait.
-func (d *daemon) restoreAttachments(n dataplane.Network) {
+// restoreAttachments puts the containers attached to the network back on its
+// bridge, where it has one. One that cannot be is no reason for the others to
+// wait. The caller holds mu, or is alone.
+func (d *daemon) restoreAttachments(network string) {
+	i := slices.IndexFunc(d.base.Networks, func(n dataplane.Network) bool { return n.Name == network })
+	if i < 0 {
+		return // a tunnel, or the plain routes
+	}
+	n := d.base.Networks[i]
 	on := d.attachNetwork(n)
 	if on.Bridge == "" {
 		return

@@ -32,6 +32,7 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
 	Close() error
@@ -151,11 +152,14 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g.Go(func() error { return d.events(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
 
+	for _, w := range d.warnings() {
+		d.Log.Warn(w)
+	}
 	d.ready.start()
 	announce(d.Log, "ready",
 		"version", d.Version,
 		"underlay", d.Config.Underlay.Address,
-		"networks", len(d.Config.VXLAN),
+		"networks", len(d.Config.VXLAN)+len(d.Config.IPIP),
 		"socket", d.Config.Control.Socket)
 	notify(d.Log, "READY=1")
 	<-ctx.Done()
@@ -184,6 +188,9 @@ func (d *daemon) preflight() error {
 			plan.Ports = append(plan.Ports, v.Port)
 		}
 	}
+	for _, t := range c.IPIP {
+		plan.Networks = append(plan.Networks, d.hostTunnel(dataplane.Tunnel{Name: t.Name, Device: t.Name, Routes: t.Routes}))
+	}
 	// First: against a daemon that runs already, all else would fail too.
 	if err := control.CheckFree(c.Control.Socket); err != nil {
 		return err
@@ -196,7 +203,7 @@ func (d *daemon) preflight() error {
 		d.base, err = c.Desired(u.MTU)
 		errs = append(errs, err)
 	}
-	for _, n := range d.base.Networks {
+	for _, n := range d.hostNetworks() {
 		d.atStart[n.Name] = n.MTU
 	}
 	return errors.Join(errs...)
@@ -226,7 +233,7 @@ func (d *daemon) setupAll() error {
 }
 
 func (d *daemon) setupNetworks() error {
-	for _, n := range d.base.Networks {
+	for _, n := range d.hostNetworks() {
 		if err := d.setupHost(n); err != nil {
 			return err
 		}
@@ -254,11 +261,11 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 
 // setupHost makes the host look as n needs it, and puts the containers that are
 // attached to n back on a bridge that is new.
-func (d *daemon) setupHost(n dataplane.Network) error {
-	if err := d.host.Setup(d.hostNetwork(n)); err != nil {
+func (d *daemon) setupHost(n host.Network) error {
+	if err := d.host.Setup(n); err != nil {
 		return fmt.Errorf("setting the host up: %w", err)
 	}
-	d.restoreAttachments(n)
+	d.restoreAttachments(n.Name)
 	return nil
 }
 
@@ -268,7 +275,7 @@ func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	return host.Network{
 		Name: n.Name, Device: n.Device, MTU: n.MTU,
 		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
-		Addresses: v.Addresses, Routes: hostRoutes(v.Routes),
+		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
 	}
 }
 
@@ -276,6 +283,14 @@ func hostRoutes(routes []config.Route) []host.Route {
 	out := make([]host.Route, len(routes))
 	for i, r := range routes {
 		out[i] = host.Route{Prefix: r.Prefix, Via: r.Via}
+	}
+	return out
+}
+
+func hostNeighbors(neighbors []dataplane.Neighbor) []host.Neighbor {
+	out := make([]host.Neighbor, len(neighbors))
+	for i, n := range neighbors {
+		out[i] = host.Neighbor{Address: n.Address, MAC: n.MAC}
 	}
 	return out
 }

@@ -116,6 +116,18 @@ func (e *fakeEngine) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return append(out, e.learned...), nil
 }
 
+func (e *fakeEngine) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var out []dataplane.NeighborEntry
+	for _, n := range e.desired.Networks {
+		for _, one := range n.Neighbors {
+			out = append(out, dataplane.NeighborEntry{Network: n.Name, Address: one.Address, MAC: one.MAC, Origin: "static"})
+		}
+	}
+	return out, nil
+}
+
 func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

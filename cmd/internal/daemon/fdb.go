@@ -37,6 +37,11 @@ func (d *daemon) desired() dataplane.Desired {
 		}
 		out.Networks = append(out.Networks, n)
 	}
+	for _, t := range d.base.Tunnels {
+		if !d.lost[t.Name] {
+			out.Tunnels = append(out.Tunnels, t)
+		}
+	}
 	return out
 }
 
@@ -48,6 +53,16 @@ func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 		}
 	}
 	return d.engine.get().FDB(network)
+}
+
+// Neighbors implements control.Daemon.
+func (d *daemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	if network != "" {
+		if _, err := d.network(network); err != nil {
+			return nil, err
+		}
+	}
+	return d.engine.get().Neighbors(network)
 }
 
 // AddFDB implements control.Daemon.

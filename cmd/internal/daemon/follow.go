@@ -155,9 +155,8 @@ func (d *daemon) repairHost(subject string) ([]string, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	put, err := d.host.Repair(subject)
-	i := slices.IndexFunc(d.base.Networks, func(n dataplane.Network) bool { return n.Name == subject })
-	if i >= 0 && len(put) > 0 {
-		d.restoreAttachments(d.base.Networks[i])
+	if len(put) > 0 {
+		d.restoreAttachments(subject)
 	}
 	return put, err
 }
@@ -202,7 +201,7 @@ func (f *follower) restart(u host.Underlay) error {
 	err := f.restartEngine(u)
 	if err == nil {
 		f.tries, f.retry = 0, time.Time{}
-		for _, n := range f.networks() {
+		for _, n := range f.overlays() {
 			// At once: what a new TAP lacks nobody removed.
 			f.adopt(n)
 		}
@@ -218,8 +217,8 @@ func (f *follower) restart(u host.Underlay) error {
 	return nil
 }
 
-// adopt sets the host up around a network's new TAP.
-func (d *daemon) adopt(n dataplane.Network) {
+// adopt sets the host up around a network's or tunnel's new device.
+func (d *daemon) adopt(n host.Network) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err := d.setupHost(n); err != nil {
@@ -236,9 +235,9 @@ func (f *follower) underlayMTU(ctx context.Context, mtu encap.UnderlayMTU) error
 		return nil
 	}
 	f.Log.Info("the underlay's MTU changed", "from", was, "to", mtu)
-	for _, n := range f.networks() {
-		v, log := f.vxlan(n.Name), f.Log.With("network", n.Name)
-		fits, err := v.OverlayMTU(mtu, f.Config.Underlay.Address)
+	for _, n := range f.overlays() {
+		log := f.Log.With("network", n.Name)
+		fits, err := f.overlayMTU(n, mtu)
 		if err != nil {
 			log.Warn("the network's MTU no longer fits the underlay: larger packets are dropped as too_big", "mtu", n.MTU, "err", err)
 			continue
@@ -273,6 +272,11 @@ func (d *daemon) setMTU(network string, mtu encap.OverlayMTU) {
 	for i := range d.base.Networks {
 		if d.base.Networks[i].Name == network {
 			d.base.Networks[i].MTU = mtu
+		}
+	}
+	for i := range d.base.Tunnels {
+		if d.base.Tunnels[i].Name == network {
+			d.base.Tunnels[i].MTU = mtu
 		}
 	}
 }

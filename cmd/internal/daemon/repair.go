@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 )
 
@@ -48,9 +49,19 @@ func (d *daemon) heed(ev dataplane.Event) error {
 	case dataplane.DeviceLost:
 		d.Log.Debug("a network's device is lost", "network", ev.Network, "err", ev.Err)
 	case dataplane.WireFailed:
+		if ev.Port == 0 {
+			return fmt.Errorf("the socket of IP-in-IP can no longer be read: %w", ev.Err)
+		}
 		return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
 	case dataplane.UplinkLost:
 		d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
+	case dataplane.PathMTUChanged:
+		log := d.Log.With("network", ev.Network, "peer", ev.Peer)
+		if ev.PathMTU == 0 {
+			log.Info("the path to a peer takes whole packets again")
+		} else {
+			log.Warn("the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
+		}
 	case dataplane.SegmentationRefused:
 		d.refused.Do(func() {
 			d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
@@ -135,7 +146,8 @@ func deviceProblem(network string) (about, problem string) {
 func (d *daemon) reopen(network string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	i := slices.IndexFunc(d.base.Networks, func(n dataplane.Network) bool { return n.Name == network })
+	all := d.hostNetworks()
+	i := slices.IndexFunc(all, func(n host.Network) bool { return n.Name == network })
 	if i < 0 {
 		return nil
 	}
@@ -152,7 +164,7 @@ func (d *daemon) reopen(network string) error {
 		d.lost[network] = true
 		return fmt.Errorf("putting the network in again: %w", err)
 	}
-	if err := d.setupHost(d.base.Networks[i]); err != nil {
+	if err := d.setupHost(all[i]); err != nil {
 		d.Log.Debug("setting the host up", "err", err) // Repair goes on
 	}
 	return nil

@@ -189,3 +189,20 @@ func TestSegmentationRefused(t *testing.T) {
 		t.Errorf("told %d times", n)
 	}
 }
+
+// A path MTU that changes is logged once a change.
+func TestPathMTUChanged(t *testing.T) {
+	r, d := quick(t, twoNetworks)
+	ev := dataplane.Event{Kind: dataplane.PathMTUChanged, Network: "blue", Peer: addr("192.0.2.3"), PathMTU: 1400}
+	for range 2 {
+		if err := d.heed(ev); err != nil {
+			t.Error(err)
+		}
+		ev.PathMTU = 0
+	}
+	for _, want := range []string{"level=WARN msg=\"the path to a peer takes shorter", "peer=192.0.2.3 pmtu=1400", "takes whole packets again"} {
+		if n := strings.Count(r.log.String(), want); n != 1 {
+			t.Errorf("%q is told %d times:\n%s", want, n, r.log)
+		}
+	}
+}

@@ -30,6 +30,7 @@ func (d *daemon) Status() control.Status {
 		PID:         os.Getpid(),
 		Ready:       d.ready.Ready() && len(missing) == 0,
 		Problems:    d.ready.Problems(missing),
+		Warnings:    d.warnings(),
 		Uptime:      uint64(time.Since(d.started) / time.Second),
 		Config:      d.Path,
 		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: encap.UnderlayMTU(d.mtu.Load())},
@@ -47,6 +48,9 @@ func (d *daemon) Status() control.Status {
 	}
 	for _, n := range info.Networks {
 		v, c := d.vxlan(n.Network), counts[n.Network]
+		if n.Kind == dataplane.KindIPIP {
+			v.Addresses = d.ipip(n.Network).Addresses
+		}
 		s.Networks = append(s.Networks, control.NetworkStatus{
 			NetworkInfo: n,
 			Bridge:      v.Bridge, Addresses: v.Addresses,

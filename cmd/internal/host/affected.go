@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"overtap/encap"
 )
 
 // marks are what events touched and nobody has looked at yet.
@@ -139,6 +141,31 @@ func (h *Host) routeChanged(u netlink.RouteUpdate) {
 	}
 	if slices.ContainsFunc(h.routes, is) {
 		touched = append(touched, PlainRoutes)
+	}
+	h.mu.Unlock()
+	if len(touched) > 0 {
+		h.marks.mark(touched...)
+	}
+}
+
+// neighborChanged marks what an event of a neighbour touches.
+func (h *Host) neighborChanged(u netlink.NeighUpdate) {
+	a, ok := netip.AddrFromSlice(u.IP)
+	if !ok || u.Family != unix.AF_INET && u.Family != unix.AF_INET6 {
+		return // of a bridge's forwarding table, mostly
+	}
+	var touched []string
+	h.mu.Lock()
+	for _, n := range h.networks {
+		if u.LinkIndex != n.bridge && u.LinkIndex != n.tap {
+			continue
+		}
+		m, known := n.known[a]
+		asShould := u.Type == unix.RTM_NEWNEIGH && u.State&unix.NUD_PERMANENT != 0 &&
+			len(u.HardwareAddr) == encap.MACLen && encap.MACFrom(u.HardwareAddr) == m
+		if known && !asShould {
+			touched = append(touched, n.Name)
+		}
 	}
 	h.mu.Unlock()
 	if len(touched) > 0 {

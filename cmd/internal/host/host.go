@@ -1,5 +1,5 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
-// their ports, addresses, routes, queue lengths. It follows what becomes of
+// their ports, addresses, routes, neighbours, queue lengths. It follows what becomes of
 // them and puts back what somebody removed. What it makes it removes again;
 // what it finds it leaves.
 //
@@ -28,16 +28,18 @@ import (
 // of superframes.
 const txQueueLen = 10000
 
-// Network is what this host shall look like around one TAP.
+// Network is what this host shall look like around one TAP or TUN.
 type Network struct {
 	Name      string           // for errors and log lines
-	Device    string           // the TAP, opened by the engine and still down
+	TUN       bool             // the device is a TUN, which carries IPv4 alone and joins no bridge
+	Device    string           // the TAP or TUN, opened by the engine and still down
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
 	Ports     []string         // further devices for that bridge
 	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
 	Routes    []Route          // by way of the same; their next hops are taken to be on the link
+	Neighbors []Neighbor       // of the same, permanent
 }
 
 // Host remembers what it made, so that Undo removes exactly that. Its methods
@@ -65,8 +67,9 @@ type Host struct {
 type placed struct {
 	Network
 	tap    int
-	bridge int            // 0 = none
-	ports  map[string]int // by name
+	bridge int                      // 0 = none
+	ports  map[string]int           // by name
+	known  map[netip.Addr]encap.MAC // its neighbours
 }
 
 // pass is one comparison of the host with what it shall look like.
@@ -81,6 +84,10 @@ func newPass(n Network, was placed) *pass {
 	p.now.Network, p.now.ports = n, maps.Clone(was.ports)
 	if p.now.ports == nil {
 		p.now.ports = make(map[string]int)
+	}
+	p.now.known = make(map[netip.Addr]encap.MAC, len(n.Neighbors))
+	for _, one := range n.Neighbors {
+		p.now.known[one.Address] = one.MAC
 	}
 	return p
 }
@@ -162,7 +169,13 @@ func (h *Host) setup(p *pass) error {
 	n := p.now.Network
 	tap, err := h.nl.LinkByName(n.Device)
 	if err != nil {
-		return fmt.Errorf("looking for the TAP %s: %w", n.Device, err)
+		return fmt.Errorf("looking for the device %s: %w", n.Device, err)
+	}
+	if n.TUN && p.first() {
+		// Before it comes up: it would solicit routers that no tunnel carries.
+		if err := h.noIPv6Addresses(tap); err != nil {
+			return err
+		}
 	}
 	if tap.Attrs().MTU != int(n.MTU) {
 		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
@@ -201,7 +214,7 @@ func (h *Host) setup(p *pass) error {
 		}
 		p.now.tap = tap.Attrs().Index
 	}
-	return errors.Join(h.ports(n, carrier, p), h.networkRoutes(n, carrier, p))
+	return errors.Join(h.ports(n, carrier, p), h.networkNeighbors(n, carrier, p), h.networkRoutes(n, carrier, p))
 }
 
 // enslaveTAP makes the TAP a port of the bridge.
@@ -212,16 +225,24 @@ func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
 	}
 	// Before it comes up: a port that is only a wire to the overlay must
 	// not solicit routers and report multicast groups as a host of its own.
-	err := h.nl.LinkSetIP6AddrGenMode(tap, nl.IN6_ADDR_GEN_MODE_NONE)
-	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("turning IPv6 addresses off on %s: %w", a.Name, err)
+	if err := h.noIPv6Addresses(tap); err != nil {
+		return err
 	}
 	if err := h.nl.LinkSetMaster(tap, bridge); err != nil {
 		return fmt.Errorf("making %s a port of %s: %w", a.Name, bridge.Attrs().Name, err)
 	}
 	p.did("the port %s of %s", a.Name, bridge.Attrs().Name)
 	return h.keepMTU(n, bridge)
+}
+
+// noIPv6Addresses keeps the kernel from giving the link addresses by itself.
+func (h *Host) noIPv6Addresses(l netlink.Link) error {
+	err := h.nl.LinkSetIP6AddrGenMode(l, nl.IN6_ADDR_GEN_MODE_NONE)
+	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
+	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("turning IPv6 addresses off on %s: %w", l.Attrs().Name, err)
+	}
+	return nil
 }
 
 // keepMTU undoes what the TAP does to the MTU of a bridge that was found: it

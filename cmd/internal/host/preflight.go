@@ -83,8 +83,12 @@ func checkTun(path string) error {
 func (h *Host) checkNetwork(p Plan, n Network) error {
 	var errs []error
 	if l, err := h.nl.LinkByName(n.Device); err == nil {
-		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for tap",
-			n.Device, l.Type(), n.Device))
+		key := "tap"
+		if n.TUN {
+			key = "the tunnel"
+		}
+		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for %s",
+			n.Device, l.Type(), n.Device, key))
 	} else if !gone(err) {
 		errs = append(errs, fmt.Errorf("looking for %s: %w", n.Device, err))
 	}
@@ -99,7 +103,7 @@ func (h *Host) checkNetwork(p Plan, n Network) error {
 			errs = append(errs, fmt.Errorf("looking for %s: %w", n.Bridge, err))
 		}
 	}
-	errs = append(errs, h.checkPorts(p, n, bridge), h.checkNetworkRoutes(n, bridge))
+	errs = append(errs, h.checkPorts(p, n, bridge), h.checkNeighbors(n, bridge), h.checkNetworkRoutes(n, bridge))
 	return errors.Join(errs...)
 }
 

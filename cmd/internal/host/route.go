@@ -12,17 +12,33 @@ import (
 
 // RouteProtocol marks the routes that were made here (rtm_protocol of
 // rtnetlink(7)), so that only they are replaced and removed. No other program
-// is known to use the number: `ip route show proto 79`.
+// is known to use the number: `ip route show proto 79`. Neighbours bear it too.
 const RouteProtocol = 79
 
 // Route is a route of this host, in the main table.
 type Route struct {
 	Prefix netip.Prefix // without host bits
-	Via    netip.Addr   // the next hop, of the same family
+	// Via is the next hop, of the same family; invalid = all of the prefix is on
+	// the link, as behind a tunnel.
+	Via netip.Addr
 }
 
-// String writes the route as `ip route` takes it.
-func (r Route) String() string { return fmt.Sprintf("%s via %s", r.Prefix, r.Via) }
+// String writes the route as `ip route` takes it, without the device.
+func (r Route) String() string {
+	if !r.Via.IsValid() {
+		return r.Prefix.String()
+	}
+	return fmt.Sprintf("%s via %s", r.Prefix, r.Via)
+}
+
+// scope is that of the kernel's routes: of one without next hop it is the link
+// (fib_create_info).
+func (r Route) scope() netlink.Scope {
+	if !r.Via.IsValid() && r.Prefix.Addr().Is4() {
+		return netlink.SCOPE_LINK
+	}
+	return netlink.SCOPE_UNIVERSE
+}
 
 // SetupRoutes makes plain routes, whose next hops must be on a link of this
 // host. After an error, Undo removes what the failed call made.
@@ -65,7 +81,11 @@ func (h *Host) networkRoutes(n Network, link netlink.Link, p *pass) error {
 	}
 	var errs []error
 	for _, r := range n.Routes {
-		errs = append(errs, h.route(r, there[r.Prefix], link.Attrs().Index, unix.RTNH_F_ONLINK, p))
+		flags := 0
+		if r.Via.IsValid() {
+			flags = unix.RTNH_F_ONLINK
+		}
+		errs = append(errs, h.route(r, there[r.Prefix], link.Attrs().Index, flags, p))
 	}
 	return errors.Join(errs...)
 }
@@ -92,7 +112,7 @@ func (h *Host) route(r Route, there []netlink.Route, index, flags int, p *pass) 
 	}
 	ours := &netlink.Route{
 		LinkIndex: index, Dst: ipNet(r.Prefix), Gw: r.Via.AsSlice(),
-		Protocol: RouteProtocol, Flags: flags,
+		Protocol: RouteProtocol, Flags: flags, Scope: r.scope(),
 	}
 	if !stands {
 		if err := h.nl.RouteAdd(ours); err != nil {
@@ -102,15 +122,15 @@ func (h *Host) route(r Route, there []netlink.Route, index, flags int, p *pass) 
 	}
 	h.remember("removing the route "+r.String(), func() error {
 		// By whatever link: it may be another by then.
-		return h.nl.RouteDel(&netlink.Route{Dst: ours.Dst, Gw: ours.Gw, Protocol: RouteProtocol})
+		return h.nl.RouteDel(&netlink.Route{Dst: ours.Dst, Gw: ours.Gw, Protocol: RouteProtocol, Scope: ours.Scope})
 	})
 	return nil
 }
 
 // leads reports whether x is what r asks for on the link.
 func leads(x *netlink.Route, r Route, index int) bool {
-	gw, ok := netip.AddrFromSlice(x.Gw)
-	return ok && gw.Unmap() == r.Via && x.LinkIndex == index && x.Type == unix.RTN_UNICAST && len(x.MultiPath) == 0
+	gw, _ := netip.AddrFromSlice(x.Gw) // invalid without one, as Via
+	return gw.Unmap() == r.Via && x.LinkIndex == index && x.Type == unix.RTN_UNICAST && len(x.MultiPath) == 0
 }
 
 // shadowed names the route of somebody else that stands where r should.

@@ -25,12 +25,26 @@ func (h *Host) wantsRoutes() bool {
 	return false
 }
 
+// wantsNeighbors reports whether there is any neighbour to follow: theirs are
+// the most events of all.
+func (h *Host) wantsNeighbors() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, n := range h.networks {
+		if len(n.Neighbors) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // subscription is one to the kernel's events. A channel that closes is the end
 // of it.
 type subscription struct {
 	links  chan netlink.LinkUpdate
 	addrs  chan netlink.AddrUpdate
 	routes chan netlink.RouteUpdate // nil = not asked for
+	neighs chan netlink.NeighUpdate // nil = not asked for
 	failed chan error               // why, at the end
 	done   chan struct{}
 }
@@ -39,7 +53,7 @@ type subscription struct {
 // some (ENOBUFS).
 const eventBuffer = 1 << 20
 
-func subscribe(routes bool) (_ *subscription, err error) {
+func subscribe(routes, neighbors bool) (_ *subscription, err error) {
 	s := &subscription{failed: make(chan error, 1), done: make(chan struct{})}
 	defer func() {
 		if err != nil {
@@ -65,16 +79,24 @@ func subscribe(routes bool) (_ *subscription, err error) {
 		return nil, fmt.Errorf("subscribing to address events: %w", err)
 	}
 	s.addrs = addrs
-	if !routes {
-		return s, nil
+	if routes {
+		updates := make(chan netlink.RouteUpdate, 64)
+		if err := netlink.RouteSubscribeWithOptions(updates, s.done, netlink.RouteSubscribeOptions{
+			ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
+		}); err != nil {
+			return nil, fmt.Errorf("subscribing to route events: %w", err)
+		}
+		s.routes = updates
 	}
-	updates := make(chan netlink.RouteUpdate, 64)
-	if err := netlink.RouteSubscribeWithOptions(updates, s.done, netlink.RouteSubscribeOptions{
-		ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
-	}); err != nil {
-		return nil, fmt.Errorf("subscribing to route events: %w", err)
+	if neighbors {
+		updates := make(chan netlink.NeighUpdate, 64)
+		if err := netlink.NeighSubscribeWithOptions(updates, s.done, netlink.NeighSubscribeOptions{
+			ErrorCallback: fail, ReceiveBufferSize: eventBuffer,
+		}); err != nil {
+			return nil, fmt.Errorf("subscribing to neighbour events: %w", err)
+		}
+		s.neighs = updates
 	}
-	s.routes = updates
 	return s, nil
 }
 
@@ -84,6 +106,7 @@ func (s *subscription) end() {
 	drain(s.links)
 	drain(s.addrs)
 	drain(s.routes)
+	drain(s.neighs)
 }
 
 func drain[T any](c chan T) {
@@ -125,6 +148,11 @@ func (h *Host) follow(ctx context.Context, s *subscription, ports map[int]port) 
 				return s.why()
 			}
 			h.routeChanged(u)
+		case u, ok := <-s.neighs:
+			if !ok {
+				return s.why()
+			}
+			h.neighborChanged(u)
 		}
 	}
 }
@@ -153,7 +181,7 @@ func (h *Host) Watch(ctx context.Context) error {
 
 // watchOnce subscribes once and follows the events until that breaks.
 func (h *Host) watchOnce(ctx context.Context) error {
-	s, err := subscribe(h.wantsRoutes())
+	s, err := subscribe(h.wantsRoutes(), h.wantsNeighbors())
 	if err != nil {
 		return err
 	}

@@ -90,9 +90,13 @@ var (
 	peerTraffic    = newTraffic("overtap_peer_", "by peer", []string{"network", "peer"})
 
 	flooded       = desc("overtap_flooded_total", "Broadcast, unknown unicast and multicast frames replicated.", "network")
+	suppressed    = desc("overtap_suppressed_total", "ARP requests and neighbour solicitations answered by this host, and not sent.", "network")
 	reservedBits  = desc("overtap_reserved_bits_total", "Frames taken with nonzero reserved bits in the VXLAN header.", "network")
 	learnRefused  = desc("overtap_learn_refused_total", "Frames delivered without learning because the table is at its bound.", "network")
 	learnMoved    = desc("overtap_learn_moved_total", "Learned MACs that changed peer.", "network")
+	answered      = desc("overtap_too_big_answered_total", "Senders of frames too big that were told so by ICMP.", "network")
+	unreachable   = desc("overtap_unreachable_answered_total", "Senders of a tunnel's packets that were told by ICMP that these did not arrive.", "network")
+	pathMTU       = desc("overtap_peer_pmtu_bytes", "Longest outer packet that reaches the peer; absent where nothing is known to be too long.", "network", "peer")
 	entries       = desc("overtap_fdb_entries", "Forwarding entries.", "network", "origin")
 	entriesMax    = desc("overtap_fdb_entries_max", "Bound of learned forwarding entries.", "network")
 	drops         = desc("overtap_drops_total", "Frames dropped, by reason; a reason is listed once it happened.", "network", "direction", "reason")
@@ -125,15 +129,21 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, n := range s.Networks {
 		sum(networkTraffic, n.Traffic, n.Network)
 		counter(flooded, n.Flooded, n.Network)
+		counter(suppressed, n.Suppressed, n.Network)
 		counter(reservedBits, n.ReservedBits, n.Network)
 		counter(learnRefused, n.LearnRefused, n.Network)
 		counter(learnMoved, n.LearnMoved, n.Network)
+		counter(answered, n.Answered, n.Network)
+		counter(unreachable, n.UnreachableAnswered, n.Network)
 		gauge(entries, n.EntriesLearned, n.Network, "learned")
 		gauge(entries, n.Entries-n.EntriesLearned, n.Network, "static")
 		gauge(entriesMax, n.EntriesMax, n.Network)
 	}
 	for _, p := range s.Peers {
 		sum(peerTraffic, p.Traffic, p.Network, p.Peer.String())
+		if p.PathMTU != 0 {
+			gauge(pathMTU, int(p.PathMTU), p.Network, p.Peer.String())
+		}
 	}
 	for _, d := range s.Drops {
 		counter(drops, d.Count, d.Network, d.Direction.String(), d.Reason.String())

@@ -24,10 +24,13 @@ func TestMetrics(t *testing.T) {
 		Stats: func() dataplane.Stats {
 			return dataplane.Stats{
 				Networks: []dataplane.NetworkStats{{
-					Network: "blue", Traffic: traffic, Flooded: 5, ReservedBits: 6,
-					Entries: 10, EntriesLearned: 7, EntriesMax: 65536, LearnRefused: 8, LearnMoved: 9,
+					Network: "blue", Traffic: traffic, Flooded: 5, Suppressed: 14, ReservedBits: 6,
+					Entries: 10, EntriesLearned: 7, EntriesMax: 65536, LearnRefused: 8, LearnMoved: 9, Answered: 15,
 				}},
-				Peers: []dataplane.PeerStats{{Network: "blue", Peer: netip.MustParseAddr("2001:db8::2"), Traffic: traffic}},
+				Peers: []dataplane.PeerStats{
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::2"), Traffic: traffic},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::3"), PathMTU: 1400},
+				},
 				Drops: []dataplane.DropStats{
 					{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 11},
 					{Network: "blue", Direction: dataplane.Outbound, Reason: dataplane.DropTooBig, Count: 12},
@@ -49,11 +52,14 @@ func TestMetrics(t *testing.T) {
 		`overtap_peer_rx_bytes_total{network="blue",peer="2001:db8::2"} 4`,
 		`overtap_flooded_total{network="blue"} 5`,
 		`overtap_reserved_bits_total{network="blue"} 6`,
+		`overtap_suppressed_total{network="blue"} 14`,
 		`overtap_fdb_entries{network="blue",origin="learned"} 7`,
 		`overtap_fdb_entries{network="blue",origin="static"} 3`,
 		`overtap_fdb_entries_max{network="blue"} 65536`,
 		`overtap_learn_refused_total{network="blue"} 8`,
 		`overtap_learn_moved_total{network="blue"} 9`,
+		`overtap_too_big_answered_total{network="blue"} 15`,
+		`overtap_peer_pmtu_bytes{network="blue",peer="2001:db8::3"} 1400`,
 		`overtap_drops_total{direction="inbound",network="",reason="vxlan_vni_not_found"} 11`,
 		`overtap_drops_total{direction="outbound",network="blue",reason="too_big"} 12`,
 		`overtap_socket_dropped_total{port="4789"} 13`,
@@ -63,6 +69,9 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s", want)
 		}
+	}
+	if strings.Contains(body, `overtap_peer_pmtu_bytes{network="blue",peer="2001:db8::2"}`) {
+		t.Error("a path MTU of a peer that has none")
 	}
 }
 

@@ -1,0 +1,76 @@
+package daemon
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/host"
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// hostTunnel is what the host shall look like around t's TUN.
+func (d *daemon) hostTunnel(t dataplane.Tunnel) host.Network {
+	n := host.Network{Name: t.Name, TUN: true, Device: t.Device, MTU: t.MTU, Addresses: d.ipip(t.Name).Addresses}
+	for _, r := range t.Routes {
+		n.Routes = append(n.Routes, host.Route{Prefix: r.Prefix})
+	}
+	return n
+}
+
+// ipip is what the configuration says of a tunnel that it has.
+func (d *daemon) ipip(name string) config.IPIP {
+	i := slices.IndexFunc(d.Config.IPIP, func(t config.IPIP) bool { return t.Name == name })
+	if i < 0 {
+		return config.IPIP{}
+	}
+	return d.Config.IPIP[i]
+}
+
+// hostNetworks is what the host shall look like around the device of every
+// network and tunnel. The caller holds mu, or is alone.
+func (d *daemon) hostNetworks() []host.Network {
+	var all []host.Network
+	for _, n := range d.base.Networks {
+		all = append(all, d.hostNetwork(n))
+	}
+	for _, t := range d.base.Tunnels {
+		all = append(all, d.hostTunnel(t))
+	}
+	return all
+}
+
+// overlays copies out hostNetworks as they are now.
+func (d *daemon) overlays() []host.Network {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.hostNetworks()
+}
+
+// overlayMTU is what the configuration makes of the underlay's MTU for n.
+func (d *daemon) overlayMTU(n host.Network, mtu encap.UnderlayMTU) (encap.OverlayMTU, error) {
+	if n.TUN {
+		t := d.ipip(n.Name)
+		return t.OverlayMTU(mtu)
+	}
+	v := d.vxlan(n.Name)
+	return v.OverlayMTU(mtu, d.Config.Underlay.Address)
+}
+
+// warnings are what may go wrong though all that is configured is in place.
+func (d *daemon) warnings() []string {
+	if len(d.Config.IPIP) == 0 {
+		return []string{}
+	}
+	names, err := d.host.KernelIPIP()
+	switch {
+	case err != nil:
+		return []string{err.Error()}
+	case len(names) == 0:
+		return []string{}
+	}
+	return []string{fmt.Sprintf("the kernel has IP-in-IP too (%s): it decapsulates what the tunnels here take a second time, "+
+		"or answers the peers that nobody wants it; unload the module with `modprobe -r ipip`", strings.Join(names, ", "))}
+}
