@@ -35,7 +35,12 @@ func run(m *testing.M) int {
 		builtPath = filepath.Join(dir, "overtap")
 		builtErr = build(builtPath)
 	}
-	return m.Run()
+	code := m.Run()
+	if err := netlabtest.CloseGuest(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = max(code, 1)
+	}
+	return code
 }
 
 // build builds the program as this test was built.

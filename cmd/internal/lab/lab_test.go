@@ -125,6 +125,11 @@ func checkShown(t *testing.T, topology *Topology, peer Peer, out string) {
 		wants(t, out, "Routes that overtap keeps in host b\n  198.51.100.0/24 via 192.0.2.1 dev eth0\n")
 		return
 	}
+	if topology.Name == "ipip" {
+		wants(t, out, "network "+ipipDevice, "peer 192.0.2.2",
+			"Routes that overtap keeps in host a\n  203.0.113.0/24 dev "+ipipDevice+"\n")
+		return
+	}
 	if topology.Name == "vxlan-static" {
 		for _, h := range topology.hosts {
 			if h.overtapIn(peer) {

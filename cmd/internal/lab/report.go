@@ -65,7 +65,7 @@ func (r *report) print(p *Printer) {
 		}
 	}
 
-	if len(r.hosts) > 1 && len(r.carried[0].Networks) > 0 {
+	if len(r.hosts) > 1 && r.topology.hosts[0].kind == "TAP" {
 		r.printLearned(p)
 	}
 	r.printAttached(p)

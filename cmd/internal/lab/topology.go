@@ -75,7 +75,7 @@ type route struct {
 }
 
 // topologies are in the order of `lab list`.
-var topologies = []*Topology{bridgeLab(), vxlanLab(), vxlanSubnetsLab(), vxlanStaticLab(), swarmLab(), hostgwLab(), lanLab(), attachLab()}
+var topologies = []*Topology{bridgeLab(), vxlanLab(), vxlanSubnetsLab(), vxlanStaticLab(), swarmLab(), ipipLab(), hostgwLab(), lanLab(), attachLab()}
 
 // hostNames are the names that hosts have, in the order of their underlay
 // addresses.
