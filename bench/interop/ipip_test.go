@@ -17,6 +17,7 @@ import (
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
+	"overtap/bench/netlab/wiretest"
 	"overtap/bench/traffic"
 	"overtap/dataplane"
 )
@@ -157,8 +158,7 @@ func TestIPIPOffloads(t *testing.T) {
 // checksum, also where the stack cuts superframes for a device that does
 // nothing; outer headers are as RFC 2003 has them.
 func TestNothingWrongInIPIP(t *testing.T) {
-	needShark(t)
-	profile := onlyDecoders(t)
+	shark := wiretest.NewShark(t)
 	for name, engine := range map[string][]string{"uplink": nil, "socket": {"tunnel_gso = false"}} {
 		t.Run(name, func(t *testing.T) {
 			w := newTunnelled(t, 2, "ttl = 7\ntos = 0x20\n", engine...)
@@ -191,16 +191,16 @@ func TestNothingWrongInIPIP(t *testing.T) {
 				frames = append(frames, s.data)
 				return len(ip.Payload) == 20+8+last.Size
 			})
-			s := newShark(t, profile, 4789, frames)
-			for i, n := range s.numbers(amiss) {
+			s := shark.Look(t, 4789, frames)
+			for i, n := range s.Numbers(wiretest.Amiss) {
 				if i < 3 {
-					t.Errorf("frame %d of %d is amiss:\n%s", n, len(frames), s.explain(n))
+					t.Errorf("frame %d of %d is amiss:\n%s", n, len(frames), s.Explain(n))
 				}
 			}
-			if got := len(s.numbers("tcp.len > 1000")); got < 500 {
+			if got := len(s.Numbers("tcp.len > 1000")); got < 500 {
 				t.Errorf("%d full segments of %d frames", got, len(frames))
 			}
-			if got := len(s.numbers("ip.proto == 4")); got != len(frames) || got == 0 {
+			if got := len(s.Numbers("ip.proto == 4")); got != len(frames) || got == 0 {
 				t.Errorf("%d frames of %d are IP-in-IP", got, len(frames))
 			}
 			up := w.daemons[0].uplink()

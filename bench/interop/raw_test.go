@@ -5,13 +5,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"overtap/bench/netlab"
+	"overtap/bench/netlab/wiretest"
 	"overtap/encap"
 )
 
@@ -22,8 +22,8 @@ const etherTest = 0x88b5
 // raw is a packet socket on a device: it sends frames as they are and keeps
 // those that pass, both ways, until they are read.
 type raw struct {
-	t  testing.TB
-	fd int
+	t testing.TB
+	*wiretest.Capture
 }
 
 // seen is a frame that passed a device.
@@ -42,47 +42,19 @@ func (s seen) etherType() uint16 { return binary.BigEndian.Uint16(s.data[2*encap
 // openRaw opens the socket. It is closed at the end of the test.
 func openRaw(t testing.TB, h *netlab.Host, dev string) *raw {
 	t.Helper()
-	r := &raw{t: t, fd: -1}
-	err := h.Do(func() (err error) {
-		link, err := net.InterfaceByName(dev)
-		if err != nil {
-			return err
-		}
-		// Of no protocol until it is bound: nothing of other devices gets in.
-		if r.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
-			return err
-		}
-		for opt, v := range map[int]int{unix.SO_RCVBUFFORCE: 64 << 20, unix.SO_SNDBUFFORCE: 4 << 20} {
-			if err := unix.SetsockoptInt(r.fd, unix.SOL_SOCKET, opt, v); err != nil {
-				return err
-			}
-		}
-		if err := unix.SetsockoptInt(r.fd, unix.SOL_PACKET, unix.PACKET_AUXDATA, 1); err != nil {
-			return err
-		}
-		all := uint16(unix.ETH_P_ALL)<<8 | uint16(unix.ETH_P_ALL)>>8 // in network byte order
-		return unix.Bind(r.fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: link.Index})
-	})
-	t.Cleanup(r.close)
-	if err != nil {
-		t.Fatalf("packet socket on %s of host %s: %v", dev, h.Name(), err)
-	}
+	r := &raw{t, wiretest.Open(t, h, dev)}
+	check(t, unix.SetsockoptInt(r.FD(), unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 4<<20))
 	return r
 }
 
-func (r *raw) close() {
-	if r.fd >= 0 {
-		unix.Close(r.fd)
-		r.fd = -1
-	}
-}
+func (r *raw) close() { r.Close() }
 
 // send sends frames as they are.
 func (r *raw) send(frames ...[]byte) {
 	r.t.Helper()
 	for _, f := range frames {
 		for {
-			_, err := unix.Write(r.fd, f)
+			_, err := unix.Write(r.FD(), f)
 			if errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) {
 				time.Sleep(time.Millisecond)
 				continue
@@ -98,48 +70,10 @@ func (r *raw) send(frames ...[]byte) {
 // read returns the frames that passed since the last call.
 func (r *raw) read() (all []seen) {
 	r.t.Helper()
-	buf, oob := make([]byte, 1<<17), make([]byte, 128)
-	for {
-		n, oobn, _, from, err := unix.Recvmsg(r.fd, buf, oob, 0)
-		if errors.Is(err, unix.EAGAIN) {
-			return all
-		}
-		if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENETDOWN) {
-			continue
-		}
-		if err != nil {
-			r.t.Fatalf("read from a packet socket: %v", err)
-		}
-		s := seen{data: bytes.Clone(buf[:n])}
-		if ll, ok := from.(*unix.SockaddrLinklayer); ok {
-			s.outgoing = ll.Pkttype == unix.PACKET_OUTGOING
-		}
-		s.auxiliary(oob[:oobn])
-		all = append(all, s)
+	for _, f := range r.Read() {
+		all = append(all, seen{f.Data, f.Outgoing, f.Unfinished})
 	}
-}
-
-// auxiliary takes in what the kernel says beside the frame: struct
-// tpacket_auxdata (linux/if_packet.h). A tag that the stack took off goes back
-// to its place.
-func (s *seen) auxiliary(oob []byte) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return
-	}
-	for _, m := range msgs {
-		if m.Header.Level != unix.SOL_PACKET || m.Header.Type != unix.PACKET_AUXDATA || len(m.Data) < 20 {
-			continue
-		}
-		status := binary.NativeEndian.Uint32(m.Data)
-		s.unfinished = status&unix.TP_STATUS_CSUMNOTREADY != 0
-		if status&unix.TP_STATUS_VLAN_VALID == 0 || len(s.data) < 2*encap.MACLen {
-			continue
-		}
-		tag := binary.BigEndian.AppendUint16(nil, binary.NativeEndian.Uint16(m.Data[18:]))
-		tag = binary.BigEndian.AppendUint16(tag, binary.NativeEndian.Uint16(m.Data[16:]))
-		s.data = append(append(bytes.Clone(s.data[:2*encap.MACLen]), tag...), s.data[2*encap.MACLen:]...)
-	}
+	return all
 }
 
 // arrivals reads until want frames match that came in from outside, and what

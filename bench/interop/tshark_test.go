@@ -6,135 +6,30 @@ import (
 	"fmt"
 	"maps"
 	"net/netip"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
-	"github.com/google/gopacket/pcapgo"
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
+	"overtap/bench/netlab/wiretest"
 	"overtap/bench/traffic"
 	"overtap/encap"
 )
 
-// shark is tshark with a capture.
-type shark struct {
-	t       testing.TB
-	file    string
-	port    uint16 // that is VXLAN
-	profile string // configuration directory
-}
-
-// needShark skips without tshark, or fails where everything must run.
-func needShark(t testing.TB) {
-	t.Helper()
-	if _, err := exec.LookPath("tshark"); err == nil {
-		return
-	}
-	if os.Getenv("REQUIRE_ROOT") == "1" {
-		t.Fatal("there is no tshark to judge what goes over the wire, and REQUIRE_ROOT=1 forbids to skip: install Debian's tshark")
-	}
-	t.Skip("there is no tshark to judge what goes over the wire: install Debian's tshark")
-}
-
-// newShark writes the frames to a file.
-func newShark(t testing.TB, profile string, port uint16, frames [][]byte) *shark {
-	t.Helper()
-	s := &shark{t, filepath.Join(t.TempDir(), "wire.pcap"), port, profile}
-	f := must[*os.File](t)(os.Create(s.file))
-	defer f.Close()
-	w := pcapgo.NewWriter(f)
-	check(t, w.WriteFileHeader(1<<18, layers.LinkTypeEthernet))
-	start := time.Now()
-	for i, b := range frames {
-		info := gopacket.CaptureInfo{Timestamp: start.Add(time.Duration(i) * time.Microsecond), CaptureLength: len(b), Length: len(b)}
-		check(t, w.WritePacket(info, b))
-	}
-	return s
-}
-
-// decoders are those that tshark shall have. The payload is random, and others
-// would make something of it.
-var decoders = strings.Fields("frame eth ethertype vlan arp ip ipv6 icmp icmpv6 igmp tcp udp vxlan data")
-
-// onlyDecoders returns a configuration directory that disables all others.
-func onlyDecoders(t testing.TB) string {
-	t.Helper()
-	dir := t.TempDir()
-	// Name, short name and filter name of each, separated by tabs.
-	out := must[[]byte](t)(exec.Command("tshark", "-G", "protocols").Output())
-	var disabled []string
-	for line := range strings.Lines(string(out)) {
-		f := strings.Split(strings.TrimSpace(line), "\t")
-		if len(f) < 3 || slices.Contains(decoders, f[2]) || strings.HasPrefix(f[2], "_ws.") ||
-			strings.HasPrefix(f[2], "ipv6.") || strings.HasPrefix(f[2], "tcp.") {
-			continue
-		}
-		disabled = append(disabled, f[2]+"\n")
-	}
-	if len(disabled) == 0 {
-		t.Fatalf("tshark lists no decoders:\n%s", out)
-	}
-	check(t, os.WriteFile(filepath.Join(dir, "disabled_protos"), []byte(strings.Join(disabled, "")), 0o644))
-	return dir
-}
-
-// command prepares a run that takes each frame for itself.
-func (s *shark) command(more ...string) *exec.Cmd {
-	cmd := exec.Command("tshark", append([]string{"-n", "-r", s.file, "-d", fmt.Sprintf("udp.port==%d,vxlan", s.port),
-		"-o", "ip.check_checksum:TRUE", "-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE",
-		"-o", "ip.defragment:FALSE", "-o", "ipv6.defragment:FALSE"}, more...)...)
-	cmd.Env = append(os.Environ(), "WIRESHARK_CONFIG_DIR="+s.profile)
-	return cmd
-}
-
-// run returns the lines of fields of the frames that a display filter selects.
-func (s *shark) run(filter string, fields ...string) []string {
-	s.t.Helper()
-	args := []string{"-Y", filter, "-T", "fields"}
-	for _, f := range fields {
-		args = append(args, "-e", f)
-	}
-	cmd := s.command(args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		s.t.Fatalf("tshark: %v\n%s", err, stderr.Bytes())
-	}
-	if len(out) == 0 {
-		return nil
-	}
-	return strings.Split(strings.TrimSuffix(string(out), "\n"), "\n")
-}
-
-// numbers returns the numbers, from 1, of the frames that a filter selects.
-func (s *shark) numbers(filter string) (list []int) {
-	s.t.Helper()
-	for _, line := range s.run(filter, "frame.number") {
-		list = append(list, must[int](s.t)(strconv.Atoi(line)))
-	}
-	return list
-}
-
-// kinds returns the values of the fields that tell kinds of frames apart, as
+// frameKinds returns the values of the fields that tell kinds of frames apart, as
 // field=value, boolean ones as 0 and 1.
-func (s *shark) kinds() (list []string) {
-	s.t.Helper()
+func frameKinds(t testing.TB, e *wiretest.Evidence) (list []string) {
+	t.Helper()
 	fields := []string{"arp.opcode", "icmp.type", "icmpv6.type", "tcp.flags.syn", "tcp.flags.fin", "ip.flags.mf",
 		"ipv6.fraghdr.more", "vlan.id"}
-	for i, line := range s.run("vxlan", fields...) {
+	for i, line := range e.Fields("vxlan", fields...) {
 		values := strings.Split(line, "\t")
 		if len(values) != len(fields) {
-			s.t.Fatalf("tshark's line %d has %d fields: %q", i, len(values), line)
+			t.Fatalf("tshark's line %d has %d fields: %q", i, len(values), line)
 		}
 		for k, v := range values {
 			// The outer packet's value comes first.
@@ -147,52 +42,61 @@ func (s *shark) kinds() (list []string) {
 	return list
 }
 
-// explain returns what tshark has to say about a frame.
-func (s *shark) explain(number int) string {
-	out, err := s.command("-Y", fmt.Sprintf("frame.number == %d", number), "-V").Output()
-	if err != nil {
-		return err.Error()
-	}
-	return string(out)
-}
-
-// amiss selects what no correct sender puts on a wire: 0 is a bad checksum.
-const amiss = `_ws.malformed || _ws.expert.severity == "Error" || _ws.short || ` +
-	`ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0 || ` +
-	`icmp.checksum.status == 0 || icmpv6.checksum.status == 0`
-
 // tshark finds nothing malformed and no wrong checksum in what overtap sends,
 // and each inner flow keeps one source port of many.
+//
+// Nothing is left to a device where the frames are caught: they come to host b
+// by a port of the underlay's switch that has no offload, so that the kernel
+// cuts and sums there what still is whole. Where the underlay as such has no
+// offload, that is done as host a sends.
 func TestNothingWrongOnTheWire(t *testing.T) {
-	needShark(t)
-	profile := onlyDecoders(t)
+	shark := wiretest.NewShark(t)
 	for _, c := range []struct {
-		v6    bool
-		port  uint16
-		plain bool
-	}{{false, 4789, false}, {true, 8472, false}, {false, 8472, true}} {
-		name := fmt.Sprintf("%s/%d", map[bool]string{false: "v4", true: "v6"}[c.v6], c.port)
-		if c.plain {
-			name += "/plain TAP"
-		}
-		t.Run(name, func(t *testing.T) {
+		name   string
+		port   uint16
+		site   netlab.SiteSpec
+		peer   peer
+		engine []string
+		uplink bool // superframes leave uncut
+	}{
+		{name: "no offloads", port: 4789, site: netlab.SiteSpec{Offload: netlab.NoOffloads}, peer: kernel},
+		{name: "no offloads, IPv6", port: 8472, site: netlab.SiteSpec{V6: true, Offload: netlab.NoOffloads}, peer: kernel},
+		{name: "no offloads, plain TAP", port: 8472, site: netlab.SiteSpec{Offload: netlab.NoOffloads}, peer: kernel,
+			engine: []string{"offload = false"}},
+		{name: "no tunnel segmentation", port: 4789, site: netlab.SiteSpec{Offload: netlab.NoTunnelSegmentation}, peer: kernel},
+		{name: "uplink", port: 4789, peer: kernel, uplink: true},
+		{name: "uplink, IPv6", port: 8472, site: netlab.SiteSpec{V6: true}, peer: kernel, uplink: true},
+		{name: "uplink, jumbo", port: 4789, site: netlab.SiteSpec{UnderlayMTU: 9000}, peer: kernel, uplink: true},
+		{name: "uplink, jumbo, IPv6", port: 4789, site: netlab.SiteSpec{V6: true, UnderlayMTU: 9000}, peer: overtap, uplink: true},
+		{name: "uplink, overtap", port: 4789, peer: overtap, uplink: true},
+		{name: "cut", port: 4789, peer: overtap, engine: []string{"tunnel_gso = false"}},
+		{name: "cut, IPv6, jumbo", port: 4789, site: netlab.SiteSpec{V6: true, UnderlayMTU: 9000}, peer: kernel,
+			engine: []string{"tunnel_gso = false"}},
+		{name: "plain TAP", port: 4789, peer: overtap, engine: []string{"offload = false"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			lab := netlabtest.New(t)
-			sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{V6: c.v6, Offload: netlab.NoOffloads}))
+			c.site.Count = 3 // such an underlay has a switch
+			sites := must[[]*netlab.Site](t)(lab.Sites(c.site))
+			sites = sites[:2]
 			a, b := sites[0], sites[1]
-			// Nothing is left to a device: what b receives is what a wire would
-			// carry.
-			check(t, a.Host.SetFeatures(netlab.UnderlayDev, false, "tx-checksum-ip-generic"))
+			if c.site.Offload == netlab.NoOffloads {
+				check(t, a.Host.SetFeatures(netlab.UnderlayDev, false, "tx-checksum-ip-generic"))
+			}
+			sw := must[*netlab.Host](t)(lab.Host("switch"))
+			for _, s := range sites {
+				check(t, sw.SetOffload(s.Host.Name(), netlab.NoOffloads))
+				check(t, sw.SetFeatures(s.Host.Name(), false, "tx-checksum-ip-generic"))
+			}
 			n := blue(b, sites...)
 			n.port = c.port
-			kernel.end(t, b, n, sites)
+			c.peer.end(t, b, n, sites)
 			ear := openRaw(t, b.Host, netlab.UnderlayDev)
 			n = blue(a, sites...)
 			n.port = c.port
 			conf := at(a, n)
-			if c.plain {
-				conf.engine = append(conf.engine, "offload = false")
-			}
-			start(t, a.Host, conf)
+			conf.engine = c.engine
+			d := start(t, a.Host, conf)
 			for _, f := range flows(a, b) {
 				f.pings(t)
 				f.tcp(t, 1<<20)
@@ -207,7 +111,13 @@ func TestNothingWrongOnTheWire(t *testing.T) {
 			openRaw(t, a.Container, netlab.ContainerDev).send(
 				ethernet(b.MAC, a.MAC, tags, 0x0800, ipv4(0, 100, a.IPv4, b.IPv4)),
 				ethernet(encap.BroadcastMAC, a.MAC, tags, etherTest, marked(1000, "tagged")))
-			judge(t, profile, c.port, ours(t, ear, a.Underlay, c.port))
+			judge(t, shark, c.port, ours(t, ear, a.Underlay, c.port))
+			if lost := must[int](t)(ear.Lost()); lost > 0 {
+				t.Errorf("the capture lacks %d frames", lost)
+			}
+			if up := d.uplink(); (up.Sent > 0) != c.uplink {
+				t.Errorf("uplink %+v", up)
+			}
 		})
 	}
 }
@@ -237,19 +147,19 @@ func ours(t *testing.T, ear *raw, from netip.Addr, port uint16) (frames [][]byte
 }
 
 // judge has tshark look at the frames.
-func judge(t *testing.T, profile string, port uint16, frames [][]byte) {
+func judge(t *testing.T, shark *wiretest.Shark, port uint16, frames [][]byte) {
 	t.Helper()
-	s := newShark(t, profile, port, frames)
-	for i, n := range s.numbers(amiss) {
+	s := shark.Look(t, port, frames)
+	for i, n := range s.Numbers(wiretest.Amiss) {
 		if i < 3 {
-			t.Errorf("frame %d of %d is amiss:\n%s", n, len(frames), s.explain(n))
+			t.Errorf("frame %d of %d is amiss:\n%s", n, len(frames), s.Explain(n))
 		}
 	}
-	if got := len(s.numbers("vxlan.vni == 100 && eth.type")); got != len(frames) {
+	if got := len(s.Numbers("vxlan.vni == 100 && eth.type")); got != len(frames) {
 		t.Errorf("%d frames of %d are VXLAN of VNI 100", got, len(frames))
 	}
 	kinds := map[string]bool{}
-	for _, k := range s.kinds() {
+	for _, k := range frameKinds(t, s) {
 		kinds[k] = true
 	}
 	for _, want := range []string{
@@ -264,14 +174,14 @@ func judge(t *testing.T, profile string, port uint16, frames [][]byte) {
 	outer(t, frames)
 
 	// tshark does look: one bit wrong at the end of a segment.
-	full := s.numbers("tcp.len > 1000")
+	full := s.Numbers("tcp.len > 1000")
 	if len(full) == 0 {
 		return
 	}
 	bad := bytes.Clone(frames[full[0]-1])
 	bad[len(bad)-1] ^= 1
-	s = newShark(t, profile, port, [][]byte{frames[full[0]-1], bad})
-	if got := s.numbers(amiss); len(got) != 1 || got[0] != 2 {
+	s = shark.Look(t, port, [][]byte{frames[full[0]-1], bad})
+	if got := s.Numbers(wiretest.Amiss); len(got) != 1 || got[0] != 2 {
 		t.Errorf("of a good frame and one of a wrong checksum tshark refuses %v, want 2", got)
 	}
 }
