@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"net/netip"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,20 @@ func (e *Engine) RefuseSegments() error {
 		}
 	}
 	return nil
+}
+
+// RefuseRoute notes that the route to the peer refuses UDP_SEGMENT, as one does
+// whose packets IPsec transforms.
+func (e *Engine) RefuseRoute(peer netip.Addr) {
+	e.edges.(*hostEdges).sources.refuse(peer, unix.EIO)
+}
+
+// TapGrants has the kernel grant a TAP less: the first so many of the offload
+// sets that are asked for are not.
+func TapGrants(less int) (restore func()) {
+	was := offloadSteps
+	offloadSteps = offloadSteps[less:]
+	return func() { offloadSteps = was }
 }
 
 // UplinkByFeature lets superframes leave by devices with another feature than

@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -52,40 +51,16 @@ func send(t *testing.T, a, b *netlab.Site, bytes int64) {
 }
 
 // checksumErrors are those that the hosts' stacks have counted.
-func checksumErrors(t *testing.T, hosts ...*netlab.Host) (n int) {
+func checksumErrors(t *testing.T, hosts ...*netlab.Host) (n uint64) {
 	t.Helper()
 	for _, h := range hosts {
-		var b []byte
-		err := h.Do(func() error {
-			for _, f := range []string{"snmp", "snmp6"} {
-				more, err := os.ReadFile("/proc/thread-self/net/" + f)
-				if err != nil {
-					return err
-				}
-				b = append(b, more...)
-			}
-			return nil
-		})
+		counters, err := h.SNMP()
 		if err != nil {
 			t.Fatal(err)
 		}
-		var names []string
-		for line := range strings.Lines(string(b)) {
-			fields := strings.Fields(line)
-			if len(fields) == 2 && strings.HasSuffix(fields[0], "InCsumErrors") {
-				v, _ := strconv.Atoi(fields[1])
-				n += v
-			}
-			for i, name := range names {
-				if name == "InCsumErrors" && i < len(fields) {
-					v, _ := strconv.Atoi(fields[i])
-					n += v
-				}
-			}
-			if names == nil {
-				names = fields
-			} else {
-				names = nil
+		for name, value := range counters {
+			if strings.HasSuffix(name, "InCsumErrors") {
+				n += value
 			}
 		}
 	}
