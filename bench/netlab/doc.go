@@ -19,5 +19,6 @@
 //	   └──────────────── underlay ─────────────────┘
 //
 // Everything is done through netlink, ioctl and /proc; no program is started.
+// Package guest, which adds a host with another kernel to a lab, starts QEMU.
 // It needs root.
 package netlab

@@ -18,6 +18,7 @@ die() { echo "$0: $*" >&2; exit 1; }
 for tool in qemu-system-x86_64:qemu-system-x86 busybox:busybox-static cpio:cpio ip:iproute2 bridge:iproute2; do
     command -v "${tool%%:*}" >/dev/null || die "there is no ${tool%%:*}: install Debian's ${tool##*:}"
 done
+! ldd "$(command -v busybox)" >/dev/null 2>&1 || die "this busybox needs libraries: install Debian's busybox-static"
 package=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: //p')
 [ -n "$package" ] || die "apt knows no linux-image-cloud-amd64: run apt-get update"
 [ "$(wc -w <<<"$package")" = 1 ] || die "linux-image-cloud-amd64 depends on more than a kernel: $package"
