@@ -31,13 +31,13 @@ type outbound struct {
 	p      *policy
 	at     atHand
 	tally  *tally
-	plan   plan  // of the superframe at hand
-	whole  Whole // the superframe at hand
+	plan   plan            // of the superframe at hand
+	whole  Whole           // the superframe at hand
+	answer [maxAnswer]byte // to the frame at hand
 	sends  []Send
 	parts  [][]byte
 	header []byte // slots, from the first free one
 	slots  []byte
-	answer [maxAnswer]byte // to whoever sent the frame at hand
 }
 
 func newOutbound(thread int) *outbound {

@@ -111,6 +111,7 @@ func TestPathMTUIsTold(t *testing.T) {
 				if r.dropped(dataplane.DropTooBig) != uint64((i+1)*count) {
 					t.Errorf("time %d: %d dropped", i, r.dropped(dataplane.DropTooBig))
 				}
+				r.edges.SetPathMTU(peer, 0) // the wire would take it from here on
 			}
 			if got := knownPath(r.Engine, peer); got != c.path {
 				t.Errorf("path MTU %d, want %d", got, c.path)
@@ -213,6 +214,24 @@ func TestNotTold(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestPathMTUIsForDF: a network that may be fragmented from now on is not kept
+// by what was learned of a path.
+func TestPathMTUIsForDF(t *testing.T) {
+	u := dataplanetest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB)
+	a := newHost(t, u, addrA, n)
+	b := newHost(t, u, addrB, testNetwork(addrB, addrA))
+	f := dataplanetest.Frame{Data: flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}.complete(t, pattern(int(testMTU)-40))}
+	a.SetPathMTU(addrB, 1400)
+	a.TAP("vx0").Inject(f)
+	a.TAP("vx0").Wait(1)
+	n.DF = false
+	a.apply(n)
+	a.TAP("vx0").Inject(f)
+	wantFrames(t, b.TAP("vx0"), f)
+	silent(t, a.TAP("vx0"))
 }
 
 // TestFloodedToOneIsTold: with a single peer a flooded frame is as good as one

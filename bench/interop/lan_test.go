@@ -74,20 +74,31 @@ func TestLANOnTheBridge(t *testing.T) {
 	})
 }
 
-// The NIC that carries the underlay is refused as a port. Told to take its
-// addresses along, the tunnel runs over the bridge, and at the end the NIC has
-// everything back.
+// The NIC that carries the underlay, with IPv4 and IPv6 addresses and a default
+// route of either, is refused as a port. Told to take its addresses along, the
+// tunnel runs over the bridge, and at the end the NIC has everything back.
 func TestUnderlayOnTheBridge(t *testing.T) {
+	for _, v6 := range []bool{false, true} {
+		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) { testUnderlayOnTheBridge(t, v6) })
+	}
+}
+
+func testUnderlayOnTheBridge(t *testing.T, v6 bool) {
 	lab := netlabtest.New(t)
-	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{V6: v6}))
 	a, b := sites[0], sites[1]
-	far := prefix("203.0.113.0/24")
-	check(t, a.Host.AddRoute(prefix("0.0.0.0/0"), b.Underlay, netlab.UnderlayDev))
-	check(t, b.Host.AddAddr("lo", prefix("203.0.113.1/32")))
+	// Beyond the other host, by the default routes alone.
+	far := []netip.Prefix{prefix("203.0.113.1/32"), prefix("2001:db8:9::1/128")}
+	for i, p := range far {
+		gw := netlab.UnderlayAddr(2, i == 1)
+		check(t, a.Host.AddRoute(netip.PrefixFrom(p.Addr(), 0).Masked(), gw, netlab.UnderlayDev))
+		check(t, b.Host.AddAddr("lo", p))
+	}
+	// What the kernel makes of links by itself comes and goes.
 	look := func() string {
 		t.Helper()
 		return fmt.Sprint(must[[]netip.Prefix](t)(a.Host.Addrs(netlab.UnderlayDev)), "\n",
-			hostRoutes(t, a.Host, func(netlink.Route) bool { return true }))
+			hostRoutes(t, a.Host, func(r netlink.Route) bool { return r.Dst == nil || !r.Dst.IP.IsLinkLocalUnicast() }))
 	}
 	before := look()
 	kernel.end(t, b, blue(b, sites...), sites)
@@ -95,23 +106,56 @@ func TestUnderlayOnTheBridge(t *testing.T) {
 	n := blue(a, sites...)
 	n.bridge = "br-blue"
 	refused(t, a.Host, at(a, n.with(`ports = ["eth0"]`)),
-		"network blue: the port eth0 carries the underlay address 192.0.2.1", "this host would be cut off", "ports_take_addresses = true")
+		"network blue: the port eth0 carries the underlay address "+a.Underlay.String(), "this host would be cut off", "ports_take_addresses = true")
 
 	// It is refused also as the one of the default route alone.
 	c := at(a, n.with(`ports = ["eth0"]`))
-	check(t, a.Host.AddAddr("lo", prefix("192.0.2.101/32")))
 	c.underlay = netip.MustParseAddr("192.0.2.101")
+	if v6 {
+		c.underlay = netip.MustParseAddr("2001:db8:0:1::101")
+	}
+	spare := netip.PrefixFrom(c.underlay, c.underlay.BitLen())
+	check(t, a.Host.AddAddr("lo", spare))
 	refused(t, a.Host, c, "the port eth0 carries the default route")
 	c.device = netlab.UnderlayDev
 	refused(t, a.Host, c, "is underlay.device")
+	delAddr(t, a.Host, "lo", spare)
 
-	d := start(t, a.Host, at(a, n.with(`ports = ["eth0"]`, `ports_take_addresses = true`)))
-	check(t, a.Host.SetMaster(a.Container.Name(), "br-blue"))
-	if addrs := must[[]netip.Prefix](t)(a.Host.Addrs("br-blue")); !slices.Contains(addrs, netip.PrefixFrom(a.Underlay, 24)) {
-		t.Errorf("addresses of the bridge: %v", addrs)
+	conf := at(a, n.with(`ports = ["eth0"]`, `ports_take_addresses = true`))
+	file, socket := prepare(t, conf)
+	d := startFile(t, a.Host, conf, file, socket)
+	made := d.made
+	// moved wants all on the bridge and nothing on the port, and both ways through.
+	moved := func() {
+		t.Helper()
+		reaches(t, a.Container, b.IPv4)
+		reaches(t, b.Container, a.IPv6)
+		for _, p := range far {
+			reaches(t, a.Host, p.Addr())
+		}
+		if on := look(); !strings.HasPrefix(on, "[]\n") || on != strings.ReplaceAll("[]\n"+strings.SplitN(before, "\n", 2)[1], "dev eth0", "dev br-blue") {
+			t.Errorf("before:\n%s\nwith the bridge:\n%s", before, on)
+		}
+		for i := range far {
+			if addrs := must[[]netip.Prefix](t)(a.Host.Addrs("br-blue")); !slices.ContainsFunc(addrs, func(p netip.Prefix) bool {
+				return p.Addr() == netlab.UnderlayAddr(1, i == 1)
+			}) {
+				t.Errorf("addresses of the bridge: %v", addrs)
+			}
+		}
 	}
-	reaches(t, a.Host, far.Addr().Next()) // by the default route
-	reaches(t, a.Container, b.IPv4)
+	rejoin := func() {
+		t.Helper()
+		eventually(t, "the bridge", func() error {
+			if !slices.Contains(must[[]string](t)(a.Host.Links()), "br-blue") {
+				return errors.New("it is not there")
+			}
+			return nil
+		})
+		check(t, a.Host.SetMaster(a.Container.Name(), "br-blue"))
+	}
+	rejoin()
+	moved()
 	exchange(t, a, b, 4<<20)
 	if s := d.status(); !s.Ready || s.Networks[0].MTU != a.MTU {
 		t.Errorf("%+v", s)
@@ -119,26 +163,28 @@ func TestUnderlayOnTheBridge(t *testing.T) {
 
 	// Whoever deletes the bridge cuts the host off for a moment only.
 	check(t, a.Host.DeleteLink("br-blue"))
-	eventually(t, "the bridge", func() error {
-		links := must[[]string](t)(a.Host.Links())
-		if !slices.Contains(links, "br-blue") {
-			return fmt.Errorf("links %v", links)
+	rejoin()
+	d.awaitReady(true)
+	moved()
+
+	// A daemon that is killed leaves the host reachable over its bridge, and the
+	// next one gives all back at its end: also when it was killed once more.
+	for range 2 {
+		d.kill()
+		for _, p := range far {
+			reaches(t, a.Host, p.Addr())
 		}
-		return nil
-	})
-	check(t, a.Host.SetMaster(a.Container.Name(), "br-blue"))
-	reaches(t, a.Host, far.Addr().Next())
-	reaches(t, a.Container, b.IPv4)
-	eventually(t, "ready", func() error {
-		if !d.status().Ready {
-			return errors.New(d.verb("status"))
-		}
-		return nil
-	})
+		d = startFile(t, a.Host, conf, file, socket)
+		d.made = made
+		moved()
+	}
+	exchange(t, a, b, 1<<20)
 
 	d.stop(unix.SIGTERM)
 	if after := look(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
-	reaches(t, a.Host, far.Addr().Next())
+	for _, p := range far {
+		reaches(t, a.Host, p.Addr())
+	}
 }

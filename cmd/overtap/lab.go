@@ -17,11 +17,13 @@ import (
 func newLabCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "lab",
-		Short: "Build two hosts on this machine and join their containers: try overtap here",
-		Long: `Build two hosts and their containers out of network namespaces of this machine
-and join them by overtap: a network to look at and to play with, that reaches
-nothing outside and leaves nothing behind. It needs root, and no program but
-this one.`,
+		Short: "Build hosts on this machine and join their containers: try overtap here",
+		Long: `Build hosts and their containers out of network namespaces of this machine and
+join them by overtap, in each of the ways that it knows: a network to look at
+and to play with, that reaches nothing outside and leaves nothing behind. It
+needs root, and no program but this one.
+
+` + labNames(),
 		Example: "  overtap lab up\n  overtap lab exec a1 -- ping -c 3 198.51.100.2\n  overtap lab down",
 	}
 	c.AddCommand(newLabUpCommand(), newLabListCommand(), newLabExecCommand(), newLabSpeedCommand(), newLabDownCommand())
@@ -47,9 +49,10 @@ func newLabUpCommand() *cobra.Command {
 	var peer string
 	c := &cobra.Command{
 		Use:   "up [--peer kernel|overtap] [NAME]",
-		Short: "Build a lab, ping across it and show what it is",
-		Long: `Build a lab, ping across it and show what it is. Host a runs overtap; at the
-other end, in host b, is the kernel's vxlan device, or another overtap.
+		Short: "Build a lab, prove it by traffic and show what it is",
+		Long: `Build a lab, prove it by pings and TCP streams whose sums are compared, and show
+what it is, with the configuration that it runs. Host a runs overtap; so does
+host b, unless the lab has a kernel's vxlan device to be the other end there.
 
 ` + labNames(),
 		Args:      cobra.MaximumNArgs(1),
@@ -72,7 +75,7 @@ other end, in host b, is the kernel's vxlan device, or another overtap.
 			return t.Up(ctx, lab.NewPrinter(c.OutOrStdout()), p)
 		},
 	}
-	c.Flags().StringVar(&peer, "peer", "", "the other end: `kernel` or overtap (default kernel, where the kernel has vxlan)")
+	c.Flags().StringVar(&peer, "peer", "", "the other end: `kernel` or overtap (default kernel, where lab and kernel have vxlan for it)")
 	return c
 }
 

@@ -4,9 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
+	"overtap/cmd/internal/lab"
 	"overtap/dataplane"
 )
 
@@ -39,5 +41,27 @@ func TestReadmeNamesEveryDrop(t *testing.T) {
 	}
 	for name := range named {
 		t.Errorf("%s is no reason that the engine knows", name)
+	}
+}
+
+// The README's table of labs names each once, and nothing else, in the order of
+// `lab list`.
+func TestReadmeNamesEveryLab(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const header = "| lab | what it shows | keys |\n"
+	_, rest, found := strings.Cut(string(text), header)
+	if !found {
+		t.Fatalf("README.md has no table with the header %s", header)
+	}
+	table, _, _ := strings.Cut(rest, "\n\n")
+	var named []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\|").FindAllStringSubmatch(table, -1) {
+		named = append(named, m[1])
+	}
+	if !slices.Equal(named, lab.Names()) {
+		t.Errorf("README.md has the labs %v, want %v", named, lab.Names())
 	}
 }

@@ -318,7 +318,7 @@ func TestPutBack(t *testing.T) {
 		return err == nil && len(list) == 1
 	}
 	do(t, netlink.AddrDel(by(t, "br-blue"), own))
-	eventually(t, "the address", has)
+	eventually(t, "the address", func() bool { return has() && r.said("put back") > 0 })
 	if r.said("put back") != 1 || r.said("the address 198.51.100.1/24 of br-blue") != 1 {
 		t.Errorf("log:\n%s", r.log)
 	}
