@@ -119,9 +119,12 @@ type Info struct {
 type UplinkInfo struct {
 	Active bool   `json:"active"`           // superframes take it
 	Reason string `json:"reason,omitempty"` // why they do not, and leave cut by the sockets
-	Lost   bool   `json:"lost"`             // it was there, and is given up for good
-	Device string `json:"device,omitempty"` // its TAP
-	Sent   uint64 `json:"sent"`             // superframes that took it
+	// IPIPReason is why superframes of IP-in-IP do not take it although those of
+	// VXLAN do.
+	IPIPReason string `json:"ipip_reason,omitempty"`
+	Lost       bool   `json:"lost"`             // it was there, and is given up for good
+	Device     string `json:"device,omitempty"` // its TAP
+	Sent       uint64 `json:"sent"`             // superframes that took it
 	// Refused counts superframes that left cut instead, by why: "no_route"
 	// (none that leads out of this host over a plain device), "no_neighbour"
 	// (the next hop's address is not resolved), "too_big" (their packets for
