@@ -136,16 +136,18 @@ type UplinkInfo struct {
 
 // NetworkInfo describes the device of one network or tunnel.
 type NetworkInfo struct {
-	Network  string           `json:"network"`
-	Kind     Kind             `json:"kind"`
-	VNI      encap.VNI        `json:"vni"`
-	Port     uint16           `json:"port"`
-	Device   string           `json:"device"`
-	MAC      encap.MAC        `json:"mac"`
-	MTU      encap.OverlayMTU `json:"mtu"`
-	Queues   int              `json:"queues"`
-	Offloads []string         `json:"offloads"` // granted by the kernel: "csum", "tso4", "tso6", "ecn", "uso"
-	Lost     bool             `json:"lost"`     // the device was deleted under us
+	Network string           `json:"network"`
+	Kind    Kind             `json:"kind"`
+	VNI     encap.VNI        `json:"vni"`
+	Port    uint16           `json:"port"`
+	Device  string           `json:"device"`
+	MAC     encap.MAC        `json:"mac"`
+	MTU     encap.OverlayMTU `json:"mtu"`
+	Queues  int              `json:"queues"`
+	// Offloads are what the kernel granted: "csum", "tso4", "tso6", "ecn",
+	// "uso", and "steering" where each flow keeps its queue, and so its worker.
+	Offloads []string `json:"offloads"`
+	Lost     bool     `json:"lost"` // the device was deleted under us
 	// TableBytes is what the forwarding table takes when it is full.
 	TableBytes int `json:"table_bytes"`
 }

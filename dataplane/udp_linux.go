@@ -34,6 +34,7 @@ type hostEdges struct {
 	device   string
 	sources  *sourcePool
 	paths    *pathProbe
+	steering *steering
 	up       *uplink // nil without one
 	noUplink error   // why there is none
 }
@@ -45,7 +46,7 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	if n == 0 {
 		n = defaultSourcePorts
 	}
-	e := &hostEdges{underlay: o.Underlay, device: o.Device}
+	e := &hostEdges{underlay: o.Underlay, device: o.Device, steering: newSteering()}
 	pool, err := openSources(e, n)
 	if err != nil {
 		return nil, err
@@ -66,7 +67,19 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	return e, nil
 }
 
-func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
+// OpenDevice has the device deal its flows to the queues so that each keeps its
+// own. Where the kernel takes no program for it, it deals them as it likes.
+func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) {
+	queues, err := openTap(s)
+	if err != nil || s.Queues == 1 || e.steering.attach(queues[0].FD(), s.TUN) != nil {
+		return queues, err
+	}
+	for _, q := range queues {
+		q := q.(*tapQueue)
+		q.offloads = append(slices.Clone(q.offloads), steered)
+	}
+	return queues, nil
+}
 
 func (e *hostEdges) Close() error {
 	err := errors.Join(e.sources.close(), e.paths.close())
