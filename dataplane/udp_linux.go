@@ -18,9 +18,11 @@ const (
 	// 10 Gbit/s it holds some milliseconds, the time a busy CPU may take to
 	// come round.
 	socketBuffer = 8 << 20
-	// receiveBatch datagrams are taken by one recvmmsg. Their buffers hold
-	// 64 KiB each, of which small datagrams touch only the first page.
-	receiveBatch = 128
+	// receiveBatch datagrams are taken by one recvmmsg at most. Their buffers
+	// hold 64 KiB each, of which small datagrams touch only the first page.
+	receiveBatch = 256
+	// receiveBytes is about how much one recvmmsg shall take.
+	receiveBytes = 512 << 10
 	// bufferStride staggers the buffers, so that their first lines do not all
 	// fall into the same sets of the cache.
 	bufferStride = MaxDatagram + 1 + 3*64
