@@ -183,7 +183,8 @@ func (e *Engine) runInbound(in *inbound, packets *packetIn, p *port) {
 // the network answered to something sent, or a device that went down.
 func passing(err error) bool {
 	for _, e := range []unix.Errno{unix.ECONNREFUSED, unix.ENETDOWN, unix.ENETUNREACH,
-		unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.EMSGSIZE, unix.EPROTO, unix.ENOMEM} {
+		unix.EHOSTUNREACH, unix.EHOSTDOWN, unix.EMSGSIZE, unix.EPROTO, unix.ENOMEM,
+		unix.ENOPROTOOPT, unix.EOPNOTSUPP, unix.ENONET} {
 		if errors.Is(err, e) {
 			return true
 		}

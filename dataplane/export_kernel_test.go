@@ -54,3 +54,12 @@ func (e *Engine) UplinkAllocs(w *Whole) float64 {
 		worker.send(w, 1)
 	})
 }
+
+// OpenQueues opens a device of this host, with the program that deals its flows
+// to its queues or without.
+func OpenQueues(s DeviceSpec, steer bool) ([]Device, error) {
+	if !steer {
+		return openTap(s)
+	}
+	return (&hostEdges{steering: newSteering()}).OpenDevice(s)
+}

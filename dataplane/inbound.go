@@ -11,7 +11,7 @@ const (
 	// inDatagrams are taken from a socket at once.
 	inDatagrams = receiveBatch
 	// inFrames wait for one WriteBatch to a TAP.
-	inFrames = 256
+	inFrames = 512
 )
 
 // inbound is the road from the wire to the TAPs for one worker. Its thread

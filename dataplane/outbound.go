@@ -261,27 +261,57 @@ func (o *outbound) reserve(parts, slots int, w Wire) {
 }
 
 // queue addresses a unit to one destination (step 8): joined to the run before
-// it when both are alike, else as a send of its own.
+// it where both are alike, else as a send of its own.
 func (o *outbound) queue(u unit, to netip.Addr, id fdb.PeerID, w Wire) {
 	if o.join(u, to) {
 		return
 	}
-	// A superframe of more payloads than one send carries takes several.
-	for perSend := u.payloadsPerSend(); ; {
+	if u.segs == 1 {
+		o.append(u, to, id, w)
+		return
+	}
+	// The payloads of a superframe, two parts each: those that the send before
+	// it still takes, and the rest in as many sends as it needs.
+	for n := o.extends(&u, to); u.segs != 0; n = 0 {
 		one := u
-		if u.segs > perSend {
-			one.segs, one.parts = perSend, 2*perSend
-			one.bytes = perSend * (u.segSize - encap.VXLANHeaderLen)
+		if room := u.payloadsPerSend() - n; u.segs > room {
+			one.segs, one.parts = room, 2*room
+			one.bytes = room * (u.segSize - encap.VXLANHeaderLen)
 		}
-		o.append(one, to, id, w)
-		if one.segs == u.segs {
-			return
+		if n != 0 {
+			o.extend(one)
+		} else {
+			o.append(one, to, id, w)
 		}
 		u.first += one.parts
 		u.parts -= one.parts
 		u.segs -= one.segs
 		u.bytes -= one.bytes
 	}
+}
+
+// extends returns how many payloads the last send has when the superframe u goes
+// on behind them: the same flow to the same peer, payloads of the same size and
+// none of them short. It returns 0 when it does not, or the send is full.
+func (o *outbound) extends(u *unit, to netip.Addr) int {
+	if len(o.sends) == 0 {
+		return 0
+	}
+	s := &o.sends[len(o.sends)-1]
+	if s.Flow != u.flow || s.To.Addr() != to || s.TOS != u.tos || s.SegSize != u.segSize ||
+		s.first+len(s.Parts) != u.first || s.copies || u.copies ||
+		s.bytes != s.segs*(s.SegSize-encap.VXLANHeaderLen) || s.segs >= u.payloadsPerSend() {
+		return 0
+	}
+	return s.segs
+}
+
+// extend appends payloads to the last send.
+func (o *outbound) extend(u unit) {
+	s := &o.sends[len(o.sends)-1]
+	s.Parts = o.parts[s.first : u.first+u.parts]
+	s.segs += u.segs
+	s.bytes += u.bytes
 }
 
 // payloadsPerSend is how many of its payloads one UDP_SEGMENT takes.

@@ -119,9 +119,12 @@ type Info struct {
 type UplinkInfo struct {
 	Active bool   `json:"active"`           // superframes take it
 	Reason string `json:"reason,omitempty"` // why they do not, and leave cut by the sockets
-	Lost   bool   `json:"lost"`             // it was there, and is given up for good
-	Device string `json:"device,omitempty"` // its TAP
-	Sent   uint64 `json:"sent"`             // superframes that took it
+	// IPIPReason is why superframes of IP-in-IP do not take it although those of
+	// VXLAN do.
+	IPIPReason string `json:"ipip_reason,omitempty"`
+	Lost       bool   `json:"lost"`             // it was there, and is given up for good
+	Device     string `json:"device,omitempty"` // its TAP
+	Sent       uint64 `json:"sent"`             // superframes that took it
 	// Refused counts superframes that left cut instead, by why: "no_route"
 	// (none that leads out of this host over a plain device), "no_neighbour"
 	// (the next hop's address is not resolved), "too_big" (their packets for
@@ -133,16 +136,18 @@ type UplinkInfo struct {
 
 // NetworkInfo describes the device of one network or tunnel.
 type NetworkInfo struct {
-	Network  string           `json:"network"`
-	Kind     Kind             `json:"kind"`
-	VNI      encap.VNI        `json:"vni"`
-	Port     uint16           `json:"port"`
-	Device   string           `json:"device"`
-	MAC      encap.MAC        `json:"mac"`
-	MTU      encap.OverlayMTU `json:"mtu"`
-	Queues   int              `json:"queues"`
-	Offloads []string         `json:"offloads"` // granted by the kernel: "csum", "tso4", "tso6", "ecn", "uso"
-	Lost     bool             `json:"lost"`     // the device was deleted under us
+	Network string           `json:"network"`
+	Kind    Kind             `json:"kind"`
+	VNI     encap.VNI        `json:"vni"`
+	Port    uint16           `json:"port"`
+	Device  string           `json:"device"`
+	MAC     encap.MAC        `json:"mac"`
+	MTU     encap.OverlayMTU `json:"mtu"`
+	Queues  int              `json:"queues"`
+	// Offloads are what the kernel granted: "csum", "tso4", "tso6", "ecn",
+	// "uso", and "steering" where each flow keeps its queue, and so its worker.
+	Offloads []string `json:"offloads"`
+	Lost     bool     `json:"lost"` // the device was deleted under us
 	// TableBytes is what the forwarding table takes when it is full.
 	TableBytes int `json:"table_bytes"`
 }

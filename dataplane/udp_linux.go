@@ -18,9 +18,11 @@ const (
 	// 10 Gbit/s it holds some milliseconds, the time a busy CPU may take to
 	// come round.
 	socketBuffer = 8 << 20
-	// receiveBatch datagrams are taken by one recvmmsg. Their buffers hold
-	// 64 KiB each, of which small datagrams touch only the first page.
-	receiveBatch = 128
+	// receiveBatch datagrams are taken by one recvmmsg at most. Their buffers
+	// hold 64 KiB each, of which small datagrams touch only the first page.
+	receiveBatch = 256
+	// receiveBytes is about how much one recvmmsg shall take.
+	receiveBytes = 512 << 10
 	// bufferStride staggers the buffers, so that their first lines do not all
 	// fall into the same sets of the cache.
 	bufferStride = MaxDatagram + 1 + 3*64
@@ -34,6 +36,7 @@ type hostEdges struct {
 	device   string
 	sources  *sourcePool
 	paths    *pathProbe
+	steering *steering
 	up       *uplink // nil without one
 	noUplink error   // why there is none
 }
@@ -45,7 +48,7 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	if n == 0 {
 		n = defaultSourcePorts
 	}
-	e := &hostEdges{underlay: o.Underlay, device: o.Device}
+	e := &hostEdges{underlay: o.Underlay, device: o.Device, steering: newSteering()}
 	pool, err := openSources(e, n)
 	if err != nil {
 		return nil, err
@@ -66,7 +69,19 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	return e, nil
 }
 
-func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) { return openTap(s) }
+// OpenDevice has the device deal its flows to the queues so that each keeps its
+// own. Where the kernel takes no program for it, it deals them as it likes.
+func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) {
+	queues, err := openTap(s)
+	if err != nil || s.Queues == 1 || e.steering.attach(queues[0].FD(), s.TUN) != nil {
+		return queues, err
+	}
+	for _, q := range queues {
+		q := q.(*tapQueue)
+		q.offloads = append(slices.Clone(q.offloads), steered)
+	}
+	return queues, nil
+}
 
 func (e *hostEdges) Close() error {
 	err := errors.Join(e.sources.close(), e.paths.close())

@@ -80,10 +80,12 @@ type receiver struct {
 	names   [receiveBatch]unix.RawSockaddrInet6
 	control [receiveBatch][controlLen]byte
 	buffers []byte
+	want    int // messages to ask for next
 }
 
 func (r *receiver) init() {
 	r.buffers = make([]byte, receiveBatch*bufferStride)
+	r.want = receiveBatch
 	for i := range r.msgs {
 		r.iovs[i] = unix.Iovec{Base: &r.buffers[i*bufferStride]}
 		r.iovs[i].SetLen(MaxDatagram + 1)
@@ -106,7 +108,7 @@ func (w *udpWire) ReadBatch(d []Datagram) (int, error) {
 // receive takes up to want messages from the socket and returns how many; it
 // does not block.
 func (r *receiver) receive(fd, want int) (int, error) {
-	want = min(want, receiveBatch)
+	want = min(want, r.want)
 	for i := range want {
 		r.msgs[i].hdr.Namelen = unix.SizeofSockaddrInet6
 		r.msgs[i].hdr.SetControllen(controlLen)
@@ -120,7 +122,18 @@ func (r *receiver) receive(fd, want int) (int, error) {
 		}
 		return 0, e
 	}
+	r.adapt(int(n))
 	return int(n), nil
+}
+
+// adapt asks for fewer messages while they are long, so that a batch stays in
+// the CPU's cache, and for more while they are short, so that trains get long.
+func (r *receiver) adapt(n int) {
+	bytes := 1
+	for i := range r.msgs[:n] {
+		bytes += int(r.msgs[i].len)
+	}
+	r.want = min(max(receiveBytes*n/bytes, receiveBatch/16), receiveBatch)
 }
 
 // message returns the bytes of the i-th message, and whether they are cut off.

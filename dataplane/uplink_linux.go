@@ -38,6 +38,7 @@ type uplink struct {
 	// Of IP-in-IP, nil before a tunnel was opened (uplinkipip_linux.go).
 	ipipProgram *ebpf.Program
 	ipipIngress link.Link
+	ipipRefused atomic.Pointer[string] // why there is none, once it was tried
 	ipsec       *ipsecWatch
 	devices     uplinkDevices
 	only        string                 // device that the underlay is bound to; "" = any
@@ -421,6 +422,9 @@ func (u *uplink) info() UplinkInfo {
 		i.Reason = err.Error()
 	} else {
 		i.Active = true
+	}
+	if why := u.ipipRefused.Load(); why != nil {
+		i.IPIPReason = *why
 	}
 	for k := range u.workers {
 		w := &u.workers[k]

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -40,17 +41,27 @@ func (u *uplink) openIPIP() error {
 	if u.ipipIngress != nil {
 		return nil
 	}
-	program, err := ipipProgram(u.verdicts, len(u.workers))
-	if err != nil {
+	if err := u.attachIPIP(); err != nil {
+		why := err.Error()
+		u.ipipRefused.Store(&why)
 		return err
 	}
-	u.ipipIngress, err = link.AttachTCX(link.TCXOptions{
+	u.ipipRefused.Store(nil)
+	return nil
+}
+
+func (u *uplink) attachIPIP() error {
+	program, err := ipipProgram(u.verdicts, len(u.workers))
+	if err != nil {
+		return fmt.Errorf("load the program of IP-in-IP: %w", err)
+	}
+	ingress, err := link.AttachTCX(link.TCXOptions{
 		Interface: u.index, Program: program, Attach: ebpf.AttachTCXIngress, Anchor: link.Head(),
 	})
-	u.ipipProgram = program
 	if err != nil {
-		return fmt.Errorf("attach the program of IP-in-IP to %s: %w", u.name, err)
+		return errors.Join(fmt.Errorf("attach the program of IP-in-IP to %s: %w", u.name, err), program.Close())
 	}
+	u.ipipProgram, u.ipipIngress = program, ingress
 	return nil
 }
 

@@ -16,7 +16,7 @@ type Route struct {
 
 // Routes are the inner prefixes of one IP-in-IP tunnel. The longest prefix that
 // holds an address wins. Lookup runs on every worker at once; it takes no lock
-// and does not allocate. Set and All are control's.
+// and does not allocate. Set is control's.
 type Routes struct {
 	table atomic.Pointer[bart.Table[Target]] // immutable once published
 }

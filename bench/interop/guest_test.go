@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -40,6 +41,10 @@ func newForeign(t testing.TB, h *netlab.Host) *foreign {
 func joinForeign(t testing.TB, h *netlab.Host, dev string, mtu int) *foreign {
 	t.Helper()
 	f := &foreign{t, netlabtest.Guest(t)}
+	ours := strings.TrimSpace(string(must[[]byte](t)(os.ReadFile("/proc/sys/kernel/osrelease"))))
+	if theirs := strings.TrimSpace(f.run("uname -r")); theirs == ours {
+		t.Fatalf("the guest runs %s, as this machine does: want another kernel", theirs)
+	}
 	check(t, f.g.Join(f.limit(), h, dev, mtu))
 	f.background("end echo", "/tmp/echo")
 	return f

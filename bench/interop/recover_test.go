@@ -174,6 +174,19 @@ func TestRefusesToStart(t *testing.T) {
 			*blue = blue.with(`addresses = ["198.51.100.101/24"]`, `ports = ["lan0"]`, `ports_take_addresses = true`)
 			conf.networks = append(conf.networks, network{name: "red", vni: 7, bridge: "br-red"}.with(`addresses = ["2001:db8:7::1/64"]`))
 		}, []string{"network red", "2001:db8:7::1"}},
+		{"TUN's name taken", func(t *testing.T, a, _ *netlab.Site, conf *config) {
+			check(t, a.Host.AddBridge("tun0", 0))
+			conf.last = tunnelTable("10.1.2.0/24")
+		}, []string{"the device name tun0 is taken by a bridge", "ip link del tun0"}},
+		{"somebody else's route in the tunnel's way", func(t *testing.T, a, b *netlab.Site, conf *config) {
+			check(t, a.Host.AddRoute(prefix("10.1.2.0/24"), b.Underlay, netlab.UnderlayDev))
+			conf.last = tunnelTable("10.1.2.0/24")
+		}, []string{"10.1.2.0/24"}},
+		{"somebody else's neighbour", func(t *testing.T, a, b *netlab.Site, conf *config) {
+			conf.networks[0] = conf.networks[0].with(`addresses = ["198.51.100.101/24"]`)
+			check(t, a.Host.AddNeighbor(netlab.SiteBridge, b.IPv4, 0x0242_0000_0099))
+			conf.last = fmt.Sprintf("[[vxlan.neighbor]]\naddress = %q\nmac = %q\n", b.IPv4, b.MAC)
+		}, []string{"02:42:00:00:00:99"}},
 		{"mistakes in the file", func(t *testing.T, _, _ *netlab.Site, conf *config) {
 			conf.networks[0] = conf.networks[0].with("vlan = 1", "bridges = true")
 		}, []string{"overtap.toml:", "vxlan[0].vlan", "bridges"}},
@@ -187,6 +200,12 @@ func TestRefusesToStart(t *testing.T) {
 			refused(t, a.Host, conf, c.want...)
 		})
 	}
+}
+
+// tunnelTable is an IP-in-IP tunnel to the second host for the prefix.
+func tunnelTable(prefix string) string {
+	return fmt.Sprintf("[[ipip]]\nname = \"tun0\"\naddresses = [\"172.31.0.1/32\"]\n[[ipip.route]]\nprefix = %q\npeer = %q\n",
+		prefix, netlab.UnderlayAddr(2, false))
 }
 
 // gone is nil when the host has none of the devices.

@@ -39,7 +39,11 @@ func newStatusCommand() *cobra.Command {
 // uplink says which way superframes leave.
 func uplink(u dataplane.UplinkInfo) string {
 	if u.Active {
-		return u.Device + ": superframes leave uncut"
+		how := u.Device + ": superframes leave uncut"
+		if u.IPIPReason != "" {
+			how += ", but those of IP-in-IP: " + u.IPIPReason
+		}
+		return how
 	}
 	return "not used, superframes leave cut: " + u.Reason
 }

@@ -13,7 +13,8 @@
 //	                              │    └────────────────┘  │
 //	                              └────────────────────────┘
 //
-// build.sh makes kernel and initramfs from Debian's packages. What the guest
+// build.sh makes kernel and initramfs from the packages of this machine's Debian:
+// 6.1 is bookworm's. What the guest
 // shall do is said in shell scripts that go in by a serial line of their own:
 // it has busybox, ip, bridge and the program of folder end.
 package guest

@@ -135,3 +135,25 @@ func TestEchoGivesUp(t *testing.T) {
 		cancel()
 	}
 }
+
+// One datagram that comes back twice does not stand for another that never does.
+func TestEchoTellsDatagramsApart(t *testing.T) {
+	_, p := listen(t)
+	go func() {
+		b := make([]byte, 2000)
+		for first := true; ; first = false {
+			n, from, err := p.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			if first {
+				p.WriteTo(b[:n], from)
+				p.WriteTo(b[:n], from)
+			}
+		}
+	}()
+	err := Datagrams(limit(t), dial[*net.UDPConn](t, p.LocalAddr()), DatagramOptions{Size: 100, Count: 2})
+	if !errors.Is(err, ErrCorrupt) {
+		t.Error(err)
+	}
+}
