@@ -188,6 +188,36 @@ func TestOutboundCopiesNoPayload(t *testing.T) {
 	}
 }
 
+// TestUncutSuperframeIsNotCopied wants a superframe that leaves uncut to be
+// handed over where the device put it, all of it and as it was.
+func TestUncutSuperframeIsNotCopied(t *testing.T) {
+	for _, udp := range []bool{false, true} {
+		s := flowSpec{src: macA, dst: macB, udp: udp, tcpFlags: encap.TCPACK}
+		super := s.superframe(t, pattern(30*1386+5), 1386)
+		for name, targets := range map[string]int{"unicast": 1, "flood": 8} {
+			r, e := nullRoads(t, eightPeers())
+			if targets == 1 {
+				r.Learn(macB, 0)
+			}
+			e.frames = []dataplanetest.Frame{hello, super}
+			taken := 0
+			e.onWhole = func(w *dataplane.Whole) bool {
+				taken++
+				if !startsAt(w.Data, e.slots[1], 0) || len(w.Data) != len(super.Data) || !bytes.Equal(w.Data, super.Data) {
+					t.Errorf("%s: %d bytes, not the %d where they were read", name, len(w.Data), len(super.Data))
+				}
+				return true
+			}
+			if err := r.Outbound(); err != nil {
+				t.Fatal(err)
+			}
+			if taken != targets {
+				t.Errorf("%s: %d were taken uncut, want %d", name, taken, targets)
+			}
+		}
+	}
+}
+
 // slotOf is the frame that p is, or is part of; -1 for none.
 func (e *null) slotOf(p []byte) int {
 	for i, s := range e.slots {

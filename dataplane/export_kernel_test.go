@@ -63,3 +63,6 @@ func OpenQueues(s DeviceSpec, steer bool) ([]Device, error) {
 	}
 	return (&hostEdges{steering: newSteering()}).OpenDevice(s)
 }
+
+// OpenHostEdges opens this host's edges, to be given to Options.
+func OpenHostEdges(o Options) (Edges, error) { return newHostEdges(o, 1) }

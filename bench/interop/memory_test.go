@@ -1,6 +1,8 @@
 package interop
 
 import (
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"regexp"
@@ -8,7 +10,10 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/bench/netlab"
+	"overtap/bench/netlab/netlabtest"
 	"overtap/encap"
 )
 
@@ -65,6 +70,64 @@ func TestMemoryOfTenThousandEntries(t *testing.T) {
 		t.Errorf("%d entries, %d of them learned, want %d and a few", n.Entries, n.EntriesLearned, stations)
 	}
 	exchange(t, a, b, 16<<20)
+	got := d.rss()
+	t.Logf("resident: %d KiB", got)
+	if got > limit && !raceEnabled {
+		t.Errorf("%d KiB are resident, want at most %d", got, limit)
+	}
+}
+
+// A million learned entries, sent by a peer as fast as it can, take no more than
+// 160 MiB, with all else the daemon has.
+func TestMemoryOfAMillionEntries(t *testing.T) {
+	const (
+		stations = 1_000_000
+		first    = encap.MAC(0x0242_0200_0000)
+		limit    = 160 << 10 // KiB
+		run      = 64        // datagrams of one UDP_SEGMENT
+		each     = 8 + 60    // bytes: a VXLAN header and a frame
+	)
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	d := start(t, a.Host, at(a, blue(a, sites...).with(fmt.Sprintf("max_entries = %d", 1<<20))))
+	fd := -1
+	check(t, b.Host.Do(func() (err error) {
+		if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		return errors.Join(unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, each),
+			unix.Connect(fd, &unix.SockaddrInet4{Port: 4789, Addr: a.Underlay.As4()}))
+	}))
+	defer unix.Close(fd)
+
+	// The frames are for a station that the bridge knows, so that they end there.
+	buffer := make([]byte, run*each)
+	for i := range run {
+		encap.PutVXLAN(buffer[i*each:], 100)
+		f := buffer[i*each+8:]
+		a.MAC.Put(f)
+		binary.BigEndian.PutUint16(f[12:], etherTest)
+	}
+	reaches(t, a.Host, b.Underlay)
+	learned := func() int { return d.status().Networks[0].EntriesLearned }
+	for deadline := time.Now().Add(3 * time.Minute); learned() < stations; {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d stations are learned", learned(), stations)
+		}
+		// What a full queue lost is sent again.
+		for at := 0; at < stations; at += run {
+			for i := range run {
+				(first + encap.MAC(at+i)).Put(buffer[i*each+8+encap.MACLen:])
+			}
+			if _, err := unix.Write(fd, buffer); err != nil {
+				t.Fatal(err)
+			}
+			if at%(run*16) == 0 {
+				time.Sleep(500 * time.Microsecond)
+			}
+		}
+	}
 	got := d.rss()
 	t.Logf("resident: %d KiB", got)
 	if got > limit && !raceEnabled {
