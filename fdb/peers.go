@@ -44,6 +44,30 @@ type peer struct {
 	seen  atomic.Uint32 // second of the last frame; kept only while learned
 	pmtu  atomic.Uint32 // bytes; 0 = no limit is known
 	asked atomic.Uint32 // second in which pmtu was set
+
+	pinned atomic.Bool // sends from MACs bound to it only
+	meters [PeerMeters]Meter
+}
+
+// PeerMeters is how many meters each peer has.
+const PeerMeters = 3
+
+// Meter is a word that whoever holds the Peers keeps for a peer, such as the
+// state of a token bucket. It is zero at first.
+type Meter struct{ atomic.Uint64 }
+
+// Meter returns the i-th meter of the peer, nil when there is no peer of that ID.
+func (p *Peers) Meter(id PeerID, i int) *Meter {
+	if r := p.lookup(id); r != nil {
+		return &r.meters[i]
+	}
+	return nil
+}
+
+// Pinned reports whether the peer was listed as Pinned.
+func (p *Peers) Pinned(id PeerID) bool {
+	r := p.lookup(id)
+	return r != nil && r.pinned.Load()
 }
 
 // The states of a peer.

@@ -92,7 +92,7 @@ func TestPeersModel(t *testing.T) {
 			},
 			"set": func(t *rapid.T) {
 				want := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Peer {
-					return Peer{addrs.Draw(t, "address"), rapid.Bool().Draw(t, "flood")}
+					return Peer{Addr: addrs.Draw(t, "address"), Flood: rapid.Bool().Draw(t, "flood")}
 				}), 0, 8).Draw(t, "want")
 				policy = rapid.SampledFrom([]Policy{
 					{}, {Any: true}, {Prefixes: prefixes("192.0.2.0/29")},

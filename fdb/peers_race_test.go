@@ -29,7 +29,7 @@ func TestPeersConcurrent(t *testing.T) {
 	list := func() (want []Peer) {
 		for i, a := range pool {
 			if i < len(always) || rand.IntN(4) == 0 {
-				want = append(want, Peer{a, rand.IntN(2) == 0})
+				want = append(want, Peer{Addr: a, Flood: rand.IntN(2) == 0})
 			}
 		}
 		return want

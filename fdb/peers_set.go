@@ -14,6 +14,9 @@ import (
 type Peer struct {
 	Addr  netip.Addr
 	Flood bool // gets a copy of every BUM frame
+	// Pinned: it may send only from MACs that are bound to it by Put. Whoever
+	// takes frames asks for it; Admit does not look inside.
+	Pinned bool
 }
 
 // PeerInfo is a copy of what is known of one peer.
@@ -32,13 +35,13 @@ type PeerInfo struct {
 // listed nor admitted goes, and its ID is among removed: see the package's
 // comment for what to do with it. The network's own address in want is passed
 // over, so that all hosts may share one list; of two peers with one address,
-// either's Flood counts. On an error (ErrInvalid, ErrFull) nothing has changed.
+// either's Flood and Pinned count. On an error (ErrInvalid, ErrFull) nothing has changed.
 func (p *Peers) Set(want []Peer, policy Policy) (removed []PeerID, err error) {
 	pol, err := compile(policy)
 	if err != nil {
 		return nil, err
 	}
-	listed := make(map[netip.Addr]bool, len(want)) // to Flood
+	listed := make(map[netip.Addr]Peer, len(want))
 	order := make([]netip.Addr, 0, len(want))
 	for _, w := range want {
 		a := w.Addr.Unmap()
@@ -48,11 +51,11 @@ func (p *Peers) Set(want []Peer, policy Policy) (removed []PeerID, err error) {
 		if a == p.self {
 			continue
 		}
-		flood, twice := listed[a]
+		one, twice := listed[a]
 		if !twice {
 			order = append(order, a)
 		}
-		listed[a] = flood || w.Flood
+		listed[a] = Peer{Flood: one.Flood || w.Flood, Pinned: one.Pinned || w.Pinned}
 	}
 
 	p.writer.take()
@@ -77,10 +80,11 @@ func (p *Peers) Set(want []Peer, policy Policy) (removed []PeerID, err error) {
 	known := make(map[netip.Addr]*peer, len(listed))
 	learned := 0
 	for _, r := range present {
-		flood, ok := listed[r.addr]
+		as, ok := listed[r.addr]
+		r.pinned.Store(as.Pinned)
 		switch {
 		case ok:
-			r.state.Store(listedState(flood))
+			r.state.Store(listedState(as.Flood))
 			known[r.addr] = r
 		case learned < p.max && pol.admits(r.addr):
 			if r.state.Load() != stateLearned {
@@ -100,10 +104,11 @@ func (p *Peers) Set(want []Peer, policy Policy) (removed []PeerID, err error) {
 	for _, a := range order {
 		r := known[a]
 		if r == nil {
-			r = p.newPeer(a, listedState(listed[a]))
+			r = p.newPeer(a, listedState(listed[a].Flood))
+			r.pinned.Store(listed[a].Pinned)
 			stay = append(stay, r)
 		}
-		if listed[a] {
+		if listed[a].Flood {
 			flood = append(flood, Target{ID: r.id, Addr: a})
 		}
 	}

@@ -118,8 +118,8 @@ func TestPeersEmpty(t *testing.T) {
 func TestFloodList(t *testing.T) {
 	p := NewPeers(addr("192.0.2.1"), 100, NewClock())
 	mustSet(t, p, []Peer{
-		{addr("192.0.2.4"), true}, {addr("192.0.2.1"), true}, {addr("192.0.2.3"), false},
-		{addr("192.0.2.2"), false}, {addr("::ffff:192.0.2.2"), true},
+		{Addr: addr("192.0.2.4"), Flood: true}, {Addr: addr("192.0.2.1"), Flood: true}, {Addr: addr("192.0.2.3"), Flood: false},
+		{Addr: addr("192.0.2.2"), Flood: false}, {Addr: addr("::ffff:192.0.2.2"), Flood: true},
 	}, Policy{Any: true})
 	wantAdmit(t, p, "192.0.2.9", AdmitAdded)
 	old := p.Flood()
@@ -136,7 +136,7 @@ func TestFloodList(t *testing.T) {
 		t.Errorf("%d peers, %d learned", p.Len(), p.LenLearned())
 	}
 	kept := slices.Clone(old)
-	mustSet(t, p, []Peer{{addr("192.0.2.3"), true}}, Policy{})
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.3"), Flood: true}}, Policy{})
 	if d := cmp.Diff([]string{"192.0.2.3"}, floodAddrs(p)); d != "" {
 		t.Errorf("Flood (-want +got):\n%s", d)
 	}
@@ -150,14 +150,14 @@ func TestSetDiff(t *testing.T) {
 	c.Set(50)
 	p := NewPeers(addr("192.0.2.1"), 2, c)
 	all := Policy{Prefixes: prefixes("192.0.2.0/24")}
-	mustSet(t, p, []Peer{{addr("192.0.2.2"), true}, {addr("192.0.2.3"), true}, {addr("203.0.113.3"), true}}, all)
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.2"), Flood: true}, {Addr: addr("192.0.2.3"), Flood: true}, {Addr: addr("203.0.113.3"), Flood: true}}, all)
 	two, _ := p.ID(addr("192.0.2.2"))
 	three, _ := p.ID(addr("192.0.2.3"))
 	other, _ := p.ID(addr("203.0.113.3"))
 	nine := wantAdmit(t, p, "192.0.2.9", AdmitAdded)
 
 	c.Set(60)
-	removed := mustSet(t, p, []Peer{{addr("192.0.2.9"), true}, {addr("192.0.2.3"), false}}, all)
+	removed := mustSet(t, p, []Peer{{Addr: addr("192.0.2.9"), Flood: true}, {Addr: addr("192.0.2.3"), Flood: false}}, all)
 	if d := cmp.Diff([]PeerID{other}, removed); d != "" {
 		t.Errorf("removed (-want +got):\n%s", d)
 	}
@@ -177,7 +177,7 @@ func TestSetDiff(t *testing.T) {
 	wantAdmit(t, p, "203.0.113.3", AdmitDenied)
 
 	// A narrower policy: the learned go.
-	removed = mustSet(t, p, []Peer{{addr("192.0.2.9"), true}}, Policy{})
+	removed = mustSet(t, p, []Peer{{Addr: addr("192.0.2.9"), Flood: true}}, Policy{})
 	slices.Sort(removed)
 	if d := cmp.Diff([]PeerID{two, three}, removed); d != "" {
 		t.Errorf("removed (-want +got):\n%s", d)
@@ -205,7 +205,7 @@ func TestSetAtTheBound(t *testing.T) {
 
 func TestSetErrorChangesNothing(t *testing.T) {
 	p := NewPeers(netip.Addr{}, 10, NewClock())
-	mustSet(t, p, []Peer{{addr("192.0.2.2"), true}}, Policy{})
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.2"), Flood: true}}, Policy{})
 	before := slices.Collect(p.All())
 	for _, c := range []struct {
 		want   []Peer
@@ -252,7 +252,7 @@ func TestAdmitWithoutIDs(t *testing.T) {
 func TestExpire(t *testing.T) {
 	c := NewClock()
 	p := NewPeers(netip.Addr{}, 10, c)
-	mustSet(t, p, []Peer{{addr("192.0.2.2"), true}}, Policy{Any: true})
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.2"), Flood: true}}, Policy{Any: true})
 	quiet := wantAdmit(t, p, "192.0.2.3", AdmitAdded)
 	wantAdmit(t, p, "192.0.2.4", AdmitAdded)
 	c.Set(200)
@@ -358,7 +358,7 @@ func TestManyPeers(t *testing.T) {
 func TestPeersAllocate(t *testing.T) {
 	c := NewClock()
 	p := NewPeers(netip.Addr{}, 1, c)
-	mustSet(t, p, []Peer{{addr("192.0.2.2"), true}, {addr("2001:db8::2"), true}}, Policy{Prefixes: prefixes("192.0.2.0/24")})
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.2"), Flood: true}, {Addr: addr("2001:db8::2"), Flood: true}}, Policy{Prefixes: prefixes("192.0.2.0/24")})
 	learned := wantAdmit(t, p, "192.0.2.3", AdmitAdded)
 	now := uint32(1)
 	for name, a := range map[string]netip.Addr{

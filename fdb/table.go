@@ -51,13 +51,19 @@ type Table struct {
 	writer  token
 	live    atomic.Int64 // entries, aged-out ones that were not swept yet included
 	learned atomic.Int64 // of them learned
-	cursor  uint64       // next slot to sweep; the token's holder's
+	frozen  atomic.Int64 // MACs frozen
+	watched atomic.Pointer[ring]
+
+	// The token's holder's.
+	cursor   uint64 // next slot to sweep
+	guard    guard
+	watchers int
 }
 
 // slot is one place of the table. Four share a cache line.
 //
 //	key: stores to this slot 15 | live 1 | MAC 48
-//	val: PeerID 24 | reserved, zero 4 | Origin 4 | second last seen 32
+//	val: PeerID 24 | reserved, zero 3 | frozen 1 | Origin 4 | second last seen 32
 type slot struct {
 	key, val atomic.Uint64
 }
@@ -67,6 +73,9 @@ const (
 	keyLive  = 1 << 48
 	keyBusy  = 1 // neither empty nor live: being written
 	keyCount = 1 << 49
+
+	valueFrozen = 1 << 36
+	tickBits    = 1<<32 - 1
 
 	// countBits is the width of the store count; shifting a key left by it
 	// leaves what readers compare.
@@ -109,6 +118,15 @@ func (t *Table) Lookup(m encap.MAC) (PeerID, bool) {
 	return peerOf(v), true
 }
 
+// Bound returns the peer that an entry above Learned binds m to.
+func (t *Table) Bound(m encap.MAC) (PeerID, bool) {
+	s, v := t.find(m)
+	if s == nil || originOf(v) <= Learned {
+		return NoPeer, false
+	}
+	return peerOf(v), true
+}
+
 // Verdict is what Learn made of a source address.
 type Verdict uint8
 
@@ -120,10 +138,12 @@ const (
 	LearnFull                     // not learned: the table is at its bound
 	LearnOutranked                // a static or control-plane entry names another peer
 	LearnBusy                     // not learned: another writer is at it; the next frame teaches
+	LearnQuota                    // not learned: the peer has as many entries as it may have
+	LearnFrozen                   // not moved: the MAC moved too often lately
 	verdicts
 )
 
-var verdictNames = [verdicts]string{"known", "added", "moved", "full", "outranked", "busy"}
+var verdictNames = [verdicts]string{"known", "added", "moved", "full", "outranked", "busy", "quota", "frozen"}
 
 // String returns the verdict in one word.
 func (v Verdict) String() string {
@@ -154,9 +174,11 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 			return LearnOutranked
 		case same && !t.aged(v, now):
 			if since(now, tickOf(v)) > 0 {
-				s.val.CompareAndSwap(v, pack(p, Learned, now))
+				s.val.CompareAndSwap(v, v&^tickBits|uint64(now))
 			}
 			return LearnKnown
+		case v&valueFrozen != 0 && !t.aged(v, now):
+			return LearnFrozen
 		}
 	}
 	return t.learn(m, p, now)
@@ -164,18 +186,18 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 
 // Forget notes that m was seen as a source on our own side: a learned entry is
 // wrong from now on and goes. It reports whether one went. When another writer
-// is at the table it does nothing, and the next frame tries again.
+// is at the table, or when m is frozen, it does nothing, and the next frame tries
+// again.
 func (t *Table) Forget(m encap.MAC) bool {
 	s, v := t.find(m)
-	if s == nil || originOf(v) != Learned || t.aged(v, t.clock.Now()) {
+	if s == nil || originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, t.clock.Now()) {
 		return false
 	}
 	if !t.writer.try() {
 		return false
 	}
-	gone := t.delete(m, Learned)
-	t.writer.release()
-	return gone
+	defer t.writer.release()
+	return t.leave(m)
 }
 
 // Len returns the number of entries, of which aged-out ones are part until they

@@ -57,6 +57,7 @@ func sweepAll(tab *Table) (gone int) {
 func checkTable(t rapid.TB, tab *Table) {
 	t.Helper()
 	live, learned := 0, 0
+	owned := make(map[PeerID]int32)
 	for i := range tab.slots {
 		k, v := tab.slots[i].key.Load(), tab.slots[i].val.Load()
 		if isEmpty(k) {
@@ -68,6 +69,9 @@ func checkTable(t rapid.TB, tab *Table) {
 		live++
 		if originOf(v) == Learned {
 			learned++
+			owned[peerOf(v)]++
+		} else if v&valueFrozen != 0 {
+			t.Fatalf("%s is frozen and not learned", macOf(k))
 		}
 		if at, ok := tab.seek(macOf(k)); !ok || at != uint64(i) {
 			t.Fatalf("%s in slot %d is found in %d, %t", macOf(k), i, at, ok)
@@ -75,6 +79,11 @@ func checkTable(t rapid.TB, tab *Table) {
 	}
 	if live != tab.Len() || learned != tab.LenLearned() {
 		t.Fatalf("%d entries, %d learned; counted %d, %d", live, learned, tab.Len(), tab.LenLearned())
+	}
+	for p, n := range tab.guard.owned {
+		if owned[PeerID(p)] != n {
+			t.Fatalf("peer %d has %d learned entries, counted %d", p, owned[PeerID(p)], n)
+		}
 	}
 	if learned > tab.Max() {
 		t.Fatalf("%d learned, the bound is %d", learned, tab.Max())

@@ -16,6 +16,7 @@ type Entry struct {
 	Peer   PeerID
 	Origin Origin
 	Age    uint32 // seconds since last seen as a source; 0 for what does not age
+	Frozen bool   // its MAC moved too often: it stays where it is for a while
 }
 
 // All yields every entry that has not aged out, in no order. It is not a
@@ -56,14 +57,20 @@ func (t *Table) removeEntry(e Entry) bool {
 		return false
 	}
 	t.remove(i)
+	t.tell(EntryDeleted, e.MAC, e.Peer, NoPeer, e.Origin)
 	return true
 }
 
 // Sweep removes aged-out entries from the next slots of the table and returns
 // how many went; a later call goes on where it left. The beat calls it once a
-// second with SweepSlots.
+// second with SweepSlots. It also thaws what was frozen for long enough.
 func (t *Table) Sweep(slots int) int {
 	gone := 0
+	if t.frozen.Load() > 0 {
+		t.writer.take()
+		t.thaw(t.clock.Now())
+		t.writer.release()
+	}
 	for slots = min(slots, len(t.slots)); slots > 0 && t.LenLearned() > 0 && t.ageing != never; slots -= chunk {
 		t.writer.take()
 		gone += t.sweep(min(slots, chunk), t.clock.Now())
@@ -83,8 +90,9 @@ func (t *Table) SweepSlots() int {
 func (t *Table) sweep(slots int, now uint32) (gone int) {
 	for range slots {
 		s := &t.slots[t.cursor]
-		if isLive(s.key.Load()) && t.aged(s.val.Load(), now) {
+		if k, v := s.key.Load(), s.val.Load(); isLive(k) && t.aged(v, now) {
 			t.remove(t.cursor) // and look at what moved here
+			t.tell(EntryAged, macOf(k), peerOf(v), NoPeer, Learned)
 			gone++
 			continue
 		}
@@ -148,6 +156,7 @@ func (t *Table) copyOut(k, v uint64, now uint32) walked {
 	}
 	if w.Origin == Learned {
 		w.Age = uint32(max(0, since(now, tickOf(v))))
+		w.Frozen = v&valueFrozen != 0
 	}
 	return w
 }

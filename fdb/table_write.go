@@ -39,23 +39,85 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		case originOf(v) > Learned:
 			return LearnOutranked
 		}
-		s.val.Store(pack(p, Learned, now))
-		switch {
-		case t.aged(v, now):
-			return LearnAdded
-		case same:
+		if same && !t.aged(v, now) {
+			s.val.Store(v&^tickBits | uint64(now))
 			return LearnKnown
 		}
-		return LearnMoved
+		return t.move(i, m, p, now)
 	}
-	if t.LenLearned() >= t.max || !t.hasSlot() {
-		if t.sweep(roomSlots, now) == 0 {
+	if r := t.mover(m); r != nil && (r.until != 0 || r.local && t.moved(m, false, now)) {
+		return LearnFrozen
+	}
+	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
+		swept := t.sweep(roomSlots, now)
+		switch {
+		case t.satiated(p):
+			return LearnQuota
+		case swept == 0:
 			return LearnFull
 		}
 		i, _ = t.seek(m)
 	}
 	t.insert(i, m, pack(p, Learned, now))
+	t.tell(EntryLearned, m, NoPeer, p, Learned)
 	return LearnAdded
+}
+
+// move makes the learned entry of m in slot i be p's; aged out, it may be p's
+// already.
+func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
+	s := &t.slots[i]
+	v := s.val.Load()
+	from, aged := peerOf(v), t.aged(v, now)
+	switch {
+	case aged:
+	case v&valueFrozen != 0:
+		return LearnFrozen
+	case t.moved(m, false, now):
+		s.val.Store(v | valueFrozen)
+		return LearnFrozen
+	}
+	if r := t.mover(m); r != nil && r.until != 0 {
+		return LearnFrozen // aged out, and frozen all the same
+	}
+	if from != p && t.satiated(p) {
+		// Where it was it is no longer: frames for it are flooded.
+		t.remove(i)
+		t.tell(EntryDeleted, m, from, NoPeer, Learned)
+		return LearnQuota
+	}
+	t.own(from, -1)
+	t.own(p, 1)
+	s.val.Store(pack(p, Learned, now))
+	if aged {
+		t.tell(EntryAged, m, from, NoPeer, Learned)
+		t.tell(EntryLearned, m, NoPeer, p, Learned)
+		return LearnAdded
+	}
+	t.tell(EntryMoved, m, from, p, Learned)
+	return LearnMoved
+}
+
+// leave removes the learned entry of m, which was seen on our own side, unless
+// that freezes it.
+func (t *Table) leave(m encap.MAC) bool {
+	i, found := t.seek(m)
+	if !found {
+		return false
+	}
+	s := &t.slots[i]
+	v := s.val.Load()
+	now := t.clock.Now()
+	if originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, now) {
+		return false
+	}
+	if t.moved(m, true, now) {
+		s.val.Store(v | valueFrozen)
+		return false
+	}
+	t.remove(i)
+	t.tell(EntryLocal, m, peerOf(v), NoPeer, Learned)
+	return true
 }
 
 // Put binds m to p on behalf of origin o, which must be above Learned. It
@@ -81,17 +143,23 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 			return fmt.Errorf("put %s: %d entries in %d slots: %w", m, t.Len(), len(t.slots), ErrFull)
 		}
 		t.insert(i, m, v)
+		t.tell(EntryAdded, m, NoPeer, p, o)
 		return nil
 	}
 	s := &t.slots[i]
-	was := originOf(s.val.Load())
+	old := s.val.Load()
+	was := originOf(old)
 	if was > o {
 		return fmt.Errorf("put %s as %s over %s: %w", m, o, was, ErrOutranked)
 	}
 	if was == Learned {
 		t.learned.Add(-1)
+		t.own(peerOf(old), -1)
 	}
 	s.val.Store(v)
+	if was != o || peerOf(old) != p {
+		t.tell(EntryAdded, m, peerOf(old), p, o)
+	}
 	return nil
 }
 
@@ -131,6 +199,7 @@ func (t *Table) insert(i uint64, m encap.MAC, v uint64) {
 	t.live.Add(1)
 	if originOf(v) == Learned {
 		t.learned.Add(1)
+		t.own(peerOf(v), 1)
 	}
 }
 
@@ -144,6 +213,7 @@ func (t *Table) delete(m encap.MAC, o Origin) bool {
 		return false
 	}
 	t.remove(i)
+	t.tell(EntryDeleted, m, peerOf(v), NoPeer, o)
 	return !t.aged(v, t.clock.Now())
 }
 
@@ -151,8 +221,9 @@ func (t *Table) delete(m encap.MAC, o Origin) bool {
 // as its home allows, until an empty slot ends the run.
 func (t *Table) remove(i uint64) {
 	t.live.Add(-1)
-	if originOf(t.slots[i].val.Load()) == Learned {
+	if v := t.slots[i].val.Load(); originOf(v) == Learned {
 		t.learned.Add(-1)
+		t.own(peerOf(v), -1)
 	}
 	for j := t.next(i); ; j = t.next(j) {
 		s := &t.slots[j]

@@ -1,0 +1,344 @@
+package fdb
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"overtap/encap"
+
+	"pgregory.net/rapid"
+)
+
+// guarded returns a table with limits, and its clock.
+func guarded(l Limits) (*Table, *Clock) {
+	c := NewClock()
+	t := NewTable(64, 300, c)
+	t.SetLimits(l)
+	return t, c
+}
+
+// One peer's addresses do not crowd out another's.
+func TestQuota(t *testing.T) {
+	tab, clock := guarded(Limits{PerPeer: 4})
+	for i := range 4 {
+		wantVerdict(t, tab.Learn(macA+encap.MAC(i), 1), LearnAdded)
+	}
+	wantVerdict(t, tab.Learn(macA+10, 1), LearnQuota)
+	wantVerdict(t, tab.Learn(macA+10, 2), LearnAdded)
+	wantVerdict(t, tab.Learn(macA, 1), LearnKnown)
+	checkTable(t, tab)
+
+	// A move to a peer that has enough leaves the address unknown.
+	wantVerdict(t, tab.Learn(macA+10, 1), LearnQuota)
+	wantPeer(t, tab, macA+10, NoPeer)
+	checkTable(t, tab)
+
+	// What goes makes room: by a move, the operator, a flush, ageing.
+	wantVerdict(t, tab.Learn(macA, 2), LearnMoved)
+	wantVerdict(t, tab.Learn(macA+10, 1), LearnAdded)
+	mustPut(t, tab, macA+1, 1, Static)
+	wantVerdict(t, tab.Learn(macA+11, 1), LearnAdded)
+	wantVerdict(t, tab.Learn(macA+12, 1), LearnQuota)
+	if n := tab.Flush(func(e Entry) bool { return e.MAC == macA+11 }); n != 1 {
+		t.Errorf("flushed %d", n)
+	}
+	wantVerdict(t, tab.Learn(macA+12, 1), LearnAdded)
+	checkTable(t, tab)
+	clock.Set(clock.Now() + 300)
+	wantVerdict(t, tab.Learn(macA+13, 1), LearnAdded)
+	checkTable(t, tab)
+
+	tab.SetLimits(Limits{})
+	for i := range 20 {
+		wantVerdict(t, tab.Learn(macA+100+encap.MAC(i), 1), LearnAdded)
+	}
+}
+
+// freezes moves m between peers 1 and 2 until it is frozen, and returns after
+// how many moves that was, the refused one included.
+func freezes(t *testing.T, tab *Table, m encap.MAC) int {
+	t.Helper()
+	tab.Learn(m, 1)
+	for n := 1; n <= 20; n++ {
+		if tab.Learn(m, PeerID(n%2+1)) == LearnFrozen {
+			return n
+		}
+	}
+	t.Fatal("it never froze")
+	return 0
+}
+
+// A MAC that moves too often stays where it is until its time is over.
+func TestFreeze(t *testing.T) {
+	tab, clock := guarded(Limits{Moves: 5, Window: 180})
+	if n := freezes(t, tab, macA); n != 5 {
+		t.Errorf("frozen by move %d, want 5", n)
+	}
+	wantPeer(t, tab, macA, 1) // where the fourth had put it
+	if n, told := tab.Frozen(), tab.TakeFrozen(); n != 1 || !slices.Equal(told, []encap.MAC{macA}) {
+		t.Errorf("%d are frozen, %v told", n, told)
+	}
+	if told := tab.TakeFrozen(); told != nil {
+		t.Errorf("told again: %v", told)
+	}
+	for e := range tab.All() {
+		if !e.Frozen {
+			t.Errorf("%+v is not marked", e)
+		}
+	}
+	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	wantVerdict(t, tab.Learn(macA, 1), LearnKnown)
+	if tab.Forget(macA) {
+		t.Error("a frozen MAC was taken to our side")
+	}
+	wantVerdict(t, tab.Learn(macB, 2), LearnAdded) // others are free
+	wantVerdict(t, tab.Learn(macB, 1), LearnMoved)
+
+	clock.Set(clock.Now() + 179)
+	wantVerdict(t, tab.Learn(macA, 1), LearnKnown) // and it stays frozen with a new time
+	tab.Sweep(64)
+	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	clock.Set(clock.Now() + 1)
+	tab.Sweep(64)
+	if tab.Frozen() != 0 {
+		t.Error("it does not thaw")
+	}
+	wantVerdict(t, tab.Learn(macA, 2), LearnMoved)
+	checkTable(t, tab)
+}
+
+// Moves that are further apart than the window freeze nothing.
+func TestSlowMovesAreFree(t *testing.T) {
+	tab, clock := guarded(Limits{Moves: 3, Window: 60})
+	tab.Learn(macA, 1)
+	for n := range 20 {
+		wantVerdict(t, tab.Learn(macA, PeerID(n%2+2)), LearnMoved)
+		clock.Set(clock.Now() + 31)
+	}
+}
+
+// A MAC that is seen on our own side and behind a peer in turns freezes too:
+// behind the peer, or, when it was ours, nowhere.
+func TestFreezeBetweenSides(t *testing.T) {
+	for moves, behind := range map[int]PeerID{4: NoPeer, 5: 1} {
+		tab, clock := guarded(Limits{Moves: moves, Window: 180})
+		tab.Learn(macA, 1)
+		for n := 1; ; n++ {
+			if n > 20 {
+				t.Fatal("it never froze")
+			}
+			if n%2 == 1 {
+				tab.Forget(macA)
+			} else if tab.Learn(macA, 1) == LearnFrozen {
+				break
+			}
+			if tab.Frozen() > 0 {
+				break
+			}
+		}
+		wantPeer(t, tab, macA, behind)
+		wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+		clock.Set(clock.Now() + 180)
+		tab.Sweep(64)
+		if v := tab.Learn(macA, 2); v != LearnAdded && v != LearnMoved {
+			t.Errorf("after the thaw: %s", v)
+		}
+		checkTable(t, tab)
+	}
+}
+
+// A frozen MAC that ages out is learned nowhere until it thaws.
+func TestFrozenAgesOut(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(64, 10, clock)
+	tab.SetLimits(Limits{Moves: 3, Window: 100})
+	freezes(t, tab, macA)
+	clock.Set(clock.Now() + 20)
+	wantPeer(t, tab, macA, NoPeer)
+	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	sweepAll(tab)
+	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	clock.Set(clock.Now() + 80)
+	sweepAll(tab)
+	wantVerdict(t, tab.Learn(macA, 2), LearnAdded)
+	checkTable(t, tab)
+}
+
+// The memory of moves is bounded, whoever moves what.
+func TestMoversAreBounded(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(1<<16, 300, clock)
+	tab.SetLimits(Limits{Moves: 2, Window: 180})
+	for i := range 20000 {
+		m := encap.MAC(0x0200_0000_0000 + i)
+		tab.Learn(m, 1)
+		tab.Learn(m, 2)
+		tab.Learn(m, 1)
+	}
+	if n := tab.Frozen(); n > moverSets*moverWays || n < moverSets {
+		t.Errorf("%d are frozen", n)
+	}
+	if told := tab.TakeFrozen(); len(told) != maxAlarms {
+		t.Errorf("%d told", len(told))
+	}
+	tab.SetLimits(Limits{})
+	if tab.Frozen() != 0 {
+		t.Error("limits gone, and still frozen")
+	}
+	for e := range tab.All() {
+		if e.Frozen {
+			t.Fatalf("%+v", e)
+		}
+	}
+	checkTable(t, tab)
+}
+
+// Whatever happens, the counts are right, no peer has more than its quota, and a
+// frozen entry is where it froze.
+func TestGuardHolds(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		l := Limits{
+			PerPeer: rapid.IntRange(1, 5).Draw(t, "quota"),
+			Moves:   rapid.IntRange(2, 4).Draw(t, "moves"), Window: 20,
+		}
+		clock := NewClock()
+		tab := NewTable(8, 50, clock)
+		tab.SetLimits(l)
+		mac := rapid.Custom(func(t *rapid.T) encap.MAC { return macA + encap.MAC(rapid.IntRange(0, 11).Draw(t, "mac")) })
+		peer := rapid.Custom(func(t *rapid.T) PeerID { return PeerID(rapid.IntRange(1, 3).Draw(t, "peer")) })
+		t.Repeat(map[string]func(*rapid.T){
+			"learn": func(t *rapid.T) {
+				m, p := mac.Draw(t, "m"), peer.Draw(t, "p")
+				before, frozen := PeerID(NoPeer), false
+				for e := range tab.All() {
+					if e.MAC == m {
+						before, frozen = e.Peer, e.Frozen
+					}
+				}
+				v := tab.Learn(m, p)
+				after, _ := tab.Lookup(m)
+				if frozen && after != before {
+					t.Fatalf("frozen behind %d, and went to %d by %s", before, after, v)
+				}
+				if (v == LearnKnown || v == LearnAdded || v == LearnMoved) != (after == p) && v != LearnFrozen {
+					t.Fatalf("%s, but it is behind %d, not %d", v, after, p)
+				}
+			},
+			"forget": func(t *rapid.T) { tab.Forget(mac.Draw(t, "m")) },
+			"put":    func(t *rapid.T) { _ = tab.Put(mac.Draw(t, "m"), peer.Draw(t, "p"), Static) },
+			"delete": func(t *rapid.T) { tab.Delete(mac.Draw(t, "m"), Static) },
+			"wait": func(t *rapid.T) {
+				clock.Set(clock.Now() + uint32(rapid.IntRange(1, 30).Draw(t, "s")))
+				tab.Sweep(64)
+			},
+			"": func(t *rapid.T) {
+				checkTable(t, tab)
+				for p, n := range tab.guard.owned {
+					if int(n) > l.PerPeer {
+						t.Fatalf("peer %d has %d entries, more than %d", p, n, l.PerPeer)
+					}
+				}
+				frozen := 0
+				if tab.guard.movers != nil {
+					for _, r := range tab.guard.movers {
+						if r.until != 0 {
+							frozen++
+						}
+					}
+				}
+				if frozen != tab.Frozen() || frozen != tab.guard.thaw {
+					t.Fatalf("%d frozen, counted %d and %d", frozen, tab.Frozen(), tab.guard.thaw)
+				}
+			},
+		})
+	})
+}
+
+// A watch sees every change, in order; one that is too slow is told how many it
+// missed.
+func TestWatch(t *testing.T) {
+	tab, clock := guarded(Limits{Moves: 3, Window: 100})
+	tab.Learn(macC, 1) // before
+	w := tab.Watch()
+	tab.Learn(macA, 1)
+	tab.Learn(macA, 2)
+	tab.Learn(macA, 2)
+	tab.Learn(macA, 1)
+	tab.Learn(macA, 2) // the third: frozen
+	tab.Learn(macB, 2)
+	tab.Forget(macB)
+	mustPut(t, tab, macB, 3, Static)
+	mustPut(t, tab, macB, 3, Static)
+	tab.Delete(macB, Static)
+	tab.Flush(func(e Entry) bool { return e.MAC == macC })
+	clock.Set(clock.Now() + 300)
+	sweepAll(tab)
+	want := []string{
+		"learn 0>1", "move 1>2", "move 2>1", "freeze 0>0", "learn 0>2", "local 2>0",
+		"add 0>3", "delete 3>0", "delete 1>0", "thaw 0>0", "age 1>0",
+	}
+	var got []string
+	events, lost := w.Read(nil)
+	for _, e := range events {
+		got = append(got, fmt.Sprintf("%s %d>%d", e.Change, e.From, e.To))
+	}
+	if !slices.Equal(got, want) || lost != 0 {
+		t.Errorf("%q, lost %d, want %q", got, lost, want)
+	}
+	if events[0].MAC != macA || events[6].MAC != macB || events[6].Origin != Static {
+		t.Errorf("%+v", events)
+	}
+
+	for i := range ringSize + 10 {
+		tab.Learn(macA, PeerID(i%2+1))
+		tab.Forget(macA)
+		clock.Set(clock.Now() + 100)
+	}
+	events, lost = w.Read(events[:0])
+	if n := len(events) + int(lost); n < 2*(ringSize+10) || lost == 0 || len(events) > ringSize {
+		t.Errorf("%d events and %d lost", len(events), lost)
+	}
+	w.Close()
+	if tab.watched.Load() != nil {
+		t.Error("nobody watches, and still it is written down")
+	}
+}
+
+// A reader that races with the writer gets no nonsense.
+func TestWatchRace(t *testing.T) {
+	tab := NewTable(1024, 300, NewClock())
+	w := tab.Watch()
+	defer w.Close()
+	const rounds = 200000
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range rounds {
+			m := macA + encap.MAC(i%512)
+			tab.Learn(m, PeerID(i%7+1))
+		}
+	}()
+	var seen, lost uint64
+	read := func() {
+		events, n := w.Read(nil)
+		lost += n
+		seen += uint64(len(events))
+		for _, e := range events {
+			if (e.Change != EntryLearned && e.Change != EntryMoved) || e.MAC < macA || e.MAC >= macA+512 || e.To < 1 || e.To > 7 {
+				t.Errorf("%+v", e)
+			}
+		}
+	}
+	for running := true; running; {
+		select {
+		case <-done:
+			running = false
+		default:
+		}
+		read()
+	}
+	if seen+lost < rounds*6/7-512 || seen+lost > rounds {
+		t.Errorf("%d seen and %d lost of about %d", seen, lost, rounds)
+	}
+}
