@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 
@@ -68,6 +69,15 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 	if n.Ageing < 0 || n.Ageing%time.Second != 0 {
 		fail("ageing %s: want whole seconds, or 0 for never", n.Ageing)
 	}
+	if n.MaxPerPeer < 0 {
+		fail("bound of %d learned entries for a peer: want at least 1, or 0 for a share of all", n.MaxPerPeer)
+	}
+	if n.MaxMoves < 0 || n.MaxMoves == 1 || n.MaxMoves > math.MaxUint16 {
+		fail("%d moves: want 2 to %d, or 0 for any number", n.MaxMoves, math.MaxUint16)
+	}
+	if w := n.MoveWindow; n.MaxMoves != 0 && (w < time.Second || w > 24*time.Hour || w%time.Second != 0) {
+		fail("a window of %s for moves: want 1s to 24h in whole seconds", w)
+	}
 	if g := n.Group; g.IsValid() && (!g.IsMulticast() || g.Is4() != underlay.Is4()) {
 		fail("group %s: want a multicast address of the underlay's family", g)
 	}
@@ -75,7 +85,7 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 		checkPeer(p.Addr, underlay, fail)
 	}
 	seen := make(map[encap.MAC]bool)
-	for _, s := range n.FDB {
+	for _, s := range n.bound() {
 		if s.MAC.IsZero() || s.MAC == n.MAC || s.MAC > encap.BroadcastMAC {
 			fail("static entry for %s: want another MAC than zero and the TAP's own", s.MAC)
 		}
@@ -108,7 +118,8 @@ func (n *Network) checkNeighbors(fail func(string, ...any)) {
 	}
 }
 
-// allPeers are the listed peers and those that only a static entry names.
+// allPeers are the listed peers and those that only a static entry names. Those that a pin names
+// are pinned.
 func (n *Network) allPeers() []fdb.Peer {
 	peers := make([]fdb.Peer, 0, len(n.Peers))
 	listed := make(map[netip.Addr]int)
@@ -120,10 +131,15 @@ func (n *Network) allPeers() []fdb.Peer {
 		listed[p.Address] = len(peers)
 		peers = append(peers, fdb.Peer{Addr: p.Address, Flood: p.Flood})
 	}
-	for _, s := range n.FDB {
-		if _, ok := listed[s.Peer]; !ok {
-			listed[s.Peer] = len(peers)
+	for i, s := range n.bound() {
+		at, ok := listed[s.Peer]
+		if !ok {
+			at = len(peers)
+			listed[s.Peer] = at
 			peers = append(peers, fdb.Peer{Addr: s.Peer})
+		}
+		if i >= len(n.FDB) {
+			peers[at].Pinned = true
 		}
 	}
 	return peers

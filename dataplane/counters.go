@@ -17,6 +17,8 @@ type tally struct {
 	reserved     atomic.Uint64
 	learnRefused atomic.Uint64
 	learnMoved   atomic.Uint64
+	learnQuota   atomic.Uint64
+	learnFrozen  atomic.Uint64
 	answered     atomic.Uint64
 	unreachable  atomic.Uint64
 	drops        [dropCount]atomic.Uint64

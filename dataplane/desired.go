@@ -63,7 +63,17 @@ type Network struct {
 	Learning   bool
 	Ageing     time.Duration // whole seconds; 0 = learned entries never age
 	MaxEntries int           // bound of learned entries
-	Admit      Admit
+	// MaxPerPeer bounds the learned entries behind one peer; 0 = half of
+	// MaxEntries, or all where there is but one peer.
+	MaxPerPeer int
+	// MaxMoves of one MAC within MoveWindow, whole seconds, freeze it for as long
+	// (RFC 7432 section 15.1); 0 = never.
+	MaxMoves   int
+	MoveWindow time.Duration
+	// Storm bounds what is flooded, each way; PeerStorm what each peer sends of
+	// it. A PeerStorm has no UnknownUnicast.
+	Storm, PeerStorm Storm
+	Admit            Admit
 	// VLANDrop drops inner 802.1Q-tagged frames both ways, as RFC 7348 section
 	// 6.1 has it for decapsulation; the default passes them, as the kernel does.
 	VLANDrop bool
@@ -79,6 +89,9 @@ type Network struct {
 
 	Peers []Peer
 	FDB   []StaticEntry
+	// Pins are static entries whose peers may send from those MACs alone, and
+	// from those of FDB.
+	Pins []StaticEntry
 
 	// Suppress answers ARP requests and neighbour solicitations from the TAP for
 	// those Neighbors whose MAC the FDB has behind a peer; what is not known is

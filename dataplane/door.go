@@ -272,9 +272,9 @@ func (n *network) admits(w wanted) error {
 	if err != nil {
 		return err
 	}
-	if room := n.table.Room(); len(want.FDB) > room {
+	if bound, room := len(want.FDB)+len(want.Pins), n.table.Room(); bound > room {
 		return fmt.Errorf("%d static entries: there is room for %d in a table made for max_entries = %d",
-			len(want.FDB), room, c.MaxEntries)
+			bound, room, c.MaxEntries)
 	}
 	return nil
 }
@@ -292,6 +292,18 @@ func (n *network) answers(want *Network) *fdb.Neighbors {
 	return fdb.NewNeighbors(want.Neighbors)
 }
 
+// limits bound what the network's peers can do to its table.
+func (c *Network) limits() fdb.Limits {
+	l := fdb.Limits{PerPeer: c.MaxPerPeer, Moves: c.MaxMoves, Window: uint32(c.MoveWindow / time.Second)}
+	if l.PerPeer == 0 && (len(c.allPeers()) > 1 || c.Admit.Any || len(c.Admit.Prefixes) > 0) {
+		l.PerPeer = max(c.MaxEntries/2, 1)
+	}
+	return l
+}
+
+// bound are all static entries, those of pins among them.
+func (c *Network) bound() []StaticEntry { return slices.Concat(c.FDB, c.Pins) }
+
 // change makes a network's peers, static entries and policy be those of w.
 func (n *network) change(w wanted) error {
 	want := w.(Network)
@@ -299,16 +311,18 @@ func (n *network) change(w wanted) error {
 	if err != nil {
 		return err
 	}
-	keep := make(map[encap.MAC]bool, len(want.FDB))
-	for _, s := range want.FDB {
+	n.table.SetLimits(want.limits())
+	bound := want.bound()
+	keep := make(map[encap.MAC]bool, len(bound))
+	for _, s := range bound {
 		keep[s.MAC] = true
 	}
-	for _, s := range n.config.FDB {
+	for _, s := range n.config.bound() {
 		if !keep[s.MAC] {
 			n.table.Delete(s.MAC, fdb.Static)
 		}
 	}
-	for _, s := range want.FDB {
+	for _, s := range bound {
 		id, _ := n.peers.ID(s.Peer)
 		if err := n.table.Put(s.MAC, id, fdb.Static); err != nil {
 			return fmt.Errorf("static entry %s: %w", s.MAC, err)
@@ -317,5 +331,9 @@ func (n *network) change(w wanted) error {
 	retire(n, gone)
 	n.policy.Store(newPolicy(&want, n.uso, n.answers(&want)))
 	n.config = want
+	if len(want.Pins) > 0 {
+		// What pinned peers taught before they were.
+		n.table.Flush(func(e fdb.Entry) bool { return e.Origin == fdb.Learned && n.peers.Pinned(e.Peer) })
+	}
 	return nil
 }

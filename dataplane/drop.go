@@ -21,6 +21,10 @@ const (
 	DropMACInvalidSource // the inner source MAC is zero or multicast
 	DropLocalMAC         // the inner source MAC is our own TAP's
 	DropVXLANEntryExists // a static MAC came from another peer than its own
+	DropMACNotAdmitted   // the sender is pinned to other MACs
+	DropStormBroadcast   // more broadcasts than the network or the peer may send
+	DropStormUnknown     // more unknown unicast than the network may flood
+	DropStormMulticast   // more multicast than the network or the peer may send
 	DropIPTunnelECN      // congestion marked outside, but the inner packet is not ECN-capable
 	DropBridgeControl    // destination 01:80:c2:00:00:0X
 	DropVXLANNoRemote    // unknown destination and nobody to flood to
@@ -52,6 +56,10 @@ var drops = [dropCount]struct{ name, text string }{
 	DropMACInvalidSource: {"mac_invalid_source", "the inner source MAC is zero or multicast"},
 	DropLocalMAC:         {"local_mac", "the inner source MAC is our own TAP's: a loop or a duplicate"},
 	DropVXLANEntryExists: {"vxlan_entry_exists", "a static MAC came from another peer than its own"},
+	DropMACNotAdmitted:   {"mac_not_admitted", "the sender is pinned to other MACs than the frame's source"},
+	DropStormBroadcast:   {"storm_broadcast", "more broadcast frames than the network, or the peer, may send"},
+	DropStormUnknown:     {"storm_unknown_unicast", "more frames for unknown destinations than the network may flood"},
+	DropStormMulticast:   {"storm_multicast", "more multicast frames than the network, or the peer, may send"},
 	DropIPTunnelECN:      {"ip_tunnel_ecn", "congestion was marked outside, but the inner packet is not ECN-capable (RFC 6040)"},
 	DropBridgeControl:    {"bridge_control", "a bridge protocol frame (01:80:c2:00:00:0X) does not cross the overlay"},
 	DropVXLANNoRemote:    {"vxlan_no_remote", "the destination is unknown and there is nobody to flood to"},

@@ -25,8 +25,8 @@ type provocation struct {
 }
 
 // inject is a provocation by a frame from the TAP.
-func inject(f dataplanetest.Frame) func(*dataplanetest.Underlay, *host) {
-	return func(_ *dataplanetest.Underlay, a *host) { a.TAP("vx0").Inject(f) }
+func inject(f ...dataplanetest.Frame) func(*dataplanetest.Underlay, *host) {
+	return func(_ *dataplanetest.Underlay, a *host) { a.TAP("vx0").Inject(f...) }
 }
 
 // receive is one by a frame from host b.
@@ -77,6 +77,16 @@ func withoutFlag(frame []byte) []byte {
 }
 
 func vlanDrop(n *dataplane.Network) { n.VLANDrop = true }
+
+// storm lets one frame of each kind be flooded in some time.
+func storm(n *dataplane.Network) {
+	n.Storm = dataplane.Storm{Broadcast: 1, UnknownUnicast: 1, Multicast: 1}
+}
+
+// many sends more frames than storm lets pass.
+func many(dst encap.MAC) func(*dataplanetest.Underlay, *host) {
+	return inject(plainFrame(dst, macA, "x"), plainFrame(dst, macA, "x"))
+}
 
 func provocations(tb testing.TB) []provocation {
 	const out, in = dataplane.Outbound, dataplane.Inbound
@@ -131,6 +141,18 @@ func provocations(tb testing.TB) []provocation {
 		{name: "static elsewhere", reason: dataplane.DropVXLANEntryExists, direction: in,
 			network: func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: addrC}} },
 			do:      receive(helloBack)},
+		{name: "pinned", reason: dataplane.DropMACNotAdmitted, direction: in,
+			network: func(n *dataplane.Network) { n.Pins = []dataplane.StaticEntry{{MAC: macC, Peer: addrB}} },
+			do:      receive(helloBack)},
+		{name: "storm", reason: dataplane.DropStormBroadcast, direction: out, network: storm, do: many(encap.BroadcastMAC)},
+		{name: "storm", reason: dataplane.DropStormUnknown, direction: out, network: storm, do: many(macB)},
+		{name: "storm", reason: dataplane.DropStormMulticast, direction: out, network: storm, do: many(groupMAC)},
+		{name: "storm", reason: dataplane.DropStormMulticast, direction: in, network: storm,
+			do: func(u *dataplanetest.Underlay, a *host) {
+				for range 2 {
+					a.from(u, addrB, plainFrame(groupMAC, macB, "x").Data)
+				}
+			}},
 		{name: "congestion", reason: dataplane.DropIPTunnelECN, direction: in,
 			do: deliver(dataplane.Datagram{TOS: encap.CE, Data: vxlan(testVNI, notECT.complete(tb, pattern(9)))})},
 		{name: "long packet", reason: dataplane.DropTooBig, direction: in,

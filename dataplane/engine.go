@@ -49,13 +49,18 @@ const (
 	PathMTUChanged
 	// WireFailed: a socket can no longer be read, and is not any more.
 	WireFailed
+	// MACsFrozen: MACs of a network moved too often lately, and stay where they
+	// are for a while: a loop, one MAC twice, or an impostor.
+	MACsFrozen
 )
 
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string // of DeviceLost and PathMTUChanged: the network or tunnel
-	Port    uint16 // of WireFailed; 0 = the socket of IP-in-IP
+	Network string    // of DeviceLost and PathMTUChanged: the network or tunnel
+	Port    uint16    // of WireFailed; 0 = the socket of IP-in-IP
+	MAC     encap.MAC // of MACsFrozen: one of them
+	Count   int       // of MACsFrozen: at least as many
 	Err     error
 
 	Peer    netip.Addr // of PathMTUChanged
@@ -259,6 +264,7 @@ func (e *Engine) sweep() {
 	}
 	for _, m := range members {
 		e.lookAtPaths(m)
+		e.lookAtMACs(m)
 		m.age()
 		o := m.base()
 		if len(o.retired) > 0 {
@@ -273,6 +279,25 @@ func (e *Engine) sweep() {
 		o.retired, o.leaving = o.leaving, o.retired[:0]
 		retire(m, o.peers.Expire(m.idle()))
 	}
+}
+
+// lookAtMACs tells the owner which MACs froze. While it does not listen they wait
+// with the table, which keeps a few.
+func (e *Engine) lookAtMACs(m member) {
+	n, ok := m.(*network)
+	if !ok || e.isBehind() {
+		return
+	}
+	if macs := n.table.TakeFrozen(); len(macs) > 0 {
+		e.notify(Event{Kind: MACsFrozen, Network: n.name, MAC: macs[0], Count: len(macs)})
+	}
+}
+
+// isBehind reports whether the owner does not come to take what it is told.
+func (e *Engine) isBehind() bool {
+	e.untold.Lock()
+	defer e.untold.Unlock()
+	return len(e.waiting) > 0
 }
 
 // retire forgets what was learned from peers that are gone. Their IDs are freed

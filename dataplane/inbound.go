@@ -164,6 +164,17 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	if drop := in.decapECN(frame, d.TOS); drop != dropNone {
 		return drop
 	}
+	if in.p.pinned {
+		if drop := in.pinned(src, id); drop != dropNone {
+			return drop
+		}
+	}
+	if in.p.stormy && eth.Dst().IsMulticast() {
+		kind := stormKind(eth.Dst())
+		if !in.n.spareOf(id, kind, &in.p.peerStorm, 1) || !in.n.spare(Inbound, kind, &in.p.storm, 1) {
+			return stormDrops[kind]
+		}
+	}
 	if in.p.learning && in.learn(src, id) == fdb.LearnOutranked {
 		return DropVXLANEntryExists
 	}
@@ -225,6 +236,18 @@ func (in *inbound) decapECN(frame []byte, outer uint8) Drop {
 	return dropNone
 }
 
+// pinned holds peers to the MACs that are bound to them, and the MACs to them.
+func (in *inbound) pinned(src encap.MAC, id fdb.PeerID) Drop {
+	at, bound := in.n.table.Bound(src)
+	switch {
+	case bound && at != id:
+		return DropVXLANEntryExists
+	case !bound && in.n.peers.Pinned(id):
+		return DropMACNotAdmitted
+	}
+	return dropNone
+}
+
 // learn notes which peer the source lives behind (step 6). A frame is delivered
 // also when nothing can be learned from it.
 func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
@@ -234,6 +257,10 @@ func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
 		in.tally.learnRefused.Add(1)
 	case fdb.LearnMoved:
 		in.tally.learnMoved.Add(1)
+	case fdb.LearnQuota:
+		in.tally.learnQuota.Add(1)
+	case fdb.LearnFrozen:
+		in.tally.learnFrozen.Add(1)
 	}
 	return v
 }

@@ -69,6 +69,7 @@ type network struct {
 	overlay
 	policy atomic.Pointer[policy]
 	table  *fdb.Table
+	storms storms
 	config Network // as applied
 }
 
@@ -132,6 +133,10 @@ type policy struct {
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
+	pinned       bool           // some peer may send only from its own MACs
+	stormy       bool           // something bounds what is flooded
+	storm        rates          // of the network
+	peerStorm    rates          // of each peer
 	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
 }
 
@@ -142,6 +147,9 @@ func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
 		neighbors: neighbors,
+		pinned:    len(c.Pins) > 0,
+		stormy:    c.Storm.any() || c.PeerStorm.any(),
+		storm:     c.Storm.rates(), peerStorm: c.PeerStorm.rates(),
 	}
 }
 

@@ -54,6 +54,7 @@ func (n *network) stats() NetworkStats {
 	s := n.overlay.stats()
 	s.Kind, s.VNI, s.Port = KindVXLAN, n.config.VNI, n.config.Port
 	s.Entries, s.EntriesLearned, s.EntriesMax = n.table.Len(), n.table.LenLearned(), n.config.MaxEntries
+	s.Frozen = n.table.Frozen()
 	return s
 }
 
@@ -80,6 +81,8 @@ func (o *overlay) stats() NetworkStats {
 		s.ReservedBits += t.reserved.Load()
 		s.LearnRefused += t.learnRefused.Load()
 		s.LearnMoved += t.learnMoved.Load()
+		s.LearnQuota += t.learnQuota.Load()
+		s.LearnFrozen += t.learnFrozen.Load()
 		s.Answered += t.answered.Load()
 		s.UnreachableAnswered += t.unreachable.Load()
 	}
@@ -178,7 +181,7 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 			out = append(out, FDBEntry{
 				Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
 				MAC: entry.MAC, Peer: n.peers.Addr(entry.Peer),
-				Origin: entry.Origin.String(), Age: entry.Age,
+				Origin: entry.Origin.String(), Age: entry.Age, Frozen: entry.Frozen,
 			})
 		}
 	}

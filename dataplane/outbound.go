@@ -117,6 +117,11 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 	if d != dropNone {
 		return d
 	}
+	if o.p.stormy {
+		if kind := stormKind(eth.Dst()); !o.n.spare(Outbound, kind, &o.p.storm, u.segs) {
+			return stormDrops[kind]
+		}
+	}
 	o.tally.flooded.Add(uint64(u.segs))
 	u.copies = group || len(targets) > 1
 	if group {

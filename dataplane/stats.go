@@ -48,6 +48,9 @@ type NetworkStats struct {
 	EntriesMax     int    `json:"entries_max"`
 	LearnRefused   uint64 `json:"learn_refused"`    // frames delivered without learning: the table is at its bound
 	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
+	LearnQuota     uint64 `json:"learn_quota"`      // frames delivered without learning: their peer has its share of the table
+	LearnFrozen    uint64 `json:"learn_frozen"`     // frames delivered without learning: their MAC is frozen
+	Frozen         int    `json:"frozen"`           // MACs that moved too often and stay where they are for a while
 	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
 	// UnreachableAnswered counts senders of a tunnel's packets that were told by
 	// ICMP that the packets did not arrive.
@@ -91,6 +94,8 @@ type FDBEntry struct {
 	Port    uint16     `json:"port"`
 	Origin  string     `json:"origin"`      // "static", "learned", or a control plane's name
 	Age     uint32     `json:"age_seconds"` // since last seen as a source; 0 for what does not age
+	// Frozen: the MAC moved too often and stays where it is for a while.
+	Frozen bool `json:"frozen,omitempty"`
 }
 
 // NeighborEntry is one neighbour; its JSON names are part of the command line's

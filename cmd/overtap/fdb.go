@@ -120,6 +120,9 @@ func newFDBShowCommand() *cobra.Command {
 				if e.Origin == "learned" {
 					age = fmt.Sprintf("%ds", e.Age)
 				}
+				if e.Frozen {
+					age += " frozen"
+				}
 				t.add(e.Network, e.VNI, e.MAC, e.Peer, e.Port, e.Origin, age)
 			}
 			return t.print(c.OutOrStdout())

@@ -40,11 +40,11 @@ func newStatsCommand() *cobra.Command {
 // printStats prints one table a subject, and leaves out those that are empty.
 func printStats(w io.Writer, s dataplane.Stats) error {
 	networks := &table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
-		"FLOODED", "SUPPRESSED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED"}}
+		"FLOODED", "SUPPRESSED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED", "FROZEN"}}
 	for _, n := range s.Networks {
 		networks.add(n.Network, n.Kind, ofVXLAN(n.Kind, n.VNI), ofVXLAN(n.Kind, n.Port), n.TxPackets, n.TxBytes, n.RxPackets, n.RxBytes,
 			ofVXLAN(n.Kind, n.Flooded), ofVXLAN(n.Kind, n.Suppressed), n.Entries, ofVXLAN(n.Kind, n.EntriesLearned), ofVXLAN(n.Kind, n.EntriesMax),
-			ofVXLAN(n.Kind, n.LearnMoved), ofVXLAN(n.Kind, n.LearnRefused))
+			ofVXLAN(n.Kind, n.LearnMoved), ofVXLAN(n.Kind, n.LearnRefused+n.LearnQuota), ofVXLAN(n.Kind, n.Frozen))
 	}
 	drops := &table{header: []string{"DROPPED", "NETWORK", "DIRECTION", "REASON", "WHY"}}
 	for _, d := range s.Drops {

@@ -81,8 +81,13 @@ type VXLAN struct {
 	Learning   bool
 	Ageing     time.Duration // whole seconds; 0 = never
 	MaxEntries int           // bound of learned entries
+	MaxPerPeer int           // of them behind one peer; 0 = a share
+	MaxMoves   int           // of a MAC within MoveWindow; 0 = any number
+	MoveWindow time.Duration // whole seconds
 	Admit      dataplane.Admit
-	Group      netip.Addr // invalid = per-peer copies
+	Storm      dataplane.Storm // each way
+	PeerStorm  dataplane.Storm // from each peer
+	Group      netip.Addr      // invalid = per-peer copies
 
 	TTL          uint8
 	TOS          dataplane.TOS
@@ -92,6 +97,7 @@ type VXLAN struct {
 
 	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
+	Pins  []dataplane.StaticEntry // from the macs of [[vxlan.peer]]
 
 	Suppress  bool                 // answer ARP and ND from Neighbors
 	Neighbors []dataplane.Neighbor // from [[vxlan.neighbor]]

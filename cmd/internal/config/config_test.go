@@ -59,7 +59,7 @@ func TestDefaults(t *testing.T) {
 		Log:      Log{Level: slog.LevelInfo, Format: LogText},
 		VXLAN: []VXLAN{{
 			Name: "blue", VNI: 100, Port: 4789, TAP: "blue", MAC: mustMAC(t, "aa:a4:0e:20:d1:34"),
-			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536,
+			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
 			TTL: 64, TOS: dataplane.TOS{Inherit: true}, DF: true,
 		}},
 	}
@@ -156,7 +156,7 @@ tos = 0xb8
 			Name: "a-network_with.a-long-name", VNI: encap.MaxVNI, Port: 8472,
 			TAP: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1280, Bridge: "br-blue",
 			Addresses:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
-			MaxEntries: 1 << 24,
+			MaxEntries: 1 << 24, MaxMoves: 5, MoveWindow: 180 * time.Second,
 			Admit:      dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
 			Group:      addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
 			Peers: []dataplane.Peer{{Address: addr("2001:db8::2"), Flood: true}, {Address: addr("2001:db8::3")}},
@@ -171,7 +171,7 @@ tos = 0xb8
 			},
 		}, {
 			Name: "red", VNI: 0, Port: 4789, TAP: "red", MAC: defaultMAC("red", addr("2001:db8::1")),
-			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536,
+			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
 			Admit: dataplane.Admit{Any: true}, TTL: 64, TOS: dataplane.TOS{Value: 0xb8}, DF: true,
 		}},
 		Routes: []Route{{netip.MustParsePrefix("172.248.0.0/24"), addr("192.0.2.2")}},

@@ -33,10 +33,12 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 			Name: v.Name, VNI: v.VNI, Port: v.Port,
 			Device: v.TAP, MAC: v.MAC, MTU: mtu, Plain: !c.Engine.Offload,
 			Learning: v.Learning, Ageing: v.Ageing, MaxEntries: v.MaxEntries,
+			MaxPerPeer: v.MaxPerPeer, MaxMoves: v.MaxMoves, MoveWindow: v.MoveWindow,
+			Storm: v.Storm, PeerStorm: v.PeerStorm,
 			Admit:    dataplane.Admit{Any: v.Admit.Any, Prefixes: slices.Clone(v.Admit.Prefixes)},
 			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
 			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF,
-			Peers: v.allPeers(), FDB: slices.Clone(v.FDB),
+			Peers: v.allPeers(), FDB: slices.Clone(v.FDB), Pins: slices.Clone(v.Pins),
 			Suppress: v.Suppress, Neighbors: slices.Clone(v.Neighbors),
 		})
 	}

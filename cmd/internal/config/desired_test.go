@@ -81,7 +81,7 @@ func TestDesired(t *testing.T) {
 	want := dataplane.Desired{Networks: []dataplane.Network{{
 		Name: "blue", VNI: 100, Port: 4789,
 		Device: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1400, Plain: true,
-		Ageing: time.Minute, MaxEntries: 10,
+		Ageing: time.Minute, MaxEntries: 10, MaxMoves: 5, MoveWindow: 180 * time.Second,
 		Admit:    dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
 		VLANDrop: true, ReservedDrop: true,
 		Group: addr("239.1.1.1"), TTL: 7, TOS: dataplane.TOS{Value: 8},
@@ -103,7 +103,7 @@ func TestDesired(t *testing.T) {
 	}, {
 		Name: "red", VNI: 101, Port: 8472,
 		Device: "red", MAC: mustMAC(t, "02:42:c0:00:02:02"), MTU: 1450, Plain: true,
-		Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536,
+		Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
 		TTL: 64, TOS: dataplane.TOS{Inherit: true}, DF: true,
 	}}}
 	if d := cmp.Diff(want, got, compare); d != "" {

@@ -50,37 +50,46 @@ type rawLog struct {
 
 type rawVXLAN struct {
 	section
-	Name       leaf[string]  `toml:"name"`
-	VNI        leaf[int64]   `toml:"vni"`
-	Port       leaf[int64]   `toml:"port"`
-	TAP        leaf[string]  `toml:"tap"`
-	MAC        leaf[string]  `toml:"mac"`
-	MTU        leaf[int64]   `toml:"mtu"`
-	Bridge     leaf[string]  `toml:"bridge"`
-	Ports      list          `toml:"ports" want:"a list of interface names, such as [\"eth1\"]"`
-	PortsTake  leaf[bool]    `toml:"ports_take_addresses"`
-	Addresses  list          `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/24\"]"`
-	Learning   leaf[bool]    `toml:"learning"`
-	Ageing     leaf[string]  `toml:"ageing" want:"a string with a unit, such as \"300s\""`
-	MaxEntries leaf[int64]   `toml:"max_entries"`
-	Admit      union         `toml:"admit"`
-	Suppress   leaf[bool]    `toml:"suppress"`
-	Group      leaf[string]  `toml:"group"`
-	TTL        leaf[int64]   `toml:"ttl"`
-	TOS        union         `toml:"tos"`
-	DF         leaf[bool]    `toml:"df"`
-	VLAN       leaf[string]  `toml:"vlan"`
-	Reserved   leaf[string]  `toml:"reserved"`
-	Peer       []rawPeer     `toml:"peer"`
-	FDB        []rawFDB      `toml:"fdb"`
-	Neighbor   []rawNeighbor `toml:"neighbor"`
-	Route      []rawRoute    `toml:"route"`
+	Name               leaf[string]  `toml:"name"`
+	VNI                leaf[int64]   `toml:"vni"`
+	Port               leaf[int64]   `toml:"port"`
+	TAP                leaf[string]  `toml:"tap"`
+	MAC                leaf[string]  `toml:"mac"`
+	MTU                leaf[int64]   `toml:"mtu"`
+	Bridge             leaf[string]  `toml:"bridge"`
+	Ports              list          `toml:"ports" want:"a list of interface names, such as [\"eth1\"]"`
+	PortsTake          leaf[bool]    `toml:"ports_take_addresses"`
+	Addresses          list          `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/24\"]"`
+	Learning           leaf[bool]    `toml:"learning"`
+	Ageing             leaf[string]  `toml:"ageing" want:"a string with a unit, such as \"300s\""`
+	MaxEntries         leaf[int64]   `toml:"max_entries"`
+	MaxPerPeer         leaf[int64]   `toml:"max_entries_per_peer"`
+	MaxMoves           leaf[int64]   `toml:"max_moves"`
+	MoveWindow         leaf[string]  `toml:"move_window" want:"a string with a unit, such as \"180s\""`
+	StormBroadcast     leaf[int64]   `toml:"storm_broadcast"`
+	StormUnknown       leaf[int64]   `toml:"storm_unknown_unicast"`
+	StormMulticast     leaf[int64]   `toml:"storm_multicast"`
+	PeerStormBroadcast leaf[int64]   `toml:"peer_storm_broadcast"`
+	PeerStormMulticast leaf[int64]   `toml:"peer_storm_multicast"`
+	Admit              union         `toml:"admit"`
+	Suppress           leaf[bool]    `toml:"suppress"`
+	Group              leaf[string]  `toml:"group"`
+	TTL                leaf[int64]   `toml:"ttl"`
+	TOS                union         `toml:"tos"`
+	DF                 leaf[bool]    `toml:"df"`
+	VLAN               leaf[string]  `toml:"vlan"`
+	Reserved           leaf[string]  `toml:"reserved"`
+	Peer               []rawPeer     `toml:"peer"`
+	FDB                []rawFDB      `toml:"fdb"`
+	Neighbor           []rawNeighbor `toml:"neighbor"`
+	Route              []rawRoute    `toml:"route"`
 }
 
 type rawPeer struct {
 	section
 	Address leaf[string] `toml:"address"`
 	Flood   leaf[bool]   `toml:"flood"`
+	MACs    list         `toml:"macs" want:"a list of hardware addresses, such as [\"02:42:0a:00:01:04\"]"`
 }
 
 type rawFDB struct {

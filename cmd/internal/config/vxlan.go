@@ -17,6 +17,8 @@ const (
 	defaultPort       = 4789 // IANA's, RFC 7348 section 8
 	defaultAgeing     = 300 * time.Second
 	defaultMaxEntries = 65536
+	defaultMaxMoves   = 5                 // RFC 7432 section 15.1
+	defaultMoveWindow = 180 * time.Second // the same
 	defaultTTL        = 64
 )
 
@@ -24,6 +26,9 @@ const (
 	maxName    = 64
 	maxEntries = 1 << 24
 	maxAgeing  = 365 * 24 * time.Hour
+	maxMoves   = 1000
+	maxWindow  = 24 * time.Hour
+	maxRate    = 100_000_000 // frames a second
 )
 
 // names are what networks must not share.
@@ -72,6 +77,11 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 		Learning:     raw.Learning.or(true),
 		Ageing:       c.ageing(raw.Ageing),
 		MaxEntries:   number(c, raw.MaxEntries, defaultMaxEntries, 1, maxEntries),
+		MaxPerPeer:   number(c, raw.MaxPerPeer, 0, 0, maxEntries),
+		MaxMoves:     c.moves(raw.MaxMoves),
+		MoveWindow:   c.window(raw.MoveWindow),
+		Storm:        c.storm(raw),
+		PeerStorm:    c.peerStorm(raw),
 		Admit:        c.admit(raw.Admit, own),
 		Group:        c.group(raw.Group, own),
 		TTL:          number(c, raw.TTL, uint8(defaultTTL), 1, math.MaxUint8),
@@ -90,6 +100,7 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 	v.MAC = c.tapMAC(raw.MAC, v.Name, own)
 	v.Peers = c.peers(raw.Peer, own)
 	v.FDB = c.fdb(raw.FDB, v.MAC, own)
+	v.Pins = c.pins(raw, &v)
 	c.membersAdmitted(raw, &v)
 	v.Ports = c.bridgePorts(raw, &v, names)
 	v.PortsTake = raw.PortsTake.or(false)

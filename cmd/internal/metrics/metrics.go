@@ -20,6 +20,9 @@ type Source struct {
 	Version string
 	Stats   func() dataplane.Stats
 	Ready   func() bool
+	// Reloads says whether the last reload succeeded, and when the last did that
+	// succeeded; nil = there are none.
+	Reloads func() (ok bool, at time.Time)
 }
 
 // NewServer returns the HTTP server of the metrics listener: /metrics, /healthz
@@ -46,6 +49,26 @@ func NewServer(s Source) *http.Server {
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
 
+	if s.Reloads != nil {
+		reg.MustRegister(
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "overtap_config_last_reload_successful",
+				Help: "1 when the last reading of the configuration succeeded, else 0.",
+			}, func() float64 {
+				if ok, _ := s.Reloads(); ok {
+					return 1
+				}
+				return 0
+			}),
+			prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "overtap_config_last_reload_success_timestamp_seconds",
+				Help: "When the configuration was last read with success.",
+			}, func() float64 {
+				_, at := s.Reloads()
+				return float64(at.UnixNano()) / 1e9
+			}),
+		)
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -94,6 +117,9 @@ var (
 	reservedBits  = desc("overtap_reserved_bits_total", "Frames taken with nonzero reserved bits in the VXLAN header.", "network")
 	learnRefused  = desc("overtap_learn_refused_total", "Frames delivered without learning because the table is at its bound.", "network")
 	learnMoved    = desc("overtap_learn_moved_total", "Learned MACs that changed peer.", "network")
+	learnQuota    = desc("overtap_learn_quota_total", "Frames delivered without learning because their peer has its share of the table.", "network")
+	learnFrozen   = desc("overtap_learn_frozen_total", "Frames delivered without learning because their MAC is frozen.", "network")
+	frozen        = desc("overtap_fdb_frozen", "MACs that moved too often and stay where they are for a while.", "network")
 	answered      = desc("overtap_too_big_answered_total", "Senders of frames too big that were told so by ICMP.", "network")
 	unreachable   = desc("overtap_unreachable_answered_total", "Senders of a tunnel's packets that were told by ICMP that these did not arrive.", "network")
 	pathMTU       = desc("overtap_peer_pmtu_bytes", "Longest outer packet that reaches the peer; absent where nothing is known to be too long.", "network", "peer")
@@ -133,6 +159,9 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		counter(reservedBits, n.ReservedBits, n.Network)
 		counter(learnRefused, n.LearnRefused, n.Network)
 		counter(learnMoved, n.LearnMoved, n.Network)
+		counter(learnQuota, n.LearnQuota, n.Network)
+		counter(learnFrozen, n.LearnFrozen, n.Network)
+		gauge(frozen, n.Frozen, n.Network)
 		counter(answered, n.Answered, n.Network)
 		counter(unreachable, n.UnreachableAnswered, n.Network)
 		gauge(entries, n.EntriesLearned, n.Network, "learned")

@@ -1,0 +1,99 @@
+package dataplane
+
+import (
+	"time"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// Storm bounds flooded frames, in frames a second of each kind; 0 = no bound. A
+// bucket holds a second's worth. A superframe counts as its segments.
+type Storm struct {
+	Broadcast      uint32
+	UnknownUnicast uint32 // outbound only: whom a peer's frame is for, the bridge knows
+	Multicast      uint32
+}
+
+// The kinds of flooded frames.
+const (
+	stormBroadcast = iota
+	stormUnknown
+	stormMulticast
+	stormKinds
+)
+
+var stormDrops = [stormKinds]Drop{DropStormBroadcast, DropStormUnknown, DropStormMulticast}
+
+// rates are the nanoseconds between frames of each kind; 0 = no bound.
+type rates [stormKinds]uint64
+
+func (s Storm) rates() (r rates) {
+	for i, n := range [stormKinds]uint32{s.Broadcast, s.UnknownUnicast, s.Multicast} {
+		if n != 0 {
+			r[i] = max(uint64(time.Second)/uint64(n), 1)
+		}
+	}
+	return r
+}
+
+func (s Storm) any() bool { return s != Storm{} }
+
+// stormKind is the kind of a flooded frame for dst.
+func stormKind(dst encap.MAC) int {
+	switch {
+	case dst == encap.BroadcastMAC:
+		return stormBroadcast
+	case dst.IsMulticast():
+		return stormMulticast
+	}
+	return stormUnknown
+}
+
+// meter is a token bucket that any thread takes from without waiting: the time,
+// in nanoseconds, at which it is full again (the generic cell rate algorithm,
+// ITU-T I.371). The zero value is full.
+type meter fdb.Meter
+
+// take takes n tokens that come every interval nanoseconds, from a bucket of a
+// second's worth, and reports whether there were so many. A bucket that holds
+// less than n when full gives them when it is full.
+func (m *meter) take(now, interval uint64, n int) bool {
+	need := interval * uint64(n)
+	for {
+		full := (*fdb.Meter)(m).Load()
+		next := max(full, now) + need
+		if next > now+max(uint64(time.Second), need) {
+			return false
+		}
+		if (*fdb.Meter)(m).CompareAndSwap(full, next) {
+			return true
+		}
+	}
+}
+
+// storms meter one network's flooded frames each way.
+type storms [directions][stormKinds]meter
+
+// clockNow is a monotonic time in nanoseconds.
+func clockNow() uint64 { return uint64(time.Since(epochStart)) }
+
+// epochStart is long enough ago for a full bucket's time not to be negative.
+var epochStart = time.Now()
+
+// spare reports whether the network still takes n frames of that kind in the
+// direction.
+func (n *network) spare(d Direction, kind int, r *rates, frames int) bool {
+	interval := r[kind]
+	return interval == 0 || n.storms[d][kind].take(clockNow(), interval, frames)
+}
+
+// spareOf is the same for what one peer sends.
+func (n *network) spareOf(id fdb.PeerID, kind int, r *rates, frames int) bool {
+	interval := r[kind]
+	if interval == 0 {
+		return true
+	}
+	full := n.peers.Meter(id, kind)
+	return full == nil || (*meter)(full).take(clockNow(), interval, frames)
+}
