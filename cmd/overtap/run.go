@@ -28,7 +28,8 @@ func newRunCommand() *cobra.Command {
 		Short: "Run the daemon until SIGTERM or SIGINT",
 		Long: `Run the daemon: open a TAP device per network, put it on its bridge, and forward
 between it and the peers. Logs go to stderr; a line with "ready" says that
-traffic flows. On SIGTERM or SIGINT everything that was made is removed.`,
+traffic flows. On SIGHUP the configuration is read again, as by ` + "`overtap reload`" + `.
+On SIGTERM or SIGINT everything that was made is removed.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := load(c, path)
@@ -41,8 +42,11 @@ traffic flows. On SIGTERM or SIGINT everything that was made is removed.`,
 			log := newLogger(c.ErrOrStderr(), cfg.Log)
 			ctx, stop := untilSignal(c.Context(), log)
 			defer stop()
+			hup := make(chan os.Signal, 1)
+			signal.Notify(hup, syscall.SIGHUP)
+			defer signal.Stop(hup)
 			return daemon.Run(ctx, daemon.Options{
-				Config: cfg, Path: path, Version: buildVersion(), Log: log, NewEngine: newEngine,
+				Config: cfg, Path: path, Version: buildVersion(), Log: log, NewEngine: newEngine, HangUp: hup,
 			})
 		},
 	}
@@ -78,19 +82,5 @@ func untilSignal(ctx context.Context, log *slog.Logger) (context.Context, contex
 			os.Exit(exitError)
 		})
 	})
-
-	// Its default action is to end the process with nothing undone.
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	go func() {
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-hup:
-				log.Warn("SIGHUP ignored: this version does not reload; restart the daemon to apply a new configuration")
-			}
-		}
-	}()
 	return ctx, stop
 }

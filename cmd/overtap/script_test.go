@@ -289,3 +289,10 @@ func (f *fakeDaemon) FlushFDB(m control.Match) (int, error) {
 	}
 	return 2, nil
 }
+
+func (f *fakeDaemon) Reload() (control.Reloaded, error) {
+	if f.full {
+		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true}, nil
+	}
+	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
+}

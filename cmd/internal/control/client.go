@@ -74,6 +74,13 @@ func (c *Client) Neighbors(ctx context.Context, network string) ([]dataplane.Nei
 	return e, err
 }
 
+// Reload has the daemon read its configuration again.
+func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+	var r Reloaded
+	err := c.do(ctx, http.MethodPost, pathReload, struct{}{}, &r)
+	return r, err
+}
+
 // AddFDB adds a static entry that belongs to the command line.
 func (c *Client) AddFDB(ctx context.Context, e Entry) error {
 	return c.do(ctx, http.MethodPost, pathFDB, e, nil)

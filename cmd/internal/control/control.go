@@ -26,6 +26,7 @@ const (
 	pathNeigh  = "/v1/neigh"
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
+	pathReload = "/v1/reload"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -47,6 +48,8 @@ type Daemon interface {
 	DeleteFDB(network string, mac encap.MAC) error
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
+	// Reload reads the configuration again and makes what runs be what it says.
+	Reload() (Reloaded, error)
 	// Attach joins a container's network namespace to a network. When ctx ends
 	// first, nothing is attached. The caller closes ns.
 	Attach(ctx context.Context, ns *os.File, r attach.Request) (attach.Made, error)
@@ -60,6 +63,14 @@ type Entry struct {
 	Network string     `json:"network"`
 	MAC     encap.MAC  `json:"mac"`
 	Peer    netip.Addr `json:"peer"`
+}
+
+// Reloaded says what a reload changed: networks and tunnels, by name.
+type Reloaded struct {
+	Added   []string `json:"added"`
+	Removed []string `json:"removed"`
+	Changed []string `json:"changed"`
+	Routes  bool     `json:"routes"` // the plain host routes are others
 }
 
 // Match selects learned entries; what is zero or absent matches everything.

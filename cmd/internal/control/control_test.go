@@ -36,6 +36,7 @@ type fake struct {
 	ns       os.FileInfo // handed over; nil = none
 	gave     chan error  // when not nil, Attach waits for the client to go
 	slow     time.Duration
+	reloads  int
 }
 
 func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
@@ -60,6 +61,14 @@ func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
 func (f *fake) DeleteFDB(_ string, mac encap.MAC) error { f.deleted = mac; return nil }
 
 func (f *fake) FlushFDB(m Match) (int, error) { f.match = m; return 3, nil }
+
+func (f *fake) Reload() (Reloaded, error) {
+	f.reloads++
+	if f.reloads > 1 {
+		return Reloaded{}, errors.New("it is wrong")
+	}
+	return Reloaded{Added: []string{"red"}}, nil
+}
 
 func (f *fake) Attach(ctx context.Context, ns *os.File, r attach.Request) (attach.Made, error) {
 	if f.gave != nil {

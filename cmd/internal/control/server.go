@@ -110,6 +110,10 @@ func handler(d Daemon) http.Handler {
 		n, err := d.FlushFDB(m)
 		answer(w, flushed{n}, err)
 	})
+	mux.HandleFunc("POST "+pathReload, func(w http.ResponseWriter, _ *http.Request) {
+		done, err := d.Reload()
+		answer(w, done, err)
+	})
 	handleAttach(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,8 @@ type Options struct {
 	Log     *slog.Logger
 	// NewEngine starts the engine; it is given what Config says.
 	NewEngine func(dataplane.Options) (Engine, error)
+	// HangUp delivers when the configuration shall be read again; nil = never.
+	HangUp <-chan os.Signal
 }
 
 // daemon is a running one. It implements control.Daemon.
@@ -59,7 +62,10 @@ type daemon struct {
 	ready     readiness
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
-	link      int           // index of the underlay's link that the sockets were opened on
+	told      toldFrozen
+	config    atomic.Pointer[config.Config] // as it was loaded last
+	reloads   reloads
+	link      int // index of the underlay's link that the sockets were opened on
 	atStart   map[string]encap.OverlayMTU
 	restarted chan struct{} // delivers when another engine took over
 
@@ -71,7 +77,7 @@ type daemon struct {
 }
 
 func newDaemon(o Options) *daemon {
-	return &daemon{
+	d := &daemon{
 		Options:   o,
 		started:   time.Now(),
 		backoff:   time.Second,
@@ -80,8 +86,15 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
+		told:      toldFrozen{macs: make(map[string]int), at: make(map[string]time.Time)},
 	}
+	d.config.Store(o.Config)
+	d.reloads.note(nil)
+	return d
 }
+
+// conf is the configuration by which the daemon runs.
+func (d *daemon) conf() *config.Config { return d.config.Load() }
 
 // Run runs until ctx ends, and then returns nil when all was taken down
 // cleanly. Of a step that fails, what came before it is undone. It must run in
@@ -145,22 +158,23 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, socket, d, d.Log) })
 	if web != nil {
-		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady})
+		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady, Reloads: d.reloads.state})
 		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
 	}
 	g.Go(func() error { return d.host.Watch(ctx) })
 	g.Go(func() error { return d.events(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
+	g.Go(func() error { return d.reloadOn(ctx) })
 
-	for _, w := range d.warnings() {
+	for _, w := range d.warnings(d.Stats()) {
 		d.Log.Warn(w)
 	}
 	d.ready.start()
 	announce(d.Log, "ready",
 		"version", d.Version,
-		"underlay", d.Config.Underlay.Address,
-		"networks", len(d.Config.VXLAN)+len(d.Config.IPIP),
-		"socket", d.Config.Control.Socket)
+		"underlay", d.conf().Underlay.Address,
+		"networks", len(d.conf().VXLAN)+len(d.conf().IPIP),
+		"socket", d.conf().Control.Socket)
 	notify(d.Log, "READY=1")
 	<-ctx.Done()
 	notify(d.Log, "STOPPING=1")
@@ -179,7 +193,7 @@ func announce(log *slog.Logger, msg string, args ...any) {
 // preflight fills in what the configuration says on this host's underlay, and
 // returns every obstacle that is known before anything is made.
 func (d *daemon) preflight() error {
-	c := d.Config
+	c := d.conf()
 	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device, Routes: hostRoutes(c.Routes)}
 	for i := range c.VXLAN {
 		v := &c.VXLAN[i]
@@ -214,10 +228,10 @@ func (d *daemon) setupAll() error {
 	if err := d.setupNetworks(); err != nil {
 		return err
 	}
-	if err := d.host.SetupRoutes(hostRoutes(d.Config.Routes)); err != nil {
+	if err := d.host.SetupRoutes(hostRoutes(d.conf().Routes)); err != nil {
 		return fmt.Errorf("setting the host up: %w", err)
 	}
-	u, err := d.host.Underlay(d.Config.Underlay.Address, d.Config.Underlay.Device)
+	u, err := d.host.Underlay(d.conf().Underlay.Address, d.conf().Underlay.Device)
 	if err != nil {
 		return fmt.Errorf("setting the host up: %w", err)
 	}
@@ -244,7 +258,7 @@ func (d *daemon) setupNetworks() error {
 // listenMetrics opens the metrics listener; nil when there is none. The default
 // one that is taken, by another daemon on this host say, is no reason to stop.
 func (d *daemon) listenMetrics() (net.Listener, error) {
-	c := d.Config.Control
+	c := d.conf().Control
 	if c.Metrics == "" {
 		return nil, nil
 	}
@@ -297,11 +311,12 @@ func hostNeighbors(neighbors []dataplane.Neighbor) []host.Neighbor {
 
 // vxlan is what the configuration says of a network that it has.
 func (d *daemon) vxlan(name string) config.VXLAN {
-	i := slices.IndexFunc(d.Config.VXLAN, func(v config.VXLAN) bool { return v.Name == name })
+	all := d.conf().VXLAN
+	i := slices.IndexFunc(all, func(v config.VXLAN) bool { return v.Name == name })
 	if i < 0 {
 		return config.VXLAN{}
 	}
-	return d.Config.VXLAN[i]
+	return all[i]
 }
 
 func (d *daemon) undoHost() error {

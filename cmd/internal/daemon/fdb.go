@@ -97,7 +97,7 @@ func (d *daemon) AddFDB(e control.Entry) error {
 // checkEntry refuses what the configuration would refuse, and what belongs to
 // it.
 func (d *daemon) checkEntry(n dataplane.Network, e control.Entry) error {
-	own := d.Config.Underlay.Address
+	own := d.conf().Underlay.Address
 	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
 	switch {
 	case e.MAC.IsZero() || e.MAC.IsBridgeControl() || e.MAC == n.MAC:

@@ -163,7 +163,7 @@ func (d *daemon) repairHost(subject string) ([]string, error) {
 
 // underlay looks whether the underlay is there, and the same.
 func (f *follower) underlay(ctx context.Context) error {
-	u, err := f.host.Underlay(f.Config.Underlay.Address, f.Config.Underlay.Device)
+	u, err := f.host.Underlay(f.conf().Underlay.Address, f.conf().Underlay.Device)
 	if err == nil && !u.Up {
 		err = fmt.Errorf("the underlay's device %s is down: set it up", u.Name)
 	}
@@ -242,7 +242,7 @@ func (f *follower) underlayMTU(ctx context.Context, mtu encap.UnderlayMTU) error
 			log.Warn("the network's MTU no longer fits the underlay: larger packets are dropped as too_big", "mtu", n.MTU, "err", err)
 			continue
 		}
-		want := min(fits, f.atStart[n.Name])
+		want := min(fits, f.startMTU(n.Name))
 		if fits > want {
 			log.Info("the network could carry more: restart the daemon for that", "mtu", want, "possible", fits)
 		}
@@ -256,6 +256,13 @@ func (f *follower) underlayMTU(ctx context.Context, mtu encap.UnderlayMTU) error
 		}
 	}
 	return nil
+}
+
+// startMTU is the MTU that a network had at the start, or when it was added.
+func (d *daemon) startMTU(name string) encap.OverlayMTU {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.atStart[name]
 }
 
 // networks copies out the networks of the configuration as they are now.

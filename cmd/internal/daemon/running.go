@@ -19,12 +19,13 @@ func (c *current) set(e Engine) { c.p.Store(&e) }
 // startEngine starts an engine and gives it what it shall do. The caller holds
 // mu, or is alone.
 func (d *daemon) startEngine() error {
+	c := d.conf()
 	e, err := d.NewEngine(dataplane.Options{
-		Underlay:    d.Config.Underlay.Address,
-		Device:      d.Config.Underlay.Device,
-		Workers:     d.Config.Engine.Workers,
-		SourcePorts: d.Config.Engine.SourcePorts,
-		NoTunnelGSO: !d.Config.Engine.TunnelGSO || !d.Config.Engine.Offload,
+		Underlay:    c.Underlay.Address,
+		Device:      c.Underlay.Device,
+		Workers:     c.Engine.Workers,
+		SourcePorts: c.Engine.SourcePorts,
+		NoTunnelGSO: !c.Engine.TunnelGSO || !c.Engine.Offload,
 	})
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
@@ -62,11 +63,11 @@ func (d *daemon) restartEngine(u host.Underlay) error {
 // bound reports whether sockets hold on to the underlay's link and not to its
 // address alone: by SO_BINDTODEVICE, or by membership in a multicast group.
 func (d *daemon) bound() bool {
-	if d.Config.Underlay.Device != "" {
+	if d.conf().Underlay.Device != "" {
 		return true
 	}
-	for i := range d.Config.VXLAN {
-		if d.Config.VXLAN[i].Group.IsValid() {
+	for _, v := range d.conf().VXLAN {
+		if v.Group.IsValid() {
 			return true
 		}
 	}

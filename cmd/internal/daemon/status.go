@@ -19,7 +19,7 @@ func (d *daemon) isReady() bool {
 
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
-	info := d.engine.get().Info()
+	info, stats := d.engine.get().Info(), d.engine.get().Stats()
 	missing := make(map[string]string)
 	for _, name := range lost(info) {
 		about, problem := deviceProblem(name)
@@ -30,10 +30,10 @@ func (d *daemon) Status() control.Status {
 		PID:         os.Getpid(),
 		Ready:       d.ready.Ready() && len(missing) == 0,
 		Problems:    d.ready.Problems(missing),
-		Warnings:    d.warnings(),
+		Warnings:    d.warnings(stats),
 		Uptime:      uint64(time.Since(d.started) / time.Second),
 		Config:      d.Path,
-		Underlay:    control.Underlay{Address: d.Config.Underlay.Address, Device: d.Config.Underlay.Device, MTU: encap.UnderlayMTU(d.mtu.Load())},
+		Underlay:    control.Underlay{Address: d.conf().Underlay.Address, Device: d.conf().Underlay.Device, MTU: encap.UnderlayMTU(d.mtu.Load())},
 		Workers:     info.Workers,
 		SourcePorts: info.Sources,
 		Uplink:      info.Uplink,
@@ -43,7 +43,7 @@ func (d *daemon) Status() control.Status {
 		Networks: make([]control.NetworkStatus, 0, len(info.Networks)),
 	}
 	counts := make(map[string]dataplane.NetworkStats)
-	for _, n := range d.engine.get().Stats().Networks {
+	for _, n := range stats.Networks {
 		counts[n.Network] = n
 	}
 	for _, n := range info.Networks {

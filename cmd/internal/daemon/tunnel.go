@@ -22,11 +22,12 @@ func (d *daemon) hostTunnel(t dataplane.Tunnel) host.Network {
 
 // ipip is what the configuration says of a tunnel that it has.
 func (d *daemon) ipip(name string) config.IPIP {
-	i := slices.IndexFunc(d.Config.IPIP, func(t config.IPIP) bool { return t.Name == name })
+	all := d.conf().IPIP
+	i := slices.IndexFunc(all, func(t config.IPIP) bool { return t.Name == name })
 	if i < 0 {
 		return config.IPIP{}
 	}
-	return d.Config.IPIP[i]
+	return all[i]
 }
 
 // hostNetworks is what the host shall look like around the device of every
@@ -56,20 +57,20 @@ func (d *daemon) overlayMTU(n host.Network, mtu encap.UnderlayMTU) (encap.Overla
 		return t.OverlayMTU(mtu)
 	}
 	v := d.vxlan(n.Name)
-	return v.OverlayMTU(mtu, d.Config.Underlay.Address)
+	return v.OverlayMTU(mtu, d.conf().Underlay.Address)
 }
 
-// warnings are what may go wrong though all that is configured is in place.
-func (d *daemon) warnings() []string {
-	if len(d.Config.IPIP) == 0 {
-		return []string{}
+// warnKernelIPIP is what may go wrong with the tunnels though all is in place.
+func (d *daemon) warnKernelIPIP() []string {
+	if len(d.conf().IPIP) == 0 {
+		return nil
 	}
 	names, err := d.host.KernelIPIP()
 	switch {
 	case err != nil:
 		return []string{err.Error()}
 	case len(names) == 0:
-		return []string{}
+		return nil
 	}
 	return []string{fmt.Sprintf("the kernel has IP-in-IP too (%s): it decapsulates what the tunnels here take a second time, "+
 		"or answers the peers that nobody wants it; unload the module with `modprobe -r ipip`", strings.Join(names, ", "))}

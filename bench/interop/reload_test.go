@@ -1,0 +1,220 @@
+package interop
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"overtap/bench/netlab"
+	"overtap/bench/netlab/netlabtest"
+	"overtap/bench/traffic"
+	"overtap/dataplane"
+)
+
+// reloaded is what `overtap reload --json` prints.
+type reloaded struct{ Added, Removed, Changed []string }
+
+// fds is how many file descriptors the daemon has open.
+func (d *daemon) fds() int {
+	d.t.Helper()
+	return len(must[[]os.DirEntry](d.t)(os.ReadDir(fmt.Sprintf("/proc/%d/fd", d.cmd.Process.Pid))))
+}
+
+// Reloading beside a running stream adds, changes and removes networks; the
+// stream keeps its connection, its entries, its device, and loses nothing.
+func TestReloadUnderTraffic(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	c := at(a, blue(a, sites...))
+	file, socket := prepare(t, c)
+	d := startFile(t, a.Host, c, file, socket)
+	reaches(t, a.Container, b.IPv4)
+	before, fds := d.status().Networks[0], d.fds()
+
+	write := func(c config) { check(t, os.WriteFile(file, []byte(c.toml(socket)), 0o600)) }
+	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
+	done := make(chan error, 1)
+	go func() {
+		r, err := traffic.TCP(t.Context(), traffic.End{Host: a.Container, Addr: a.IPv4}, traffic.End{Host: b.Container, Addr: b.IPv4},
+			traffic.TCPOptions{Bytes: 256 << 20, Checked: true})
+		if err == nil && r.Bytes != 256<<20 {
+			err = fmt.Errorf("%d bytes arrived", r.Bytes)
+		}
+		done <- err
+	}()
+	turns := 0
+	for running := true; running; turns++ {
+		select {
+		case err := <-done:
+			check(t, err)
+			running = false
+		default:
+		}
+		write(at(a, blue(a, sites...).with("ttl = 32"), red))
+		if r := ask[reloaded](d, "reload"); !slices.Equal(r.Added, []string{"red"}) || !slices.Equal(r.Changed, []string{"blue"}) {
+			t.Fatalf("%+v", r)
+		}
+		if links := must[[]string](t)(a.Host.Links()); !slices.Contains(links, "vx-red") || !slices.Contains(links, "br-red") {
+			t.Fatalf("the new network is not among %v", links)
+		}
+		write(c)
+		if r := ask[reloaded](d, "reload"); !slices.Equal(r.Removed, []string{"red"}) {
+			t.Fatalf("%+v", r)
+		}
+		if links := must[[]string](t)(a.Host.Links()); slices.Contains(links, "vx-red") || slices.Contains(links, "br-red") {
+			t.Fatalf("the removed network is still among %v", links)
+		}
+	}
+	t.Logf("%d reloads", 2*turns)
+	after := d.status()
+	if len(after.Networks) != 1 || after.Networks[0].Device != before.Device || !after.Ready {
+		t.Errorf("%+v", after)
+	}
+	if !slices.ContainsFunc(d.fdb(), func(e dataplane.FDBEntry) bool { return e.MAC == b.MAC && e.Origin == "learned" }) {
+		t.Error("what was learned is lost")
+	}
+	if n := d.fds(); n > fds+2 {
+		t.Errorf("%d files are open, %d before", n, fds)
+	}
+}
+
+// A reload that cannot be says so and changes nothing, by the verb and by SIGHUP.
+func TestReloadRefused(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	c := at(a, blue(a, sites...))
+	file, socket := prepare(t, c)
+	d := startFile(t, a.Host, c, file, socket)
+	reaches(t, a.Container, b.IPv4)
+	good := c.toml(socket)
+	links := must[[]string](t)(a.Host.Links())
+	taken := network{name: "red", vni: 101, port: 4789, bridge: "br-red"}
+	for want, text := range map[string]string{
+		"unknown key":          good + "\nnonsense = 1\n",
+		"[underlay] cannot":    strings.Replace(good, a.Underlay.String(), "192.0.2.99", 1),
+		"bridge cannot change": strings.Replace(good, `bridge = "`+netlab.SiteBridge+`"`, `bridge = "br-other"`, 1),
+		"vni cannot change":    strings.Replace(good, "vni = 100", "vni = 102", 1),
+		"is taken by":          at(a, blue(a, sites...), taken).toml(socket),
+	} {
+		if want == "is taken by" {
+			check(t, a.Host.AddBridge(taken.tap(), 1500))
+		}
+		check(t, os.WriteFile(file, []byte(text), 0o600))
+		if _, err := d.try("reload"); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", want, err)
+		}
+		if want == "is taken by" {
+			check(t, a.Host.DeleteLink(taken.tap()))
+		}
+		if now := must[[]string](t)(a.Host.Links()); !slices.Equal(now, links) {
+			t.Errorf("%s: links %v, before %v", want, now, links)
+		}
+		reachesAtOnce(t, a.Container, b.IPv4)
+	}
+	check(t, os.WriteFile(file, []byte(good+"\nnonsense = 1\n"), 0o600))
+	d.signal(syscall.SIGHUP)
+	eventually(t, "the log says why", func() error {
+		if !strings.Contains(d.log.String(), "was not reloaded") || !strings.Contains(d.log.String(), "nonsense") {
+			return fmt.Errorf("%s", d.log)
+		}
+		return nil
+	})
+	check(t, os.WriteFile(file, []byte(good), 0o600))
+	d.signal(syscall.SIGHUP)
+	eventually(t, "the log says that it was reloaded", func() error {
+		if !strings.Contains(d.log.String(), "was reloaded") {
+			return fmt.Errorf("%s", d.log)
+		}
+		return nil
+	})
+	check(t, os.Remove(file))
+	if _, err := d.try("reload"); err == nil || !strings.Contains(err.Error(), filepath.Base(file)) {
+		t.Errorf("without the file: %v", err)
+	}
+	reachesAtOnce(t, a.Container, b.IPv4)
+}
+
+// Addresses, routes and neighbours of a network that goes on come and go, and
+// entries of the command line stay.
+func TestReloadChangesHost(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	first := at(a, blue(a, sites...).with(`addresses = ["198.51.100.201/24", "203.0.113.1/24"]`))
+	second := at(a, blue(a, sites...).with(`addresses = ["203.0.113.1/24", "203.0.113.2/24"]`))
+	file, socket := prepare(t, first)
+	d := startFile(t, a.Host, first, file, socket)
+	d.verb("fdb", "add", "--network", "blue", "02:42:0a:00:01:77", b.Underlay.String())
+	has := func(want ...string) {
+		t.Helper()
+		var got []string
+		for _, p := range must[[]netip.Prefix](t)(a.Host.Addrs(netlab.SiteBridge)) {
+			if p.Addr().Is4() {
+				got = append(got, p.String())
+			}
+		}
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("addresses %v, want %v", got, want)
+		}
+	}
+	has("198.51.100.201/24", "203.0.113.1/24")
+	check(t, os.WriteFile(file, []byte(second.toml(socket)), 0o600))
+	d.verb("reload")
+	has("203.0.113.1/24", "203.0.113.2/24")
+	if !slices.ContainsFunc(d.fdb(), func(e dataplane.FDBEntry) bool { return e.MAC.String() == "02:42:0a:00:01:77" }) {
+		t.Error("the entry of the command line is gone")
+	}
+	if out := d.verb("reload"); strings.TrimSpace(out) != "nothing changed" {
+		t.Errorf("a second reload says %q", out)
+	}
+	reaches(t, a.Container, b.IPv4)
+	d.stop(syscall.SIGTERM)
+	has()
+}
+
+// Many reloads leave nothing behind: 200 of them, or as many as
+// OVERTAP_RELOADS says.
+func TestManyReloads(t *testing.T) {
+	count := 200
+	if s := os.Getenv("OVERTAP_RELOADS"); s != "" {
+		if _, err := fmt.Sscan(s, &count); err != nil {
+			t.Fatalf("OVERTAP_RELOADS: %v", err)
+		}
+	}
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a := sites[0]
+	c := at(a, blue(a, sites...))
+	file, socket := prepare(t, c)
+	d := startFile(t, a.Host, c, file, socket)
+	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
+	texts := []string{at(a, blue(a, sites...).with("ttl = 32"), red).toml(socket), c.toml(socket)}
+	fds, memory := 0, 0
+	start := time.Now()
+	for i := range count {
+		check(t, os.WriteFile(file, []byte(texts[i%2]), 0o600))
+		d.verb("reload")
+		if i == count/4|1 {
+			fds, memory = d.fds(), d.rss()
+		}
+	}
+	t.Logf("%d reloads in %v; %d files and %d KiB after a quarter, %d and %d at the end", count, time.Since(start), fds, memory, d.fds(), d.rss())
+	if n := d.fds(); n > fds+2 {
+		t.Errorf("%d files are open, %d after a quarter of the reloads", n, fds)
+	}
+	if n := d.rss(); n > memory*5/4+4096 && !raceEnabled {
+		t.Errorf("%d KiB are resident, %d after a quarter of the reloads", n, memory)
+	}
+}
