@@ -311,6 +311,25 @@ func retire(m member, gone []fdb.PeerID) {
 	o.leaving = append(o.leaving, gone...)
 }
 
+// Alive reports whether every thread of the road comes round within a second: a
+// thread that hangs in a batch does not.
+func (e *Engine) Alive() bool {
+	target := e.epoch.Add(1)
+	deadline := time.Now().Add(time.Second)
+	for _, t := range e.threads {
+		t.kick()
+	}
+	for _, t := range e.threads {
+		for t.epoch.Load() < target {
+			if time.Now().After(deadline) {
+				return false
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}
+	return true
+}
+
 // quiesce returns when no thread uses anything that was unpublished before.
 func (e *Engine) quiesce() {
 	target := e.epoch.Add(1)

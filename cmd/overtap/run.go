@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/confine"
 	"overtap/cmd/internal/daemon"
 	"overtap/dataplane"
 )
@@ -40,6 +41,11 @@ On SIGTERM or SIGINT everything that was made is removed.`,
 			// process at the next line, with nothing undone.
 			signal.Ignore(syscall.SIGPIPE)
 			log := newLogger(c.ErrOrStderr(), cfg.Log)
+			if cfg.Engine.Confine {
+				if err := giveUp(path, cfg.Control.Socket); err != nil {
+					return err
+				}
+			}
 			ctx, stop := untilSignal(c.Context(), log)
 			defer stop()
 			hup := make(chan os.Signal, 1)
@@ -52,6 +58,14 @@ On SIGTERM or SIGINT everything that was made is removed.`,
 	}
 	addConfig(c, &path)
 	return c
+}
+
+// giveUp leaves the process what it needs to run.
+func giveUp(config, socket string) error {
+	if err := confine.Files(confine.Paths{Config: config, Socket: socket}); err != nil {
+		return err
+	}
+	return confine.Privileges()
 }
 
 // newEngine starts the engine on this host's TAPs and sockets.

@@ -43,6 +43,7 @@ type Edges struct {
 	failPort   map[uint16]error
 	failGroup  error
 	refuse     unix.Errno
+	hold       <-chan struct{} // each WriteBatch waits for it
 	refuseMost int
 	recording  bool
 	paths      map[netip.Addr]encap.UnderlayMTU
@@ -101,6 +102,20 @@ func (e *Edges) RefuseSends(errno unix.Errno, most int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.refuse, e.refuseMost = errno, most
+}
+
+// HoldSends makes each WriteBatch wait until release is closed; nil ends that.
+func (e *Edges) HoldSends(release <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hold = release
+}
+
+// held is what HoldSends was told.
+func (e *Edges) held() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.hold
 }
 
 // SetPathMTU has the path to the peer take outer packets of at most mtu bytes,

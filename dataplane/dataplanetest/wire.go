@@ -85,6 +85,9 @@ func (w *Wire) WriteBatch(s []dataplane.Send) (refused int) {
 	if w.event.closed.Load() {
 		tb.Errorf("port %s was written after it was closed", w.bound)
 	}
+	if hold := w.edges.held(); hold != nil {
+		<-hold
+	}
 	for i := range s {
 		if w.send(&s[i], false) {
 			refused++

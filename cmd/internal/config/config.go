@@ -50,6 +50,7 @@ type Engine struct {
 	SourcePorts int  // size of the pool of UDP source ports
 	Offload     bool // false: plain TAPs, every frame alone
 	TunnelGSO   bool // false: no superframe leaves uncut
+	Confine     bool // give up privileges that are not needed
 }
 
 // LogFormat is how log lines are written.

@@ -55,7 +55,7 @@ func TestDefaults(t *testing.T) {
 	want := &Config{
 		Underlay: Underlay{Address: netip.MustParseAddr("192.0.2.1")},
 		Control:  Control{Socket: "/run/overtap/control.sock", Metrics: "127.0.0.1:9472", MetricsDefault: true},
-		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true, TunnelGSO: true},
+		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true, TunnelGSO: true, Confine: true},
 		Log:      Log{Level: slog.LevelInfo, Format: LogText},
 		VXLAN: []VXLAN{{
 			Name: "blue", VNI: 100, Port: 4789, TAP: "blue", MAC: mustMAC(t, "aa:a4:0e:20:d1:34"),
@@ -157,8 +157,8 @@ tos = 0xb8
 			TAP: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1280, Bridge: "br-blue",
 			Addresses:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
 			MaxEntries: 1 << 24, MaxMoves: 5, MoveWindow: 180 * time.Second,
-			Admit:      dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
-			Group:      addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
+			Admit: dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
+			Group: addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
 			Peers: []dataplane.Peer{{Address: addr("2001:db8::2"), Flood: true}, {Address: addr("2001:db8::3")}},
 			FDB: []dataplane.StaticEntry{
 				{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("2001:db8::3")},

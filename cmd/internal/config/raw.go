@@ -40,6 +40,7 @@ type rawEngine struct {
 	SourcePorts leaf[int64] `toml:"source_ports"`
 	Offload     leaf[bool]  `toml:"offload"`
 	TunnelGSO   leaf[bool]  `toml:"tunnel_gso"`
+	Confine     leaf[bool]  `toml:"confine"`
 }
 
 type rawLog struct {

@@ -118,6 +118,7 @@ func (c *checker) engine(raw *rawEngine) Engine {
 		SourcePorts: number(c, raw.SourcePorts, defaultSourcePorts, 1, maxSourcePorts),
 		Offload:     raw.Offload.or(true),
 		TunnelGSO:   raw.TunnelGSO.or(true),
+		Confine:     raw.Confine.or(true),
 	}
 }
 

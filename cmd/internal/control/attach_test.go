@@ -3,6 +3,8 @@ package control
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/attach"
 )
@@ -53,20 +57,57 @@ func TestAttach(t *testing.T) {
 func TestAttachBadRequests(t *testing.T) {
 	socket, _ := serve(t, &fake{})
 	for _, tc := range []struct{ path, body, want string }{
-		{pathAttach, `{"namespace_fd":9999}`, "opening the namespace that was handed over"},
-		{pathAttach, `{"namespace_fd":-1}`, "opening the namespace that was handed over"},
+		{pathAttach, `{}`, "no namespace was handed over"},
 		{pathAttach, `{"addresses":["198.51.100.2"]}`, "reading the request"},
 		{pathAttach, `{"colour":"blue"}`, "unknown field"},
-		{pathDetach, `{"namespace_fd":9999}`, "opening the namespace that was handed over"},
+		{pathDetach, `{"namespace_handed_over":true}`, "no namespace was handed over"},
 		{pathDetach, `{"colour":"blue"}`, "unknown field"},
 	} {
 		if code, body := raw(t, socket, http.MethodPost, tc.path, tc.body); code != http.StatusBadRequest || !strings.Contains(body, tc.want) {
 			t.Errorf("%s %s: %d %s", tc.path, tc.body, code, body)
 		}
 	}
-	// A client that the daemon cannot see as a process.
-	if _, err := clientFile(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "cannot see the process that asks") {
-		t.Error(err)
+}
+
+// Files that nobody asked for are closed with their connection, however many.
+func TestHandedOverFilesAreClosed(t *testing.T) {
+	socket, stop := serve(t, &fake{})
+	count := func() int {
+		t.Helper()
+		list, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(list)
+	}
+	f, err := os.Open("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	before := count()
+	for range 5 {
+		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: socket, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		fds := make([]int, 3*maxHanded)
+		for i := range fds {
+			fds[i] = int(f.Fd())
+		}
+		if _, _, err := c.WriteMsgUnix([]byte("GET "+pathStatus+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"), unix.UnixRights(fds...), nil); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(c); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	stop()
+	for deadline := time.Now().Add(5 * time.Second); count() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d files are open, %d before", count(), before)
+		}
 	}
 }
 

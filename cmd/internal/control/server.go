@@ -36,10 +36,10 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 		ReadTimeout:       readTimeout,
 		WriteTimeout:      writeTimeout,
 		IdleTimeout:       idleTimeout,
-		ConnContext:       withPeer,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return ServeHTTP(ctx, srv, l)
+	return ServeHTTP(ctx, srv, Checked(l))
 }
 
 // ServeHTTP runs srv on l until ctx ends, gives requests under way a second,

@@ -36,6 +36,7 @@ type Engine interface {
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
+	Alive() bool
 	Close() error
 }
 
@@ -165,6 +166,7 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 	g.Go(func() error { return d.events(ctx) })
 	g.Go(func() error { return d.follow(ctx) })
 	g.Go(func() error { return d.reloadOn(ctx) })
+	g.Go(func() error { return d.watchdog(ctx) })
 
 	for _, w := range d.warnings(d.Stats()) {
 		d.Log.Warn(w)

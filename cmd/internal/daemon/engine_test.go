@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/vishvananda/netlink"
@@ -31,6 +32,7 @@ type fakeEngine struct {
 	refuse   func(dataplane.Desired) error // of Apply
 	applied  int
 	closeErr error
+	hung     atomic.Bool
 }
 
 func newFakeEngine(t *testing.T) *fakeEngine {
@@ -137,6 +139,8 @@ func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
 	})
 	return before - len(e.learned), nil
 }
+
+func (e *fakeEngine) Alive() bool { return !e.hung.Load() }
 
 func (e *fakeEngine) Events() <-chan dataplane.Event { return e.events }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 
@@ -24,4 +25,35 @@ func notify(log *slog.Logger, state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
 		log.Warn("cannot notify systemd", "state", state, "err", err)
 	}
+}
+
+// watchdog tells systemd that the daemon lives, twice in the time that its unit
+// gives it (WatchdogSec=), for as long as every thread of the road comes round.
+func (d *daemon) watchdog(ctx context.Context) error {
+	every, err := systemd.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		if err != nil {
+			d.Log.Warn("the unit's watchdog is not understood: it gets no answer", "err", err)
+		}
+		return nil
+	}
+	hangs := false
+	for sleep(ctx, every/2) {
+		alive := d.alive()
+		if alive {
+			notify(d.Log, "WATCHDOG=1")
+		} else if !hangs {
+			d.Log.Error("a thread of the road hangs: the watchdog gets no answer")
+		}
+		hangs = !alive
+	}
+	return nil
+}
+
+// alive reports whether the engine's threads come round, or are being started
+// anew.
+func (d *daemon) alive() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed || d.engine.get().Alive()
 }

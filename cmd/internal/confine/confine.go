@@ -1,0 +1,124 @@
+// Package confine gives up what the daemon does not need: capabilities, the way
+// to get new ones, and most of the file system. What is given up holds for every
+// thread, those of the road among them, and cannot be taken back.
+package confine
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/landlock-lsm/go-landlock/landlock"
+	"golang.org/x/sys/unix"
+	"kernel.org/pub/linux/libs/security/libcap/cap"
+	"kernel.org/pub/linux/libs/security/libcap/psx"
+)
+
+// Kept are the capabilities that the daemon keeps, each with what it is for.
+var Kept = []struct {
+	Value cap.Value
+	For   string
+}{
+	{cap.NET_ADMIN, "TAPs, bridges, addresses, routes, neighbours; large socket buffers; the uplink"},
+	{cap.NET_RAW, "sockets of IP-in-IP, bound to a device, or that look whether an address is free"},
+	{cap.NET_BIND_SERVICE, "a port below 1024"},
+	{cap.BPF, "the programs of the uplink and of the TAPs' queues"},
+	{cap.PERFMON, "the same: they compute with pointers"},
+	{cap.SYS_ADMIN, "entering containers' network namespaces, for attach and detach"},
+}
+
+// Paths are the files that the daemon needs beside those of the system.
+type Paths struct {
+	Config string // read again by a reload
+	Socket string // of control: made, and removed at the end, in its directory
+}
+
+// Privileges leaves the process those capabilities of Kept that it has, and no way
+// to others: neither by executing a file nor by becoming somebody else. A process
+// that lacks CAP_SETPCAP keeps its bounding set, which gives nothing without that.
+func Privileges() error {
+	has := cap.GetProc()
+	keep := cap.NewSet()
+	var drop []cap.Value
+	for v := cap.Value(0); v < cap.MaxBits(); v++ {
+		if !slices.ContainsFunc(Kept, func(k struct {
+			Value cap.Value
+			For   string
+		}) bool {
+			return k.Value == v
+		}) {
+			drop = append(drop, v)
+			continue
+		}
+		if on, err := has.GetFlag(cap.Permitted, v); err != nil || !on {
+			continue
+		}
+		if err := errors.Join(keep.SetFlag(cap.Permitted, true, v), keep.SetFlag(cap.Effective, true, v)); err != nil {
+			return fmt.Errorf("keeping %s: %w", v, err)
+		}
+	}
+	if _, _, e := psx.Syscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+		return fmt.Errorf("giving up new privileges: %w", e)
+	}
+	if on, _ := has.GetFlag(cap.Effective, cap.SETPCAP); on {
+		if err := cap.DropBound(drop...); err != nil {
+			return fmt.Errorf("dropping capabilities from the bounding set: %w", err)
+		}
+	}
+	if err := cap.ResetAmbient(); err != nil && !errors.Is(err, unix.EINVAL) {
+		return fmt.Errorf("dropping ambient capabilities: %w", err)
+	}
+	if err := keep.SetProc(); err != nil {
+		return fmt.Errorf("dropping capabilities: %w", err)
+	}
+	return nil
+}
+
+// Files leaves the process the files it needs (Landlock): of the system what it
+// reads, /proc, /sys, /run and the TUN device to write, the directory of the
+// configuration to read, that of the socket to write. A kernel without Landlock,
+// or with an older one, restricts less or nothing; Landlock says how much.
+func Files(p Paths) error {
+	var rules []landlock.Rule
+	add := func(rule func(...string) landlock.FSRule, paths ...string) {
+		for _, path := range paths {
+			// What is not there needs no rule, and must not be named in one.
+			if _, err := os.Stat(path); err == nil {
+				rules = append(rules, rule(path))
+			} else if !errors.Is(err, fs.ErrNotExist) {
+				rules = append(rules, rule(path).IgnoreIfMissing())
+			}
+		}
+	}
+	add(landlock.RODirs, "/etc", "/usr", "/lib", filepath.Dir(p.Config))
+	add(landlock.RWDirs, "/proc", "/sys", "/run", "/var/run", standing(filepath.Dir(p.Socket)))
+	rules = append(rules, landlock.RWFiles("/dev/net/tun").WithIoctlDev().IgnoreIfMissing(),
+		landlock.RWFiles("/dev/null", "/dev/urandom").IgnoreIfMissing())
+	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {
+		return fmt.Errorf("restricting file access (Landlock): %w", err)
+	}
+	return nil
+}
+
+// standing is the directory, or the nearest above it that is there.
+func standing(dir string) string {
+	for {
+		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Landlock is the version of the kernel's Landlock, 0 without it.
+func Landlock() int {
+	const version = 1 // LANDLOCK_CREATE_RULESET_VERSION
+	v, _, e := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, version)
+	if e != 0 {
+		return 0
+	}
+	return int(v)
+}
