@@ -18,7 +18,7 @@ func newFDBCommand() *cobra.Command {
 		Use:   "fdb",
 		Short: "Show and change the forwarding table",
 	}
-	c.AddCommand(newFDBShowCommand(), newFDBAddCommand(), newFDBDelCommand(), newFDBFlushCommand())
+	c.AddCommand(newFDBShowCommand(), newFDBAddCommand(), newFDBDelCommand(), newFDBFlushCommand(), newFDBMonitorCommand())
 	return c
 }
 

@@ -296,3 +296,20 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 	}
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
 }
+
+// WatchFDB tells of two changes and a loss, and then waits for the end.
+func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
+	if network == "green" {
+		return errors.New(`there is no network "green": name one of blue, red`)
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 678e6, time.Local)
+	err := emit([]dataplane.FDBChange{
+		{Time: at, Network: "blue", Event: "learn", MAC: learnedMAC, To: peer2, Origin: "learned"},
+		{Time: at, Network: "blue", Event: "move", MAC: learnedMAC, From: peer2, To: netip.MustParseAddr("2001:db8::3"), Origin: "learned"},
+	}, 7)
+	if err != nil || !f.full {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}

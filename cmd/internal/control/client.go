@@ -119,12 +119,8 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return c.explain(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		var f failure
-		if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f); err != nil || f.Error == "" {
-			return fmt.Errorf("what answers at %s is no overtap daemon: it says %s", c.socket, resp.Status)
-		}
-		return errors.New(f.Error)
+	if err := c.refused(resp); err != nil {
+		return err
 	}
 	if out == nil {
 		return nil
@@ -133,6 +129,18 @@ func (c *Client) do(ctx context.Context, method, path string, in, out any) error
 		return fmt.Errorf("reading the answer from %s: %w", c.socket, err)
 	}
 	return nil
+}
+
+// refused is the daemon's error, nil when it did what was asked.
+func (c *Client) refused(resp *http.Response) error {
+	if resp.StatusCode == http.StatusOK {
+		return nil
+	}
+	var f failure
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxBody)).Decode(&f); err != nil || f.Error == "" {
+		return fmt.Errorf("what answers at %s is no overtap daemon: it says %s", c.socket, resp.Status)
+	}
+	return errors.New(f.Error)
 }
 
 // explain says what to do about a daemon that does not answer.

@@ -27,6 +27,7 @@ const (
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
 	pathReload = "/v1/reload"
+	pathWatch  = "/v1/fdb/watch"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -46,6 +47,10 @@ type Daemon interface {
 	AddFDB(e Entry) error
 	// DeleteFDB removes an entry of the command line, or a learned one.
 	DeleteFDB(network string, mac encap.MAC) error
+	// WatchFDB calls emit with the changes of the named network's forwarding
+	// table, or of all for "", and how many were lost, until ctx ends or emit
+	// fails; first of all with none.
+	WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
 	// Reload reads the configuration again and makes what runs be what it says.

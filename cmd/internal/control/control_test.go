@@ -37,6 +37,7 @@ type fake struct {
 	gave     chan error  // when not nil, Attach waits for the client to go
 	slow     time.Duration
 	reloads  int
+	ended    chan error // delivers what ended WatchFDB
 }
 
 func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
@@ -61,6 +62,19 @@ func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
 func (f *fake) DeleteFDB(_ string, mac encap.MAC) error { f.deleted = mac; return nil }
 
 func (f *fake) FlushFDB(m Match) (int, error) { f.match = m; return 3, nil }
+
+func (f *fake) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
+	if network == "green" {
+		return errors.New("there is no such network")
+	}
+	err := emit(nil, 0)
+	for i := 0; err == nil && ctx.Err() == nil; i++ {
+		err = emit([]dataplane.FDBChange{{Network: "blue", Event: "learn", MAC: encap.MAC(i)}}, uint64(i))
+		time.Sleep(time.Millisecond)
+	}
+	f.ended <- err
+	return err
+}
 
 func (f *fake) Reload() (Reloaded, error) {
 	f.reloads++

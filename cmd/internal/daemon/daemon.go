@@ -37,6 +37,7 @@ type Engine interface {
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
 	Alive() bool
+	WatchFDB(network string) (*dataplane.FDBWatch, error)
 	Close() error
 }
 

@@ -140,6 +140,10 @@ func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
 	return before - len(e.learned), nil
 }
 
+func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
+	return nil, errors.New("the engine in memory has no table to watch")
+}
+
 func (e *fakeEngine) Alive() bool { return !e.hung.Load() }
 
 func (e *fakeEngine) Events() <-chan dataplane.Event { return e.events }

@@ -1,0 +1,96 @@
+package dataplane
+
+import (
+	"net/netip"
+	"time"
+
+	"overtap/encap"
+	"overtap/fdb"
+)
+
+// FDBChange is one change of a forwarding table; its JSON names are part of the
+// command line's contract.
+type FDBChange struct {
+	Time    time.Time `json:"time"` // when it was read, a fraction of a second after it happened
+	Network string    `json:"network"`
+	// Event is "learn", "move", "local" (its MAC was seen on this host), "age",
+	// "freeze", "thaw", "add" or "delete".
+	Event  string     `json:"event"`
+	MAC    encap.MAC  `json:"mac"`
+	From   netip.Addr `json:"from,omitzero"` // the peer it was behind
+	To     netip.Addr `json:"to,omitzero"`   // the peer it is behind
+	Origin string     `json:"origin"`
+}
+
+// FDBWatch reads the changes of forwarding tables from its beginning on. It
+// belongs to one goroutine, and must be closed.
+type FDBWatch struct {
+	engine  *Engine
+	name    string // "" = every network
+	watches map[*network]*fdb.Watch
+	events  []fdb.Event
+}
+
+// WatchFDB watches the named network, or all for "", those that come later too.
+func (e *Engine) WatchFDB(name string) (*FDBWatch, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, ErrClosed
+	}
+	if _, err := e.named(name); err != nil {
+		return nil, err
+	}
+	w := &FDBWatch{engine: e, name: name, watches: make(map[*network]*fdb.Watch)}
+	w.follow()
+	return w, nil
+}
+
+// follow watches the networks that there are, and no others.
+func (w *FDBWatch) follow() {
+	there := make(map[*network]bool)
+	for _, n := range w.engine.catalogue.Load().networks {
+		if w.name != "" && n.name != w.name {
+			continue
+		}
+		there[n] = true
+		if w.watches[n] == nil {
+			w.watches[n] = n.table.Watch()
+		}
+	}
+	for n, watch := range w.watches {
+		if !there[n] {
+			watch.Close()
+			delete(w.watches, n)
+		}
+	}
+}
+
+// Read returns the changes since the last call, network by network, and how many
+// were lost because they came too fast.
+func (w *FDBWatch) Read() (changes []FDBChange, lost uint64) {
+	w.engine.mu.Lock()
+	defer w.engine.mu.Unlock()
+	now := time.Now()
+	for n, watch := range w.watches {
+		var missed uint64
+		w.events, missed = watch.Read(w.events[:0])
+		lost += missed
+		for _, ev := range w.events {
+			changes = append(changes, FDBChange{
+				Time: now, Network: n.name, Event: ev.Change.String(), MAC: ev.MAC,
+				From: n.peers.Addr(ev.From), To: n.peers.Addr(ev.To), Origin: ev.Origin.String(),
+			})
+		}
+	}
+	w.follow()
+	return changes, lost
+}
+
+// Close ends the watch.
+func (w *FDBWatch) Close() {
+	for n, watch := range w.watches {
+		watch.Close()
+		delete(w.watches, n)
+	}
+}
