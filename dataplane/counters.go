@@ -10,6 +10,7 @@ import (
 // it, Stats reads it, and the padding keeps other threads' lines out of it.
 type tally struct {
 	_            [64]byte
+	offered      atomic.Uint64 // packets and drops come to as many, once all is done
 	packets      atomic.Uint64
 	bytes        atomic.Uint64
 	flooded      atomic.Uint64

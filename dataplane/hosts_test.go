@@ -75,6 +75,7 @@ func bareHost(tb testing.TB, u *dataplanetest.Underlay, addr netip.Addr, workers
 	}
 	h := &host{Engine: e, Edges: edges, tb: tb, addr: addr}
 	tb.Cleanup(func() {
+		conserves(tb, h.Engine)
 		if err := h.Close(); err != nil {
 			tb.Error(err)
 		}

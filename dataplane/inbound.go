@@ -111,6 +111,7 @@ func (in *inbound) payload(d *Datagram, b []byte, segSize int) {
 		in.strangers.drop(DropVXLANVNINotFound, 1)
 		return
 	}
+	in.tally.offered.Add(1)
 	id, admission := in.n.peers.Admit(d.From)
 	if admission > fdb.AdmitAdded {
 		in.tally.drop(admissionDrop(admission), 1)
@@ -272,6 +273,7 @@ func (in *inbound) queue(frame []byte, vnet encap.VnetHdr, id fdb.PeerID) {
 		headers, size := int(vnet.HdrLen), int(vnet.GSOSize)
 		f.segs = max((len(frame)-headers+size-1)/size, 1)
 		f.size += (f.segs - 1) * headers
+		in.tally.offered.Add(uint64(f.segs - 1))
 	}
 	in.frames = append(in.frames, f)
 }
@@ -296,6 +298,7 @@ func (in *inbound) queuePlain(frame []byte, t encap.Transport, vnet encap.VnetHd
 			return DropBadOffload
 		}
 		count = p.count
+		in.tally.offered.Add(uint64(count - 1))
 	} else if vnet.Flags&encap.VnetNeedsCsum != 0 && !finishChecksum(&f) {
 		return DropBadOffload
 	}

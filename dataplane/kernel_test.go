@@ -37,6 +37,7 @@ func overtapWith(t testing.TB, s *netlab.Site, o dataplane.Options, nets ...data
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
+		conserves(t, e)
 		if err := e.Close(); err != nil {
 			t.Error(err)
 		}

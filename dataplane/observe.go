@@ -70,9 +70,11 @@ func (o *overlay) stats() NetworkStats {
 	for i := range o.tallies {
 		t := &o.tallies[i]
 		if threadDirection(i) == Outbound {
+			s.TxOffered += t.offered.Load()
 			s.TxPackets += t.packets.Load()
 			s.TxBytes += t.bytes.Load()
 		} else {
+			s.RxOffered += t.offered.Load()
 			s.RxPackets += t.packets.Load()
 			s.RxBytes += t.bytes.Load()
 		}

@@ -59,6 +59,7 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 	o.batch.Reset()
 	err := dev.ReadBatch(o.batch)
 	frames := o.batch.Frames()
+	o.tally.offered.Add(countAll(frames))
 	for i := range frames {
 		if d := o.forward(&frames[i], dev, w); d != dropNone {
 			o.tally.drop(d, frames[i].count())
@@ -66,6 +67,23 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 	}
 	o.flush(w)
 	return err
+}
+
+// countAll is how many frames these stand for, by their metadata.
+func countAll(frames []Frame) uint64 {
+	n := 0
+	for i := range frames {
+		n += frames[i].count()
+	}
+	return uint64(n)
+}
+
+// settle corrects what was offered, once it is known how many segments the frame
+// falls into and how many receivers each has.
+func (o *outbound) settle(f *Frame, u *unit, receivers int) {
+	if n := u.segs*receivers - f.count(); n != 0 {
+		o.tally.offered.Add(uint64(n))
+	}
 }
 
 // forward decides where a frame goes (steps 2 to 4).
@@ -97,6 +115,7 @@ func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 		}
 		u, d := o.inspect(f, eth)
 		if d == dropNone {
+			o.settle(f, &u, 1)
 			o.deliver(&u, f, to, id, w)
 		}
 		return d
@@ -123,6 +142,11 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 		}
 	}
 	o.tally.flooded.Add(uint64(u.segs))
+	if group {
+		o.settle(f, &u, 1)
+	} else {
+		o.settle(f, &u, len(targets))
+	}
 	u.copies = group || len(targets) > 1
 	if group {
 		o.deliver(&u, f, o.p.group, fdb.NoPeer, w)

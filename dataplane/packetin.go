@@ -55,6 +55,7 @@ func (in *packetIn) datagram(d *Datagram) {
 		in.in.strangers.drop(admissionDrop(admission), 1)
 		return
 	}
+	in.in.tally.offered.Add(1)
 	if drop := in.deliver(d, id); drop != dropNone {
 		in.in.tally.drop(drop, 1)
 	}

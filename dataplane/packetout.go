@@ -31,6 +31,7 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 	out.batch.Reset()
 	err := dev.ReadBatch(out.batch)
 	frames := out.batch.Frames()
+	out.tally.offered.Add(countAll(frames))
 	for i := range frames {
 		if d := o.forward(&frames[i], w); d != dropNone {
 			out.tally.drop(d, frames[i].count())
@@ -63,6 +64,7 @@ func (o *packetOut) forward(f *Frame, w Wire) Drop {
 	if d != dropNone {
 		return d
 	}
+	o.out.settle(f, &u, 1)
 	df := o.p.df || ip.DF()
 	if df && o.t.peers.Narrow() && !o.out.fits(encap.IPIPOverhead+u.longest, to.ID) {
 		o.out.tooLong(&u, f.Data, to.Addr, to.ID)

@@ -39,6 +39,15 @@ func newRoadsAt(tb testing.TB, self netip.Addr, n dataplane.Network) *roads {
 	return &roads{Roads: r, u: u, edges: edges, tap: edges.TAP(n.Device), tb: tb, net: n}
 }
 
+// Close wants nothing to have been lost on the roads, and closes them.
+func (r *roads) Close() error {
+	r.tb.Helper()
+	if problem := unbalanced(r.Engine.Stats()); problem != "" {
+		r.tb.Errorf("not conserved: %s", problem)
+	}
+	return r.Roads.Close()
+}
+
 // out takes the frame out and returns the inner frames sent.
 func (r *roads) out(f dataplanetest.Frame) [][]byte {
 	r.tb.Helper()

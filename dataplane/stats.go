@@ -40,6 +40,12 @@ type NetworkStats struct {
 	VNI     encap.VNI `json:"vni"`
 	Port    uint16    `json:"port"`
 	Traffic
+	// TxOffered is what the device gave, each receiver of a flooded frame counted:
+	// packets sent, dropped and suppressed come to as many once all is done.
+	TxOffered uint64 `json:"tx_offered"`
+	// RxOffered is what the underlay brought for this network: packets delivered
+	// and dropped come to as many.
+	RxOffered      uint64 `json:"rx_offered"`
 	Flooded        uint64 `json:"flooded"`         // BUM frames replicated
 	Suppressed     uint64 `json:"suppressed"`      // ARP requests and neighbour solicitations answered here, and not sent
 	ReservedBits   uint64 `json:"reserved_bits"`   // frames taken with nonzero reserved bits in the VXLAN header

@@ -152,9 +152,52 @@ func (d *daemon) await() {
 	}
 }
 
+// unbalanced says of which network, and which way, not all that was offered was
+// moved on, dropped or answered; "" of none.
+func unbalanced(s dataplane.Stats) string {
+	type way struct {
+		network   string
+		direction dataplane.Direction
+	}
+	drops := make(map[way]uint64)
+	for _, d := range s.Drops {
+		drops[way{d.Network, d.Direction}] += d.Count
+	}
+	for _, n := range s.Networks {
+		out, in := drops[way{n.Network, dataplane.Outbound}], drops[way{n.Network, dataplane.Inbound}]
+		if n.TxPackets+n.Suppressed+out != n.TxOffered || n.RxPackets+in != n.RxOffered {
+			return fmt.Sprintf("%+v, dropped %d out and %d in", n, out, in)
+		}
+	}
+	return ""
+}
+
+// conserves wants every frame that the daemon took to have been moved on, dropped
+// under a name, or answered, once the network is quiet.
+func (d *daemon) conserves() {
+	problem := ""
+	for range 60 {
+		out, err := d.try("stats", "--json")
+		if err != nil {
+			return // a test that closed its ear
+		}
+		var s dataplane.Stats
+		if err := json.Unmarshal(out, &s); err != nil {
+			d.t.Errorf("stats: %v", err)
+			return
+		}
+		if problem = unbalanced(s); problem == "" {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	d.t.Errorf("not conserved: %s", problem)
+}
+
 // stop ends the daemon as an operator does and looks whether it went in order.
 func (d *daemon) stop(s syscall.Signal) {
 	d.t.Helper()
+	d.conserves()
 	d.over = true
 	d.signal(s)
 	d.await()
