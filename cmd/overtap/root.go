@@ -86,6 +86,7 @@ be another overtap or a Linux kernel vxlan device.`,
 		newDetachCommand(),
 		newLabCommand(),
 		newVersionCommand(),
+		newManCommand(),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{c.CommandPath(), err}
