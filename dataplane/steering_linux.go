@@ -123,7 +123,7 @@ func steeringProgram(l3 int32) (*ebpf.Program, error) {
 		asm.Return())
 
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
-		Name: "overtap_steer", Type: ebpf.SocketFilter, License: "MIT", Instructions: p,
+		Name: "overtap_steer", Type: ebpf.SocketFilter, License: "Apache-2.0", Instructions: p,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load the program that deals flows to queues: %w", err)
