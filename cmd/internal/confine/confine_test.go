@@ -55,7 +55,7 @@ func TestUnit(t *testing.T) {
 		}
 		t.Skip("systemd-analyze is not installed")
 	}
-	m := regexp.MustCompile("gives it (\\d+)\\.(\\d) ").FindStringSubmatch(read(t, "../../../docs/security.md"))
+	m := regexp.MustCompile(`gives it (\d+)\.(\d) `).FindStringSubmatch(read(t, "../../../docs/security.md"))
 	if m == nil {
 		t.Fatal("docs/security.md does not say how exposed the unit is")
 	}
