@@ -24,6 +24,8 @@ type Tunnel struct {
 	MTU    encap.OverlayMTU // of the TUN
 	// Plain opens the TUN without IFF_VNET_HDR, as in Network.
 	Plain bool
+	// ClampMSS is as in Network.
+	ClampMSS bool
 
 	Admit Admit
 	// CheckSource drops received packets whose inner source does not route to
@@ -59,6 +61,9 @@ type Network struct {
 	// Plain opens the TAP without IFF_VNET_HDR: every frame alone, every
 	// checksum complete.
 	Plain bool
+	// ClampMSS lowers the segment size that TCP announces, both ways, to what fits
+	// the MTU, or the path to the peer.
+	ClampMSS bool
 
 	Learning   bool
 	Ageing     time.Duration // whole seconds; 0 = learned entries never age

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"errors"
+	"net/netip"
 
 	"overtap/encap"
 	"overtap/fdb"
@@ -120,3 +121,9 @@ const (
 
 	AnswersPerSecond = answersPerSecond
 )
+
+// SetPathMTU has the path to the peer be known to have that MTU.
+func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
+	id, _ := r.net.peers.ID(peer)
+	r.net.peers.SetPathMTU(id, mtu)
+}

@@ -180,6 +180,9 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 		return DropVXLANEntryExists
 	}
 	t, isIP := encap.FindTransport(frame)
+	if in.p.clampMSS && isIP && t.Proto == encap.ProtoTCP {
+		in.clamp(frame, t, in.n.peers, id, vxlanOuter(d.From))
+	}
 	return in.enqueue(frame, t, isIP, id, segSize, d.Verified)
 }
 

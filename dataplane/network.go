@@ -133,6 +133,7 @@ type policy struct {
 	vlanDrop     bool
 	reservedDrop bool
 	group        netip.Addr
+	clampMSS     bool
 	pinned       bool           // some peer may send only from its own MACs
 	stormy       bool           // something bounds what is flooded
 	storm        rates          // of the network
@@ -147,6 +148,7 @@ func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
 		neighbors: neighbors,
+		clampMSS:  c.ClampMSS,
 		pinned:    len(c.Pins) > 0,
 		stormy:    c.Storm.any() || c.PeerStorm.any(),
 		storm:     c.Storm.rates(), peerStorm: c.PeerStorm.rates(),

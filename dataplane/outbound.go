@@ -113,7 +113,7 @@ func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 		if !to.IsValid() {
 			return DropVXLANNoRemote // the peer went this moment
 		}
-		u, d := o.inspect(f, eth)
+		u, d := o.inspect(f, eth, id)
 		if d == dropNone {
 			o.settle(f, &u, 1)
 			o.deliver(&u, f, to, id, w)
@@ -132,7 +132,7 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 	if len(targets) == 0 && !group {
 		return DropVXLANNoRemote
 	}
-	u, d := o.inspect(f, eth)
+	u, d := o.inspect(f, eth, fdb.NoPeer)
 	if d != dropNone {
 		return d
 	}
@@ -173,8 +173,9 @@ type unit struct {
 }
 
 // inspect finds what is to be known of a frame before it gets its headers: its
-// flow, and how a superframe falls into segments (step 5).
-func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
+// flow, and how a superframe falls into segments (step 5). It is for the peer, or
+// for several: NoPeer.
+func (o *outbound) inspect(f *Frame, eth encap.Ethernet, id fdb.PeerID) (u unit, d Drop) {
 	t, isIP := encap.FindTransport(f.Data)
 	tos, hasTOS := encap.InnerTOS(f.Data)
 	u.tos = o.p.tos.outer(tos, hasTOS)
@@ -185,6 +186,9 @@ func (o *outbound) inspect(f *Frame, eth encap.Ethernet) (u unit, d Drop) {
 	}
 	if f.VNet.GSO() == encap.VnetGSONone {
 		u.segs, u.bytes, u.longest = 1, len(f.Data), len(f.Data)
+		if o.p.clampMSS && isIP && t.Proto == encap.ProtoTCP {
+			o.clamp(f, t, id)
+		}
 		switch {
 		case len(f.Data)-eth.L3Offset() > int(o.p.mtu):
 			o.tell(f.Data, o.p.mtu)

@@ -121,6 +121,9 @@ func (in *packetIn) deliver(d *Datagram, id fdb.PeerID) Drop {
 			ip.SetTOS(ip.TOS()&^encap.ECNMask | ecn)
 		}
 	}
+	if in.p.clampMSS && t.Proto == encap.ProtoTCP {
+		in.in.clamp(packet, t, in.t.peers, id, encap.IPIPOverhead)
+	}
 	return in.in.enqueue(packet, t, true, id, d.SegSize, d.Verified)
 }
 

@@ -60,7 +60,7 @@ func (o *packetOut) forward(f *Frame, w Wire) Drop {
 	if loops(src, dst, o.self, to.Addr) {
 		return DropLoop
 	}
-	u, d := o.inspect(f, t)
+	u, d := o.inspect(f, t, to.ID)
 	if d != dropNone {
 		return d
 	}
@@ -113,13 +113,16 @@ func loops(src, dst, self, peer netip.Addr) bool {
 
 // inspect finds what is to be known of a packet before it leaves: its flow, and
 // how a superframe falls into segments (step 5).
-func (o *packetOut) inspect(f *Frame, t encap.Transport) (u unit, d Drop) {
+func (o *packetOut) inspect(f *Frame, t encap.Transport, id fdb.PeerID) (u unit, d Drop) {
 	u.flow = t.FlowHash(f.Data)
 	u.tos = o.p.tos.outer(encap.IPv4(f.Data).TOS(), true)
 	if f.VNet.GSO() != encap.VnetGSONone {
 		return u, o.out.planUnit(&u, f, t, true, o.p.mtu, 0)
 	}
 	u.segs, u.bytes, u.longest = 1, len(f.Data), len(f.Data)
+	if o.p.clampMSS && t.Proto == encap.ProtoTCP {
+		o.out.clamp(f, t, id)
+	}
 	switch {
 	case len(f.Data) > int(o.p.mtu):
 		o.out.tell(f.Data, o.p.mtu)

@@ -32,6 +32,7 @@ type tunnelPolicy struct {
 	tos         TOS
 	df          bool
 	checkSource bool
+	clampMSS    bool
 	plain       bool
 	uso         bool // the TUN takes UDP superframes
 }
@@ -39,7 +40,7 @@ type tunnelPolicy struct {
 func newTunnelPolicy(c *Tunnel, uso bool) *tunnelPolicy {
 	return &tunnelPolicy{
 		mtu: c.MTU, ttl: c.TTL, tos: c.TOS, df: c.DF,
-		checkSource: c.CheckSource, plain: c.Plain, uso: uso,
+		checkSource: c.CheckSource, clampMSS: c.ClampMSS, plain: c.Plain, uso: uso,
 	}
 }
 

@@ -100,6 +100,7 @@ type VXLAN struct {
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
 	Pins  []dataplane.StaticEntry // from the macs of [[vxlan.peer]]
 
+	ClampMSS  bool                 // lower the segment size that TCP announces
 	Suppress  bool                 // answer ARP and ND from Neighbors
 	Neighbors []dataplane.Neighbor // from [[vxlan.neighbor]]
 
@@ -119,6 +120,7 @@ type IPIP struct {
 	Addresses []netip.Prefix   // on the TUN; host bits kept; IPv4
 
 	Admit       dataplane.Admit
+	ClampMSS    bool // lower the segment size that TCP announces
 	CheckSource bool // drop what does not come from the peer that its inner source routes to
 
 	TTL uint8

@@ -83,6 +83,7 @@ workers = 256
 source_ports = 1
 offload = false
 tunnel_gso = false
+confine = false
 
 [log]
 level = "warn"
@@ -102,12 +103,21 @@ addresses = ["198.51.100.1/24", "2001:db8:1::1/64"]
 learning = false
 ageing = "0s"
 max_entries = 16777216
+max_entries_per_peer = 1000
+max_moves = 0
+move_window = "2m"
+storm_broadcast = 1
+storm_unknown_unicast = 2
+storm_multicast = 3
+peer_storm_broadcast = 4
+peer_storm_multicast = 100000000
 admit = ["2001:db8::/64", "2001:db8:2::/48"]
 suppress = false
 group = "ff05::100"
 ttl = 255
 tos = 0
 df = false
+mss_clamp = true
 vlan = "drop"
 reserved = "drop"
 
@@ -117,6 +127,7 @@ reserved = "drop"
   [[vxlan.peer]]
   address = "2001:db8::3"
   flood = false
+  macs = ["02:42:0a:00:01:05"]
 
   [[vxlan.fdb]]
   mac  = "02:42:0a:00:01:04"
@@ -156,9 +167,12 @@ tos = 0xb8
 			Name: "a-network_with.a-long-name", VNI: encap.MaxVNI, Port: 8472,
 			TAP: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1280, Bridge: "br-blue",
 			Addresses:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
-			MaxEntries: 1 << 24, MaxMoves: 5, MoveWindow: 180 * time.Second,
-			Admit: dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
-			Group: addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
+			MaxEntries: 1 << 24, MaxPerPeer: 1000, MoveWindow: 2 * time.Minute, ClampMSS: true,
+			Storm:     dataplane.Storm{Broadcast: 1, UnknownUnicast: 2, Multicast: 3},
+			PeerStorm: dataplane.Storm{Broadcast: 4, Multicast: 100_000_000},
+			Pins:      []dataplane.StaticEntry{{MAC: mustMAC(t, "02:42:0a:00:01:05"), Peer: addr("2001:db8::3")}},
+			Admit:     dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
+			Group:     addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
 			Peers: []dataplane.Peer{{Address: addr("2001:db8::2"), Flood: true}, {Address: addr("2001:db8::3")}},
 			FDB: []dataplane.StaticEntry{
 				{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("2001:db8::3")},

@@ -37,7 +37,7 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 			Storm: v.Storm, PeerStorm: v.PeerStorm,
 			Admit:    dataplane.Admit{Any: v.Admit.Any, Prefixes: slices.Clone(v.Admit.Prefixes)},
 			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
-			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF,
+			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF, ClampMSS: v.ClampMSS,
 			Peers: v.allPeers(), FDB: slices.Clone(v.FDB), Pins: slices.Clone(v.Pins),
 			Suppress: v.Suppress, Neighbors: slices.Clone(v.Neighbors),
 		})
@@ -54,8 +54,8 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 		d.Tunnels = append(d.Tunnels, dataplane.Tunnel{
 			Name: t.Name, Device: t.Name, MTU: mtu, Plain: !c.Engine.Offload,
 			Admit:       dataplane.Admit{Any: t.Admit.Any, Prefixes: slices.Clone(t.Admit.Prefixes)},
-			CheckSource: t.CheckSource,
-			TTL:         t.TTL, TOS: t.TOS, DF: t.DF,
+			CheckSource: t.CheckSource, ClampMSS: t.ClampMSS,
+			TTL: t.TTL, TOS: t.TOS, DF: t.DF,
 			Routes: slices.Clone(t.Routes),
 		})
 	}

@@ -20,6 +20,7 @@ func (c *checker) ipip(raw *rawIPIP, own netip.Addr, names *names) IPIP {
 		TTL:         number(c, raw.TTL, uint8(defaultTTL), 1, math.MaxUint8),
 		TOS:         c.tos(raw.TOS),
 		DF:          raw.DF.or(true),
+		ClampMSS:    raw.ClampMSS.or(false),
 	}
 	if t.Name != "" && c.ifname(raw.Name) != "" {
 		unique(c, names.devices, t.Name, raw.Name.at) // its TUN bears the name

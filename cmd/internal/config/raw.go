@@ -78,6 +78,7 @@ type rawVXLAN struct {
 	TTL                leaf[int64]   `toml:"ttl"`
 	TOS                union         `toml:"tos"`
 	DF                 leaf[bool]    `toml:"df"`
+	ClampMSS           leaf[bool]    `toml:"mss_clamp"`
 	VLAN               leaf[string]  `toml:"vlan"`
 	Reserved           leaf[string]  `toml:"reserved"`
 	Peer               []rawPeer     `toml:"peer"`
@@ -115,6 +116,7 @@ type rawIPIP struct {
 	TTL       leaf[int64]    `toml:"ttl"`
 	TOS       union          `toml:"tos"`
 	DF        leaf[bool]     `toml:"df"`
+	ClampMSS  leaf[bool]     `toml:"mss_clamp"`
 	Route     []rawIPIPRoute `toml:"route"`
 }
 

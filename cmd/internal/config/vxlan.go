@@ -105,6 +105,7 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 	v.Ports = c.bridgePorts(raw, &v, names)
 	v.PortsTake = raw.PortsTake.or(false)
 	v.Suppress = raw.Suppress.or(false)
+	v.ClampMSS = raw.ClampMSS.or(false)
 	v.Neighbors = c.neighbors(raw.Neighbor, &v)
 	v.Routes = c.networkRoutes(raw, &v, own, names)
 	return v
