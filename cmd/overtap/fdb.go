@@ -132,6 +132,7 @@ func newFDBShowCommand() *cobra.Command {
 	m.add(c)
 	c.Flags().StringVar(&origin, "origin", "", "only entries of this `ORIGIN`: "+strings.Join(origins, " or "))
 	addJSON(c, &json)
+	addWatch(c)
 	return c
 }
 

@@ -43,5 +43,6 @@ were, ` + "`overtap stats`" + ` shows as SUPPRESSED.`,
 	d.add(c)
 	addNetwork(c, &network)
 	addJSON(c, &json)
+	addWatch(c)
 	return c
 }

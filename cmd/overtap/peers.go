@@ -37,6 +37,7 @@ func newPeersCommand() *cobra.Command {
 	d.add(c)
 	addNetwork(c, &network)
 	addJSON(c, &json)
+	addWatch(c)
 	return c
 }
 

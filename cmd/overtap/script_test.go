@@ -129,12 +129,11 @@ func link(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// sendSignal sends SIGTERM or SIGHUP to what runs in the background:
-// signal TERM|HUP
+// sendSignal sends a signal to what runs in the background: signal TERM|HUP|INT
 func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
-	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP}
+	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "INT": syscall.SIGINT}
 	if neg || len(args) != 1 || sig[args[0]] == nil {
-		ts.Fatalf("usage: signal TERM|HUP")
+		ts.Fatalf("usage: signal TERM|HUP|INT")
 	}
 	for _, c := range ts.BackgroundCmds() {
 		ts.Check(c.Process.Signal(sig[args[0]]))

@@ -34,6 +34,7 @@ func newStatsCommand() *cobra.Command {
 	d.add(c)
 	addNetwork(c, &network)
 	addJSON(c, &json)
+	addWatch(c)
 	return c
 }
 

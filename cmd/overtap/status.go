@@ -33,6 +33,7 @@ func newStatusCommand() *cobra.Command {
 	}
 	d.add(c)
 	addJSON(c, &json)
+	addWatch(c)
 	return c
 }
 

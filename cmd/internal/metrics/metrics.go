@@ -114,7 +114,7 @@ var (
 
 	flooded       = desc("overtap_flooded_total", "Broadcast, unknown unicast and multicast frames replicated.", "network")
 	suppressed    = desc("overtap_suppressed_total", "ARP requests and neighbour solicitations answered by this host, and not sent.", "network")
-	reservedBits  = desc("overtap_reserved_bits_total", "Frames taken with nonzero reserved bits in the VXLAN header.", "network")
+	reservedBits  = desc("overtap_reserved_set_total", "Frames taken with nonzero reserved bits in the VXLAN header.", "network")
 	learnRefused  = desc("overtap_learn_refused_total", "Frames delivered without learning because the table is at its bound.", "network")
 	learnMoved    = desc("overtap_learn_moved_total", "Learned MACs that changed peer.", "network")
 	learnQuota    = desc("overtap_learn_quota_total", "Frames delivered without learning because their peer has its share of the table.", "network")

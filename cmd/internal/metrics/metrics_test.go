@@ -51,7 +51,7 @@ func TestMetrics(t *testing.T) {
 		`overtap_peer_tx_packets_total{network="blue",peer="2001:db8::2"} 1`,
 		`overtap_peer_rx_bytes_total{network="blue",peer="2001:db8::2"} 4`,
 		`overtap_flooded_total{network="blue"} 5`,
-		`overtap_reserved_bits_total{network="blue"} 6`,
+		`overtap_reserved_set_total{network="blue"} 6`,
 		`overtap_suppressed_total{network="blue"} 14`,
 		`overtap_fdb_entries{network="blue",origin="learned"} 7`,
 		`overtap_fdb_entries{network="blue",origin="static"} 3`,
