@@ -87,6 +87,7 @@ be another overtap or a Linux kernel vxlan device.`,
 		newLabCommand(),
 		newVersionCommand(),
 		newManCommand(),
+		newDoctorCommand(),
 	)
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return usageError{c.CommandPath(), err}

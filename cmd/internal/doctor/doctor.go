@@ -1,0 +1,201 @@
+// Package doctor looks over a host: whether it has what overtap needs, and what on
+// it may swallow frames. It changes nothing.
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+
+	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/host"
+	"overtap/encap"
+)
+
+// Level says how grave a finding is.
+type Level string
+
+// The levels.
+const (
+	OK   Level = "ok"
+	Warn Level = "warn" // may cost throughput, or traffic in some cases
+	Fail Level = "fail" // nothing, or something that is configured, will not work
+)
+
+// Finding is what one check came to.
+type Finding struct {
+	Check  string `json:"check"`
+	Level  Level  `json:"level"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"` // what to do
+}
+
+// Subject is what is looked over.
+type Subject struct {
+	Config *config.Config // nil = the host alone
+	// Status asks the daemon; its error says that none runs.
+	Status func(context.Context) (control.Status, error)
+}
+
+// Run looks over the host by all checks, in an order that is always the same. It
+// must run in the network namespace of the daemon, on the thread that calls it.
+func Run(ctx context.Context, s Subject) []Finding {
+	var all []Finding
+	add := func(check string, level Level, remedy, format string, args ...any) {
+		all = append(all, Finding{check, level, fmt.Sprintf(format, args...), remedy})
+	}
+	status, err := s.Status(ctx)
+	runs := err == nil
+	tun(add)
+	capabilities(add, s.Config)
+	kernel(add)
+	if s.Config != nil {
+		hostFor(add, s.Config, runs)
+		forwarding(add, s.Config)
+		peers(ctx, add, s.Config)
+	}
+	bridgeNetfilter(add)
+	daemon(add, status, err)
+	return all
+}
+
+// Failed reports whether one of the findings is a failure.
+func Failed(all []Finding) bool {
+	return slices.ContainsFunc(all, func(f Finding) bool { return f.Level == Fail })
+}
+
+// report takes one finding.
+type report func(check string, level Level, remedy, format string, args ...any)
+
+// hostFor asks what a start would ask of the host. While the daemon runs, names
+// and ports that it has are no obstacle, so that only the underlay is looked at.
+func hostFor(add report, c *config.Config, runs bool) {
+	h, err := host.New(c.Underlay.Address, slog.New(slog.DiscardHandler))
+	if err != nil {
+		add("host", Fail, "run it as root, on the host itself", "%v", err)
+		return
+	}
+	defer h.Close()
+	u, err := h.Underlay(c.Underlay.Address, c.Underlay.Device)
+	if err != nil {
+		add("underlay", Fail, "correct [underlay], or give the host that address", "%v", err)
+		return
+	}
+	add("underlay", OK, "", "%s is on %s, MTU %d", c.Underlay.Address, u.Name, u.MTU)
+	if !u.Up {
+		add("underlay", Fail, "ip link set "+u.Name+" up", "%s is down", u.Name)
+	}
+	mtu(add, c, u.MTU)
+	if len(c.IPIP) > 0 {
+		if names, err := h.KernelIPIP(); err == nil && len(names) > 0 {
+			add("ip-in-ip", Warn, "modprobe -r ipip", "the kernel has IP-in-IP too (%v): it takes the tunnels' packets a second time", names)
+		}
+	}
+	if runs {
+		return
+	}
+	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device}
+	for _, v := range c.VXLAN {
+		if !slices.Contains(plan.Ports, v.Port) {
+			plan.Ports = append(plan.Ports, v.Port)
+		}
+		plan.Networks = append(plan.Networks, host.Network{Name: v.Name, Device: v.TAP, Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake})
+	}
+	for _, t := range c.IPIP {
+		plan.Networks = append(plan.Networks, host.Network{Name: t.Name, TUN: true, Device: t.Name})
+	}
+	obstacles := flatten(h.Preflight(plan))
+	for _, err := range obstacles {
+		add("start", Fail, "", "%v", err)
+	}
+	if len(obstacles) == 0 {
+		add("start", OK, "", "names, bridges and UDP ports %v are free", plan.Ports)
+	}
+}
+
+// flatten are the errors that were joined.
+func flatten(err error) []error {
+	if err == nil {
+		return nil
+	}
+	var joined interface{ Unwrap() []error }
+	if !errors.As(err, &joined) {
+		return []error{err}
+	}
+	var all []error
+	for _, one := range joined.Unwrap() {
+		all = append(all, flatten(one)...)
+	}
+	return all
+}
+
+// mtu compares the networks' MTUs with what the underlay carries.
+func mtu(add report, c *config.Config, underlay encap.UnderlayMTU) {
+	if _, err := c.Desired(underlay); err != nil {
+		add("mtu", Fail, "lower mtu, or raise the underlay's", "%v", err)
+		return
+	}
+	for i := range c.VXLAN {
+		v := &c.VXLAN[i]
+		if fits, err := v.OverlayMTU(underlay, c.Underlay.Address); err == nil {
+			add("mtu", OK, "", "network %s: containers may have an MTU of %d", v.Name, fits)
+		}
+	}
+	for i := range c.IPIP {
+		t := &c.IPIP[i]
+		if fits, err := t.OverlayMTU(underlay); err == nil {
+			add("mtu", OK, "", "tunnel %s: an MTU of %d", t.Name, fits)
+		}
+	}
+}
+
+// daemon tells what the running one says of itself.
+func daemon(add report, s control.Status, err error) {
+	if err != nil {
+		add("daemon", Warn, "overtap run --config FILE", "%v", err)
+		return
+	}
+	for _, p := range s.Problems {
+		add("daemon", Fail, "", "%s", p)
+	}
+	for _, w := range s.Warnings {
+		add("daemon", Warn, "", "%s", w)
+	}
+	if !s.Uplink.Active {
+		add("daemon", Warn, "docs/performance.md", "superframes are cut in user space: %s", s.Uplink.Reason)
+	}
+	if s.SegmentationRefused {
+		add("daemon", Warn, "ethtool -k of the underlay's device: tx-checksumming", "a route of the underlay refuses segmentation offload")
+	}
+	if s.Ready && len(s.Problems) == 0 {
+		add("daemon", OK, "", "it runs as PID %d and is ready", s.PID)
+	}
+}
+
+// addressesOf are the peers that the configuration names, each once.
+func addressesOf(c *config.Config) []netip.Addr {
+	seen := make(map[netip.Addr]bool)
+	for _, v := range c.VXLAN {
+		for _, p := range v.Peers {
+			seen[p.Address] = true
+		}
+		for _, e := range v.FDB {
+			seen[e.Peer] = true
+		}
+	}
+	for _, t := range c.IPIP {
+		for _, r := range t.Routes {
+			seen[r.Peer] = true
+		}
+	}
+	var all []netip.Addr
+	for a := range seen {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, netip.Addr.Compare)
+	return all
+}

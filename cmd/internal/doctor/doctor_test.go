@@ -1,0 +1,217 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/netnstest"
+	"overtap/dataplane"
+)
+
+func TestMain(m *testing.M) { os.Exit(netnstest.Main(m)) }
+
+// underlay gives the namespace 192.0.2.1 on a device that answers nothing.
+func underlay(t *testing.T) {
+	t.Helper()
+	netnstest.Require(t)
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "u1"
+	attrs.MTU = 1500
+	l := &netlink.Veth{LinkAttrs: attrs, PeerName: "u2"}
+	a, err := netlink.ParseAddr("192.0.2.1/24")
+	if err == nil {
+		err = errors.Join(netlink.LinkAdd(l), netlink.AddrAdd(l, a), netlink.LinkSetUp(l))
+	}
+	if p, e := netlink.LinkByName("u2"); err == nil {
+		err = errors.Join(e, netlink.LinkSetUp(p))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := netlink.LinkDel(l); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("test.toml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// none is the status of a daemon that does not run.
+func none(context.Context) (control.Status, error) {
+	return control.Status{}, errors.New("no daemon answers")
+}
+
+// says is what the findings of a check say, a line each.
+func says(all []Finding, check string) string {
+	var b strings.Builder
+	for _, f := range all {
+		if f.Check == check {
+			b.WriteString(string(f.Level) + " " + f.Text + "\n")
+		}
+	}
+	return b.String()
+}
+
+func want(t *testing.T, all []Finding, check string, parts ...string) {
+	t.Helper()
+	text := says(all, check)
+	for _, p := range parts {
+		if !strings.Contains(text, p) {
+			t.Errorf("%s says %q, want %q", check, text, p)
+		}
+	}
+}
+
+const blue = `
+[underlay]
+address = "192.0.2.1"
+[[vxlan]]
+name = "blue"
+vni = 100
+  [[vxlan.peer]]
+  address = "192.0.2.9"
+  [[vxlan.fdb]]
+  mac = "02:42:0a:00:01:04"
+  peer = "203.0.113.9"
+`
+
+// A sound host: only what the namespace lacks is told of.
+func TestSound(t *testing.T) {
+	underlay(t)
+	all := Run(t.Context(), Subject{Config: parse(t, blue), Status: none})
+	want(t, all, "tun", "ok ")
+	want(t, all, "capabilities", "ok ")
+	want(t, all, "kernel", release(t))
+	want(t, all, "underlay", "ok 192.0.2.1 is on u1, MTU 1500")
+	want(t, all, "mtu", "ok network blue: containers may have an MTU of 1450")
+	want(t, all, "start", "ok ")
+	want(t, all, "peer 192.0.2.9", "warn it does not answer")
+	want(t, all, "peer 203.0.113.9", "fail there is no route to it")
+	want(t, all, "daemon", "warn no daemon answers")
+	if !Failed(all) || Failed(all[:3]) {
+		t.Error("Failed does not tell failures")
+	}
+}
+
+func release(t *testing.T) string {
+	t.Helper()
+	b, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(b))
+}
+
+// A peer that is there answers.
+func TestPeerAnswers(t *testing.T) {
+	netnstest.Require(t)
+	c := parse(t, strings.NewReplacer("192.0.2.1\"", "127.0.0.1\"", "192.0.2.9", "127.0.0.2", "203.0.113.9", "127.0.0.3").Replace(blue))
+	all := Run(t.Context(), Subject{Config: c, Status: none})
+	want(t, all, "peer 127.0.0.2", "ok it answers")
+	want(t, all, "peer 127.0.0.3", "ok it answers")
+	if Failed(all) {
+		t.Errorf("%+v", all)
+	}
+}
+
+// What stands in the way of a start is told, unless a daemon runs that has it.
+func TestObstacles(t *testing.T) {
+	underlay(t)
+	l, err := net.ListenPacket("udp", "192.0.2.1:4789")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "blue"
+	taken := &netlink.Bridge{LinkAttrs: attrs}
+	if err := netlink.LinkAdd(taken); err != nil {
+		t.Fatal(err)
+	}
+	defer netlink.LinkDel(taken)
+	s := Subject{Config: parse(t, blue), Status: none}
+	want(t, Run(t.Context(), s), "start", "fail ", "4789", "blue is taken by a bridge")
+	s.Status = func(context.Context) (control.Status, error) {
+		return control.Status{PID: 7, Ready: true, Warnings: []string{"a MAC flaps"}, Uplink: dataplane.UplinkInfo{Reason: "an old kernel"}}, nil
+	}
+	all := Run(t.Context(), s)
+	if text := says(all, "start"); text != "" {
+		t.Errorf("a daemon runs, and still: %s", text)
+	}
+	want(t, all, "daemon", "ok it runs as PID 7", "warn a MAC flaps", "warn superframes are cut in user space: an old kernel")
+	s.Status = func(context.Context) (control.Status, error) {
+		return control.Status{Problems: []string{"a bridge is gone"}}, nil
+	}
+	all = Run(t.Context(), s)
+	want(t, all, "daemon", "fail a bridge is gone")
+	if strings.Contains(says(all, "daemon"), "is ready") {
+		t.Error("a daemon that is not ready is called so")
+	}
+}
+
+// The underlay that is missing, and MTUs that do not fit it.
+func TestUnderlay(t *testing.T) {
+	underlay(t)
+	missing := strings.Replace(blue, "192.0.2.1", "198.51.100.77", 1)
+	all := Run(t.Context(), Subject{Config: parse(t, missing), Status: none})
+	want(t, all, "underlay", "fail ", "198.51.100.77")
+	all = Run(t.Context(), Subject{Config: parse(t, strings.Replace(blue, "vni = 100", "vni = 100\nmtu = 1500", 1)), Status: none})
+	want(t, all, "mtu", "fail ", "leaves room for 1450")
+}
+
+// Routes need a host that forwards, and bridged frames may pass by iptables.
+func TestSysctls(t *testing.T) {
+	underlay(t)
+	set := func(key, value string) {
+		t.Helper()
+		if err := os.WriteFile("/proc/sys/"+key, []byte(value), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := parse(t, blue+"\n[[route]]\nprefix = \"172.248.0.0/24\"\nvia = \"192.0.2.2\"\n")
+	for value, level := range map[string]string{"0": "warn ", "1": "ok "} {
+		set("net/ipv4/ip_forward", value)
+		want(t, Run(t.Context(), Subject{Config: c, Status: none}), "forwarding", level)
+	}
+	if says(Run(t.Context(), Subject{Config: parse(t, blue), Status: none}), "forwarding") != "" {
+		t.Error("without routes forwarding does not matter")
+	}
+	const key = "net/bridge/bridge-nf-call-iptables"
+	if _, err := os.Stat("/proc/sys/" + key); err == nil {
+		for value, level := range map[string]string{"0": "ok ", "1": "warn "} {
+			set(key, value)
+			want(t, Run(t.Context(), Subject{Status: none}), "bridge netfilter", level)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	for release, is := range map[string][2]int{
+		"6.18.44-fc-v657": {6, 18}, "5.0": {5, 0}, "6.1.0-18-amd64": {6, 1}, "4.18-rc1": {4, 18}, "10.2+": {10, 2},
+	} {
+		if a, b, ok := version(release); !ok || a != is[0] || b != is[1] {
+			t.Errorf("%s: %d.%d, %t", release, a, b, ok)
+		}
+	}
+	for _, release := range []string{"", "six", "6", "6.x"} {
+		if _, _, ok := version(release); ok {
+			t.Errorf("%q is understood", release)
+		}
+	}
+}
