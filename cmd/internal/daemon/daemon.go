@@ -268,6 +268,9 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 	l, err := net.Listen("tcp", c.Metrics)
 	switch {
 	case err == nil:
+		if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
+			d.Log.Warn("the metrics are open to whoever reaches their address, and nobody is asked who he is: filter there, or set control.metrics to a loopback address", "address", a.String())
+		}
 		return l, nil
 	case c.MetricsDefault:
 		d.Log.Warn("no metrics: the default listener cannot be had; set control.metrics to another, or to \"\" for none", "err", err)
