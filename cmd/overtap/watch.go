@@ -21,7 +21,7 @@ const leastWatch = 100 * time.Millisecond
 // addWatch lets a verb that reads show its answer again and again.
 func addWatch(c *cobra.Command) {
 	var every time.Duration
-	c.Flags().DurationVar(&every, "watch", 0, "show it again each `INTERVAL`, 1s unless told, until interrupted")
+	c.Flags().DurationVar(&every, "watch", 0, "show it again each `INTERVAL`, until interrupted: --watch is 1s, --watch=2s another")
 	c.Flags().Lookup("watch").NoOptDefVal = "1s"
 	once := c.RunE
 	c.RunE = func(c *cobra.Command, args []string) error {

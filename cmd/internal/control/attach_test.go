@@ -42,14 +42,14 @@ func TestAttach(t *testing.T) {
 	if err != nil || m.IfName != "eth0" || m.Addresses == nil || m.Gateways == nil {
 		t.Errorf("attach: %+v, %v", m, err)
 	}
-	if !reflect.DeepEqual(f.request, r) || !os.SameFile(f.ns, want) {
-		t.Errorf("the daemon got %+v", f.request)
+	if !reflect.DeepEqual(f.got().request, r) || !os.SameFile(f.got().ns, want) {
+		t.Errorf("the daemon got %+v", f.got().request)
 	}
 	s := attach.Selector{Network: "blue", Target: "web", IfName: "eth1"}
-	if a, err := c.Detach(ctx, ns, s); err != nil || a.Network != "blue" || f.selector != s || !os.SameFile(f.ns, want) {
-		t.Errorf("detach: %+v, %v; the daemon got %+v", a, err, f.selector)
+	if a, err := c.Detach(ctx, ns, s); err != nil || a.Network != "blue" || f.got().selector != s || !os.SameFile(f.got().ns, want) {
+		t.Errorf("detach: %+v, %v; the daemon got %+v", a, err, f.got().selector)
 	}
-	if _, err := c.Detach(ctx, nil, s); err != nil || f.ns != nil {
+	if _, err := c.Detach(ctx, nil, s); err != nil || f.got().ns != nil {
 		t.Errorf("detach without a namespace: %v", err)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,8 +24,11 @@ import (
 	"overtap/encap"
 )
 
-// fake is a daemon with one network and no state but what it was asked.
+// fake is a daemon with one network and no state but what it was asked. The lock is
+// for the race detector, which does not see that a file handed over with a request
+// also orders what was before it (recvmsg).
 type fake struct {
+	mu      sync.Mutex
 	entries []dataplane.FDBEntry
 	neighs  []dataplane.NeighborEntry
 	added   Entry
@@ -44,6 +48,8 @@ func (f *fake) Status() Status         { return Status{Version: "v1", Networks: 
 func (f *fake) Stats() dataplane.Stats { return dataplane.Stats{} }
 
 func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if network == "red" {
 		return nil, errors.New(`there is no network "red": name one of blue`)
 	}
@@ -51,17 +57,34 @@ func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
 }
 
 func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if network == "red" {
 		return nil, errors.New(`there is no network "red": name one of blue`)
 	}
 	return f.neighs, nil
 }
 
-func (f *fake) AddFDB(e Entry) error { f.added = e; return nil }
+func (f *fake) AddFDB(e Entry) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.added = e
+	return nil
+}
 
-func (f *fake) DeleteFDB(_ string, mac encap.MAC) error { f.deleted = mac; return nil }
+func (f *fake) DeleteFDB(_ string, mac encap.MAC) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deleted = mac
+	return nil
+}
 
-func (f *fake) FlushFDB(m Match) (int, error) { f.match = m; return 3, nil }
+func (f *fake) FlushFDB(m Match) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.match = m
+	return 3, nil
+}
 
 func (f *fake) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
 	if network == "green" {
@@ -77,6 +100,8 @@ func (f *fake) WatchFDB(ctx context.Context, network string, emit func([]datapla
 }
 
 func (f *fake) Reload() (Reloaded, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.reloads++
 	if f.reloads > 1 {
 		return Reloaded{}, errors.New("it is wrong")
@@ -95,6 +120,8 @@ func (f *fake) Attach(ctx context.Context, ns *os.File, r attach.Request) (attac
 	case <-ctx.Done():
 		return attach.Made{}, ctx.Err()
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.request = r
 	var err error
 	if f.ns, err = ns.Stat(); err != nil {
@@ -104,6 +131,8 @@ func (f *fake) Attach(ctx context.Context, ns *os.File, r attach.Request) (attac
 }
 
 func (f *fake) Detach(ns *os.File, s attach.Selector) (attach.Attachment, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.selector, f.ns = s, nil
 	if ns != nil {
 		var err error
@@ -112,6 +141,14 @@ func (f *fake) Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
 		}
 	}
 	return attach.Attachment{Network: s.Network}, nil
+}
+
+// got is what the daemon was asked, as it stands.
+func (f *fake) got() *fake {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return &fake{entries: f.entries, neighs: f.neighs, added: f.added, deleted: f.deleted, match: f.match,
+		request: f.request, selector: f.selector, ns: f.ns}
 }
 
 // serve runs a server until the test's end, or until the returned function is
@@ -157,28 +194,30 @@ func TestRoundTrip(t *testing.T) {
 	c, ctx := NewClient(socket), t.Context()
 
 	entries, err := c.FDB(ctx, "")
-	if err != nil || !reflect.DeepEqual(entries, f.entries) {
+	if err != nil || !reflect.DeepEqual(entries, f.got().entries) {
 		t.Errorf("FDB: %v, %v", entries, err)
 	}
 	if _, err := c.FDB(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
 		t.Errorf("unknown network: %v", err)
 	}
+	f.mu.Lock()
 	f.neighs = []dataplane.NeighborEntry{{Network: "blue", VNI: 100, Address: netip.MustParseAddr("2001:db8::4"), MAC: mac, Origin: "static"}}
+	f.mu.Unlock()
 	neighbors, err := c.Neighbors(ctx, "blue")
-	if err != nil || !reflect.DeepEqual(neighbors, f.neighs) {
+	if err != nil || !reflect.DeepEqual(neighbors, f.got().neighs) {
 		t.Errorf("neighbours: %v, %v", neighbors, err)
 	}
 	if _, err := c.Neighbors(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
 		t.Errorf("neighbours of an unknown network: %v", err)
 	}
-	if err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.added != (Entry{"blue", mac, peer}) {
-		t.Errorf("add: %v, %v", f.added, err)
+	if err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.got().added != (Entry{"blue", mac, peer}) {
+		t.Errorf("add: %v, %v", f.got().added, err)
 	}
-	if err := c.DeleteFDB(ctx, "blue", mac); err != nil || f.deleted != mac {
-		t.Errorf("delete: %v, %v", f.deleted, err)
+	if err := c.DeleteFDB(ctx, "blue", mac); err != nil || f.got().deleted != mac {
+		t.Errorf("delete: %v, %v", f.got().deleted, err)
 	}
-	if n, err := c.FlushFDB(ctx, Match{Peer: peer}); err != nil || n != 3 || f.match != (Match{Peer: peer}) {
-		t.Errorf("flush: %d, %v, %v", n, f.match, err)
+	if n, err := c.FlushFDB(ctx, Match{Peer: peer}); err != nil || n != 3 || f.got().match != (Match{Peer: peer}) {
+		t.Errorf("flush: %d, %v, %v", n, f.got().match, err)
 	}
 	if s, err := c.Status(ctx); err != nil || s.Version != "v1" {
 		t.Errorf("status: %v, %v", s, err)
