@@ -40,8 +40,10 @@ type scene struct {
 	f       *fault
 	a, b, c *netlab.Site
 	d       *daemon
+	conf    config  // d's
 	far     *daemon // b's, where it has one
 	farConf config
+	line    *line // the underlay, where it is one
 	probe   *traffic.Probe
 	before  dataplane.Stats
 	expect  []expected
@@ -242,7 +244,8 @@ func besideKernel(t *testing.T, f *fault) *scene {
 	t.Helper()
 	s := place(t, f)
 	kernel.end(t, s.b, blue(s.b, s.a), []*netlab.Site{s.a, s.b})
-	s.d = start(t, s.a.Host, at(s.a, blue(s.a, s.b).with(f.lines...)))
+	s.conf = at(s.a, blue(s.a, s.b).with(f.lines...))
+	s.d = start(t, s.a.Host, s.conf)
 	return s
 }
 
