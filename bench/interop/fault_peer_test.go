@@ -104,12 +104,14 @@ func pinnedPeer(t *testing.T, f *fault) *scene {
 	return s
 }
 
-// second is another container at a.
+// second is another container at a, that b's knows.
 func (s *scene) second() *netlab.Host {
 	s.t.Helper()
-	return must[*netlab.Host](s.t)(s.a.Host.AddContainer(netlab.ContainerSpec{
+	c := must[*netlab.Host](s.t)(s.a.Host.AddContainer(netlab.ContainerSpec{
 		Name: "a2", Bridge: netlab.SiteBridge, MTU: int(s.a.MTU), MAC: 0x0242_0000_0067, Addrs: []netip.Prefix{prefix("198.51.100.202/24")},
 	}))
+	reaches(s.t, c, s.b.IPv4)
+	return c
 }
 
 // flood sends from a container at a to b's.

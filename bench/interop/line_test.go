@@ -39,6 +39,7 @@ func newLine(t *testing.T, a, b *netlab.Site) *line {
 		dev := []string{"left", "right"}[i]
 		check(t, netlab.AddVeth(s.Host, netlab.UnderlayDev, host, dev, 1500))
 		check(t, s.Host.SetOffload(netlab.UnderlayDev, netlab.NoOffloads))
+		check(t, s.Host.SetFeatures(netlab.UnderlayDev, false, "tx-checksum-ip-generic"))
 		check(t, s.Host.AddAddr(netlab.UnderlayDev, netip.PrefixFrom(s.Underlay, 24)))
 		check(t, host.Do(func() (err error) {
 			l.ends[i], err = openEnd(dev)
