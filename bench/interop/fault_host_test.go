@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -52,23 +53,24 @@ var hostFaults = []fault{
 		check(s.t, s.a.Host.SetMaster(s.a.Container.Name(), "br-blue"))
 	}},
 	{name: "ENOBUFS on the wire", build: besideKernel, sites: 2, loss: 0.5, strike: func(s *scene) {
-		// A queue longer than a socket's buffer, so that it is the socket that
-		// fills, on a device slower than the flood.
-		shape := &netlink.Tbf{Rate: 25_000_000, Limit: 256 << 20, Buffer: 1 << 20}
-		on(s.t, s.a.Host, netlab.UnderlayDev, func(nl *netlink.Handle, l netlink.Link) error {
-			shape.QdiscAttrs = netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
-			return nl.QdiscAdd(shape)
-		})
-		second := s.second()
-		eventually(s.t, "a full send buffer", func() error {
-			flood := s.flood(second, traffic.UDPOptions{Size: 1400, Duration: lasting()})
+		// A queue longer than a socket's buffer, so that it is the socket that fills.
+		defer s.shape(256 << 20)()
+		s.floodUntil("a full send buffer", func() error {
 			if s.drops(dataplane.Outbound, dataplane.DropWireFull) == 0 {
-				return fmt.Errorf("nothing is counted: %v", flood)
+				return errors.New("nothing is counted")
 			}
-			s.t.Logf("the flood: %v", flood)
 			return nil
 		})
-		on(s.t, s.a.Host, netlab.UnderlayDev, func(nl *netlink.Handle, l netlink.Link) error { return nl.QdiscDel(shape) })
+	}},
+	{name: "full device queue", build: besideKernel, sites: 2, loss: 0.99, strike: func(s *scene) {
+		defer s.shape(64 << 10)()
+		before := must[map[string]uint64](s.t)(s.a.Host.SNMP())["UdpSndbufErrors"]
+		s.floodUntil("a full device queue", func() error {
+			if must[map[string]uint64](s.t)(s.a.Host.SNMP())["UdpSndbufErrors"] == before {
+				return errors.New("the kernel counts nothing")
+			}
+			return nil
+		})
 	}},
 	{name: "full TAP ring", build: besideKernel, sites: 2, loss: 1, quiet: true, strike: func(s *scene) {
 		before := must[netlink.LinkStatistics](s.t)(s.a.Host.Counters("vx-blue"))
@@ -119,6 +121,31 @@ func (s *scene) impair(share *atomic.Uint64, ppm uint64, done *atomic.Uint64) {
 	}
 	share.Store(0)
 	s.t.Logf("done to %d frames", done.Load())
+}
+
+// shape makes the underlay's device slower than a flood, 200 Mbit/s, with a queue
+// of so many bytes, until the function that it returns is called.
+func (s *scene) shape(queue uint32) func() {
+	s.t.Helper()
+	tbf := &netlink.Tbf{Rate: 25_000_000, Limit: queue, Buffer: 1 << 20}
+	on(s.t, s.a.Host, netlab.UnderlayDev, func(nl *netlink.Handle, l netlink.Link) error {
+		tbf.QdiscAttrs = netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(1, 0), Parent: netlink.HANDLE_ROOT}
+		return nl.QdiscAdd(tbf)
+	})
+	return func() {
+		on(s.t, s.a.Host, netlab.UnderlayDev, func(nl *netlink.Handle, _ netlink.Link) error { return nl.QdiscDel(tbf) })
+	}
+}
+
+// floodUntil floods from a second container until there is what is waited for.
+func (s *scene) floodUntil(what string, there func() error) {
+	s.t.Helper()
+	second := s.second()
+	eventually(s.t, what, func() error {
+		flood := s.flood(second, traffic.UDPOptions{Size: 1400, Duration: lasting()})
+		s.t.Logf("the flood: %v", flood)
+		return there()
+	})
 }
 
 // drops is what was dropped for the reason since the strike.
