@@ -332,8 +332,8 @@ func (n *network) change(w wanted) error {
 	n.policy.Store(newPolicy(&want, n.uso, n.answers(&want)))
 	n.config = want
 	if len(want.Pins) > 0 {
-		// What pinned peers taught before they were.
-		n.table.Flush(func(e fdb.Entry) bool { return e.Origin == fdb.Learned && n.peers.Pinned(e.Peer) })
+		n.forgetPinned()
+		n.repin = 2
 	}
 	return nil
 }

@@ -312,15 +312,25 @@ func retire(m member, gone []fdb.PeerID) {
 }
 
 // Alive reports whether every thread of the road comes round within a second: a
-// thread that hangs in a batch does not.
+// thread that hangs in a batch does not. An engine that is closed has none.
 func (e *Engine) Alive() bool {
 	target := e.epoch.Add(1)
 	deadline := time.Now().Add(time.Second)
+	select {
+	case <-e.stop:
+		return true // it is being closed
+	default:
+	}
 	for _, t := range e.threads {
 		t.kick()
 	}
 	for _, t := range e.threads {
 		for t.epoch.Load() < target {
+			select {
+			case <-e.stop:
+				return true
+			default:
+			}
 			if time.Now().After(deadline) {
 				return false
 			}

@@ -170,14 +170,14 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 			return drop
 		}
 	}
-	if in.p.stormy && eth.Dst().IsMulticast() {
-		kind := stormKind(eth.Dst())
-		if !in.n.spareOf(id, kind, &in.p.peerStorm, 1) || !in.n.spare(Inbound, kind, &in.p.storm, 1) {
-			return stormDrops[kind]
-		}
-	}
 	if in.p.learning && in.learn(src, id) == fdb.LearnOutranked {
 		return DropVXLANEntryExists
+	}
+	if in.p.stormy && eth.Dst().IsMulticast() {
+		kind, n := stormKind(eth.Dst()), stormCount(len(frame), segSize, in.p.mtu)
+		if !in.n.spareOf(id, kind, &in.p.peerStorm, n) || !in.n.spare(Inbound, kind, &in.p.storm, n) {
+			return stormDrops[kind]
+		}
 	}
 	t, isIP := encap.FindTransport(frame)
 	if in.p.clampMSS && isIP && t.Proto == encap.ProtoTCP {

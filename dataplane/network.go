@@ -69,8 +69,12 @@ type network struct {
 	overlay
 	policy atomic.Pointer[policy]
 	table  *fdb.Table
-	storms storms
+	repin  int     // beats for which what pinned peers taught is taken back
 	config Network // as applied
+
+	_      [64]byte // what every storm writes to shares no line with what all read
+	storms storms
+	_      [64]byte
 }
 
 func (c Network) label() string { return c.Name }
@@ -83,7 +87,20 @@ func (n *network) port(worker int, w Wire) *port {
 	return &port{fd: d.FD(), of: &n.overlay, net: n, dev: d, wire: w}
 }
 
-func (n *network) age()         { n.table.Sweep(n.table.SweepSlots()) }
+func (n *network) age() {
+	n.table.Sweep(n.table.SweepSlots())
+	if n.repin > 0 {
+		n.repin--
+		n.forgetPinned()
+	}
+}
+
+// forgetPinned takes back what pinned peers taught before they were, or while
+// frames were in flight.
+func (n *network) forgetPinned() {
+	n.table.Flush(func(e fdb.Entry) bool { return e.Origin == fdb.Learned && n.peers.Pinned(e.Peer) })
+}
+
 func (n *network) idle() uint32 { return uint32(n.config.Ageing / time.Second) }
 
 func (n *network) fills(peer netip.Addr) encap.UnderlayMTU {

@@ -50,6 +50,16 @@ func stormKind(dst encap.MAC) int {
 	return stormUnknown
 }
 
+// stormCount is about how many frames a received one of size bytes stands for: a
+// superframe of UDP says how long its segments are, one of TCP is as many as the
+// network's MTU makes of it.
+func stormCount(size, segSize int, mtu encap.OverlayMTU) int {
+	if segSize == 0 {
+		segSize = int(mtu) + encap.EthernetHeaderLen + 2*encap.VLANTagLen
+	}
+	return max((size+segSize-1)/segSize, 1)
+}
+
 // meter is a token bucket that any thread takes from without waiting: the time,
 // in nanoseconds, at which it is full again (the generic cell rate algorithm,
 // ITU-T I.371). The zero value is full.

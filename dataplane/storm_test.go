@@ -88,6 +88,28 @@ func TestStormOfSuperframes(t *testing.T) {
 	}
 }
 
+// What comes as a superframe counts as its segments inward too, whether it says
+// how long they are or not.
+func TestStormOfReceivedSuperframes(t *testing.T) {
+	n := testNetwork(addrA, addrB)
+	n.PeerStorm = dataplane.Storm{Multicast: 10}
+	udp := flowSpec{src: macB, dst: groupMAC, udp: true}
+	tcp := flowSpec{src: macB, dst: groupMAC, tcpFlags: encap.TCPACK}
+	for name, d := range map[string]dataplane.Datagram{
+		"UDP": {From: addrB, Data: vxlan(testVNI, udp.partial(t, pattern(6*1000)).Data), SegSize: 1000},
+		"TCP": {From: addrB, Data: vxlan(testVNI, tcp.partial(t, pattern(6*1400)).Data)},
+	} {
+		r := newRoads(t, n)
+		for range 3 {
+			r.in(d)
+		}
+		if got := r.Engine.Stats().Networks[0].RxPackets; got > 7 || r.dropped(dataplane.DropStormMulticast) == 0 {
+			t.Errorf("%s: %d segments arrived, want those of one superframe: %+v", name, got, r.Engine.Stats().Drops)
+		}
+		r.Close()
+	}
+}
+
 // One peer's storm costs others nothing.
 func TestPeerStorm(t *testing.T) {
 	n := testNetwork(addrA, addrB, addrC)

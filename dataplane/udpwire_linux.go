@@ -85,7 +85,7 @@ type receiver struct {
 
 func (r *receiver) init() {
 	r.buffers = make([]byte, receiveBatch*bufferStride)
-	r.want = receiveBatch
+	r.want = receiveBatch / 16 // until it is known that messages are short
 	for i := range r.msgs {
 		r.iovs[i] = unix.Iovec{Base: &r.buffers[i*bufferStride]}
 		r.iovs[i].SetLen(MaxDatagram + 1)
@@ -133,7 +133,7 @@ func (r *receiver) adapt(n int) {
 	for i := range r.msgs[:n] {
 		bytes += int(r.msgs[i].len)
 	}
-	r.want = min(max(receiveBytes*n/bytes, receiveBatch/16), receiveBatch)
+	r.want = min(max(receiveBytes*n/bytes, receiveBatch/16), 2*r.want, receiveBatch)
 }
 
 // message returns the bytes of the i-th message, and whether they are cut off.

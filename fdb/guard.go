@@ -112,7 +112,8 @@ func (t *Table) moverSet(m encap.MAC) []mover {
 }
 
 // moved notes a move of m, to our own side or away from it, and reports whether
-// it is one too many: m is frozen from now on and must stay where it was.
+// it is one too many: m is frozen from now on. What moved away from our side, or
+// between peers, must stay where it was.
 func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 	g := &t.guard
 	if g.limits.Moves == 0 {
@@ -154,7 +155,7 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 
 // release ends what r is frozen for.
 func (t *Table) release(r *mover) {
-	if r.mac == 0 || r.until == 0 {
+	if r == nil || r.mac == 0 || r.until == 0 {
 		return
 	}
 	if i, found := t.seek(r.mac); found {

@@ -118,10 +118,10 @@ func TestSlowMovesAreFree(t *testing.T) {
 	}
 }
 
-// A MAC that is seen on our own side and behind a peer in turns freezes too:
-// behind the peer, or, when it was ours, nowhere.
+// A MAC that is seen on our own side and behind a peer in turns freezes too, on
+// our side, whichever sighting is one too many.
 func TestFreezeBetweenSides(t *testing.T) {
-	for moves, behind := range map[int]PeerID{4: NoPeer, 5: 1} {
+	for _, moves := range []int{4, 5} {
 		tab, clock := guarded(Limits{Moves: moves, Window: 180})
 		tab.Learn(macA, 1)
 		for n := 1; ; n++ {
@@ -137,7 +137,7 @@ func TestFreezeBetweenSides(t *testing.T) {
 				break
 			}
 		}
-		wantPeer(t, tab, macA, behind)
+		wantPeer(t, tab, macA, NoPeer)
 		wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
 		clock.Set(clock.Now() + 180)
 		tab.Sweep(64)
@@ -148,21 +148,36 @@ func TestFreezeBetweenSides(t *testing.T) {
 	}
 }
 
-// A frozen MAC that ages out is learned nowhere until it thaws.
-func TestFrozenAgesOut(t *testing.T) {
+// A frozen MAC does not age, and what takes its entry away thaws it.
+func TestFrozenDoesNotAge(t *testing.T) {
 	clock := NewClock()
 	tab := NewTable(64, 10, clock)
 	tab.SetLimits(Limits{Moves: 3, Window: 100})
 	freezes(t, tab, macA)
+	at, _ := tab.Lookup(macA)
 	clock.Set(clock.Now() + 20)
-	wantPeer(t, tab, macA, NoPeer)
-	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
 	sweepAll(tab)
-	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	wantPeer(t, tab, macA, at)
+	wantVerdict(t, tab.Learn(macA, 3), LearnFrozen)
 	clock.Set(clock.Now() + 80)
 	sweepAll(tab)
+	wantPeer(t, tab, macA, NoPeer)
 	wantVerdict(t, tab.Learn(macA, 2), LearnAdded)
 	checkTable(t, tab)
+
+	for name, take := range map[string]func(){
+		"flush":  func() { tab.Flush(func(e Entry) bool { return e.MAC == macB }) },
+		"static": func() { mustPut(t, tab, macB, 9, Static); tab.Delete(macB, Static) },
+	} {
+		freezes(t, tab, macB)
+		take()
+		if n := tab.Frozen(); n != 0 {
+			t.Errorf("%s: %d are frozen", name, n)
+		}
+		wantVerdict(t, tab.Learn(macB, 3), LearnAdded)
+		tab.Flush(func(e Entry) bool { return e.MAC == macB })
+		checkTable(t, tab)
+	}
 }
 
 // The memory of moves is bounded, whoever moves what.

@@ -241,8 +241,10 @@ again:
 	}
 }
 
+// aged reports whether a learned entry is too old. A frozen one does not age: its
+// MAC could be learned nowhere else.
 func (t *Table) aged(v uint64, now uint32) bool {
-	return originOf(v) == Learned && since(now, tickOf(v)) >= t.ageing
+	return originOf(v) == Learned && v&valueFrozen == 0 && since(now, tickOf(v)) >= t.ageing
 }
 
 // pack makes a value. Bits of p beyond 24 would fall off the upper end.

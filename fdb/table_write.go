@@ -49,7 +49,10 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		return LearnFrozen
 	}
 	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
-		swept := t.sweep(roomSlots, now)
+		swept := 0
+		if t.ageing != never {
+			swept = t.sweep(roomSlots, now)
+		}
 		switch {
 		case t.satiated(p):
 			return LearnQuota
@@ -77,9 +80,6 @@ func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 		s.val.Store(v | valueFrozen)
 		return LearnFrozen
 	}
-	if r := t.mover(m); r != nil && r.until != 0 {
-		return LearnFrozen // aged out, and frozen all the same
-	}
 	if from != p && t.satiated(p) {
 		// Where it was it is no longer: frames for it are flooded.
 		t.remove(i)
@@ -98,8 +98,9 @@ func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	return LearnMoved
 }
 
-// leave removes the learned entry of m, which was seen on our own side, unless
-// that freezes it.
+// leave removes the learned entry of m, which was seen on our own side. When that
+// is a move too many, m is frozen there: what our own bridge sees counts for more
+// than what a peer claims.
 func (t *Table) leave(m encap.MAC) bool {
 	i, found := t.seek(m)
 	if !found {
@@ -111,10 +112,7 @@ func (t *Table) leave(m encap.MAC) bool {
 	if originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, now) {
 		return false
 	}
-	if t.moved(m, true, now) {
-		s.val.Store(v | valueFrozen)
-		return false
-	}
+	t.moved(m, true, now)
 	t.remove(i)
 	t.tell(EntryLocal, m, peerOf(v), NoPeer, Learned)
 	return true
@@ -155,6 +153,9 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	if was == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(old), -1)
+		if old&valueFrozen != 0 {
+			t.release(t.mover(m))
+		}
 	}
 	s.val.Store(v)
 	if was != o || peerOf(old) != p {
@@ -224,6 +225,9 @@ func (t *Table) remove(i uint64) {
 	if v := t.slots[i].val.Load(); originOf(v) == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(v), -1)
+		if v&valueFrozen != 0 {
+			t.release(t.mover(macOf(t.slots[i].key.Load())))
+		}
 	}
 	for j := t.next(i); ; j = t.next(j) {
 		s := &t.slots[j]

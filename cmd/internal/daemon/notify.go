@@ -50,10 +50,6 @@ func (d *daemon) watchdog(ctx context.Context) error {
 	return nil
 }
 
-// alive reports whether the engine's threads come round, or are being started
-// anew.
-func (d *daemon) alive() bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.closed || d.engine.get().Alive()
-}
+// alive reports whether the engine's threads come round. It does not wait for a
+// reload, which may take long.
+func (d *daemon) alive() bool { return d.engine.get().Alive() }

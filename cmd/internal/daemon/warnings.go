@@ -17,7 +17,7 @@ func (d *daemon) warnings(s dataplane.Stats) []string {
 	}
 	for _, drop := range s.Drops {
 		if drop.Reason == dataplane.DropLocalMAC {
-			all = append(all, fmt.Sprintf("network %s: %d frames of this host's own came back: there is a loop, or another host has the TAP's MAC",
+			all = append(all, fmt.Sprintf("network %s: %d frames of this host's own came back since the start: there is a loop, or another host has the TAP's MAC",
 				drop.Network, drop.Count))
 		}
 	}
