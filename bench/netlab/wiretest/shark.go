@@ -20,7 +20,8 @@ import (
 // Amiss is a display filter for what no correct sender puts on a wire: anything
 // malformed, and a checksum, outer or inner, whose status is 0, which is bad.
 const Amiss = `_ws.malformed || _ws.expert.severity == "Error" || _ws.short || ` +
-	`ip.checksum.status == 0 || udp.checksum.status == 0 || tcp.checksum.status == 0 || ` +
+	`ip.checksum.status == 0 || udp.checksum.status == 0 || ` +
+	`(tcp.checksum.status == 0 && !(tcp.checksum == 0xffff && tcp.checksum_calculated == 0)) || ` +
 	`icmp.checksum.status == 0 || icmpv6.checksum.status == 0`
 
 // decoders are those that tshark shall have. The payload is random, and others
