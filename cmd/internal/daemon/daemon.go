@@ -88,7 +88,7 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
-		told:      toldFrozen{macs: make(map[string]int), at: make(map[string]time.Time)},
+		told:      toldFrozen{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
 	d.reloads.note(nil)
