@@ -73,7 +73,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		s.daemon, err = bench.StartDaemon(ctx, binary, s.a, tables(s.a, peers, c.lines))
+		err = s.start(ctx, binary, tables(s.a, peers, c.lines))
 	}
 	if err != nil {
 		return err
@@ -87,6 +87,17 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 			return fmt.Errorf("the containers do not reach each other: %v", r)
 		}
 	}
+}
+
+// start has overtap end the tunnel at a, on a bridge that it makes itself.
+func (s *scene) start(ctx context.Context, binary, tables string) (err error) {
+	if err := s.a.Host.DeleteLink(netlab.SiteBridge); err != nil {
+		return err
+	}
+	if s.daemon, err = bench.StartDaemon(ctx, binary, s.a, tables); err != nil {
+		return err
+	}
+	return s.a.Host.SetMaster(s.a.Container.Name(), netlab.SiteBridge)
 }
 
 // tables is the network of overtap in TOML.

@@ -82,7 +82,7 @@ func vxlan(ctx context.Context, from []End, to netip.AddrPort, o VXLANOptions) (
 	m := newMessages(o.Batch, func(i int) []byte { return buf[i*size:][:size] })
 	var sent int64
 	start := time.Now()
-	for turn := 0; ; turn++ {
+	for {
 		elapsed := time.Since(start)
 		if err := expired(ctx, "send"); err != nil {
 			return sent, elapsed, err
@@ -90,7 +90,7 @@ func vxlan(ctx context.Context, from []End, to netip.AddrPort, o VXLANOptions) (
 		if o.Duration > 0 && elapsed >= o.Duration || o.Count > 0 && sent >= o.Count {
 			return sent, elapsed, nil
 		}
-		n := int64(o.Batch)
+		turn, n := sent/int64(o.Batch), int64(o.Batch)-sent%int64(o.Batch)
 		if o.Rate > 0 {
 			n = min(n, int64(o.Rate*elapsed.Seconds())+1-sent)
 		}
@@ -105,7 +105,7 @@ func vxlan(ctx context.Context, from []End, to netip.AddrPort, o VXLANOptions) (
 		for i := range int(n) {
 			(o.Src + encap.MAC((sent+int64(i))%int64(o.Sources))).Put(frame(i)[encap.MACLen:])
 		}
-		got, err := m.call(unix.SYS_SENDMMSG, socks[turn%len(socks)], int(n), 0)
+		got, err := m.call(unix.SYS_SENDMMSG, socks[turn%int64(len(socks))], int(n), 0)
 		switch {
 		case errors.Is(err, unix.ENOBUFS):
 			got = 1 // offered, and lost in a queue on the path
