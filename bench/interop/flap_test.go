@@ -129,9 +129,9 @@ func TestSpoofedLocalMAC(t *testing.T) {
 				}
 				if pinned {
 					notBehindTAP(t, a, a.MAC)
-				} else {
-					pings(a.Container, b.IPv4)
+					pings(second, a.IPv4)
 				}
+				pings(a.Container, b.IPv4) // b's kernel took the bait
 				pings(b.Container, a.IPv4)
 				pings(second, a.IPv4)
 			}
