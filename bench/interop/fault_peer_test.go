@@ -69,20 +69,34 @@ var peerFaults = []fault{
 		s.expectsSome("blue", dataplane.Outbound, dataplane.DropStormBroadcast, min(sent/10, 1000))
 	}},
 	{name: "loop between two hosts", build: besideKernel, lines: stormy, loss: 1, strike: func(s *scene) {
+		mouth := openRaw(s.t, s.second(), netlab.ContainerDev)
+		defer mouth.close()
 		check(s.t, netlab.AddVeth(s.a.Host, "loop0", s.b.Host, "loop0", int(s.a.MTU)))
 		for _, site := range []*netlab.Site{s.a, s.b} {
 			check(s.t, site.Host.SetMaster("loop0", netlab.SiteBridge))
 		}
-		mouth := openRaw(s.t, s.second(), netlab.ContainerDev)
-		defer mouth.close()
-		mouth.send(ethernet(encap.BroadcastMAC, imposter, nil, etherTest, marked(60, "")))
-		s.expectsSome("blue", dataplane.Outbound, dataplane.DropStormBroadcast, 1)
-		time.Sleep(lasting())
-		eventually(s.t, "the storm is bounded", func() error { return s.counted(s.expect[0]) })
-		if st := s.d.status(); len(st.Warnings) == 0 {
-			s.t.Errorf("status does not warn: %s", s.d.verb("status"))
+		// Broadcasts, as of ARP, also of those whose flow is honest.
+		honest := openRaw(s.t, s.b.Container, netlab.ContainerDev)
+		defer honest.close()
+		for end := time.Now().Add(lasting()); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+			mouth.send(ethernet(encap.BroadcastMAC, imposter, nil, etherTest, marked(60, "")))
+			honest.send(ethernet(encap.BroadcastMAC, s.b.MAC, nil, etherTest, marked(60, "")))
 		}
+		s.expectsSome("blue", dataplane.Outbound, dataplane.DropStormBroadcast, 1)
+		eventually(s.t, "the storm is bounded", func() error { return s.counted(s.expect[0]) })
+		eventually(s.t, "a warning", func() error {
+			if st := s.d.status(); len(st.Warnings) == 0 {
+				return fmt.Errorf("none: %s", s.d.verb("status"))
+			}
+			return nil
+		})
 		check(s.t, s.a.Host.DeleteLink("loop0"))
+		eventually(s.t, "the honest flow's MAC is where it belongs", func() error {
+			if e, ok := s.d.entry("blue", s.b.MAC); !ok || e.Peer != s.b.Underlay || e.Frozen {
+				return fmt.Errorf("its entry: %+v", e)
+			}
+			return nil
+		})
 	}},
 	{name: "container floods", build: besideKernel, loss: 0.9, strike: func(s *scene) {
 		flood := s.flood(s.second(), traffic.UDPOptions{Size: 64, Duration: lasting()})

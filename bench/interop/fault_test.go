@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
@@ -267,4 +270,24 @@ func hostilePeer(t *testing.T, f *fault) *scene {
 	kernel.end(t, s.b, blue(s.b, s.a), []*netlab.Site{s.a, s.b})
 	s.d = start(t, s.a.Host, at(s.a, blue(s.a, s.b, s.c).with(f.lines...)))
 	return s
+}
+
+// Each fault is a row of the document, in its order, and each row a fault.
+func TestFaultsAreDocumented(t *testing.T) {
+	doc := string(must[[]byte](t)(os.ReadFile("../../docs/faults.md")))
+	_, table, _ := strings.Cut(doc, "| --- |")
+	table, _, _ = strings.Cut(table, "\n\n")
+	var rows, names []string
+	for line := range strings.Lines(table) {
+		if name, isRow := strings.CutPrefix(line, "| "); isRow {
+			name, _, _ = strings.Cut(name, " | ")
+			rows = append(rows, name)
+		}
+	}
+	for _, f := range faults() {
+		names = append(names, f.name)
+	}
+	if d := cmp.Diff(names, rows); d != "" {
+		t.Errorf("faults and the rows of docs/faults.md (-faults +rows):\n%s", d)
+	}
 }
