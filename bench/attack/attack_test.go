@@ -108,8 +108,8 @@ func judge(t *testing.T, a attack, c column, r *Result, count int) {
 			t.Errorf("the kernel learned %d of %d MACs: is it bounded now?", r.Entries, count)
 		}
 	case a.name == "macs":
-		if r.Entries > table/2+few {
-			t.Errorf("%d entries, want a peer's share at most", r.Entries)
+		if r.Entries > table/2+few || r.Bridge > 2*table {
+			t.Errorf("%d entries, want a peer's share at most; %d of the bridge", r.Entries, r.Bridge)
 		}
 		atLeast("not learned from", r.Unlearned+table/2, 0.9)
 		atLeast("delivered", r.Delivered, 0.9)

@@ -30,7 +30,7 @@ type Result struct {
 	TCPDuring float64 `json:"tcp_during"`
 
 	Entries int   `json:"entries"`        // learned by the tunnel's end, in all
-	Bridge  int   `json:"bridge_entries"` // learned by the bridge behind the tunnel's port
+	Bridge  int   `json:"bridge_entries"` // learned by the bridge before it, at all its ports
 	Memory  int64 `json:"memory_kib"`     // grown by the attack: resident, or of the kernel its slabs
 
 	// Of overtap.
@@ -116,7 +116,7 @@ var figures = []figure{
 		func(r *Result) float64 { return r.TCPBefore }, func(r *Result) float64 { return r.TCPDuring },
 	}, each(func(v float64) string { return strconv.FormatFloat(v/1e9, 'f', 2, 64) + " Gbit/s" })},
 	{"MACs learned by the tunnel's end", []func(*Result) float64{part(func(r *Result) int { return r.Entries })}, counts},
-	{"MACs learned by the bridge behind it", []func(*Result) float64{part(func(r *Result) int { return r.Bridge })}, counts},
+	{"MACs learned by the bridge before it", []func(*Result) float64{part(func(r *Result) int { return r.Bridge })}, counts},
 	{"memory grown (overtap: resident; kernel: slabs)", []func(*Result) float64{part(func(r *Result) int64 { return r.Memory })},
 		each(func(v float64) string { return strconv.FormatFloat(v/1024, 'f', 1, 64) + " MiB" })},
 	{"frames not learned from", []func(*Result) float64{part(func(r *Result) uint64 { return r.Unlearned })}, counts},

@@ -209,7 +209,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 type seen struct {
 	stats     dataplane.Stats // of overtap
 	entries   int             // of the tunnel's table
-	bridge    int             // that the bridge has learned behind the tunnel
+	bridge    int             // that the bridge before it has learned, at all ports
 	memory    int64           // KiB: of the daemon resident, of the kernel its slabs
 	delivered uint64          // frames that came to the container
 }
@@ -220,24 +220,13 @@ func (s *scene) look(ctx context.Context) (l seen, err error) {
 		return l, err
 	}
 	l.delivered = counters.RxPackets
-	dev := tapDev
-	if s.daemon == nil {
-		dev = netlab.SiteVXLAN
-	}
-	entries, err := s.a.Host.KernelFDB(dev)
-	if err != nil {
+	if l.bridge, err = s.a.Host.BridgeLearned(netlab.SiteBridge); err != nil {
 		return l, err
 	}
-	for _, e := range entries {
-		switch {
-		case e.Static:
-		case e.Bridge:
-			l.bridge++
-		default:
-			l.entries++
-		}
-	}
 	if s.daemon == nil {
+		if l.entries, err = s.kernelEntries(l.bridge); err != nil {
+			return l, err
+		}
 		// What cannot be reclaimed: forwarding entries are of that kind.
 		l.memory, err = field("/proc/meminfo", slabs)
 		return l, err
@@ -250,6 +239,25 @@ func (s *scene) look(ctx context.Context) (l seen, err error) {
 	}
 	l.memory, err = field(fmt.Sprintf("/proc/%d/status", s.daemon.PID()), resident)
 	return l, err
+}
+
+// listable is how many entries the kernel lists in a second or two.
+const listable = 50_000
+
+// kernelEntries is how many MACs the kernel's device has learned. Of more than
+// can be listed it is what the bridge behind it says, which sees no frame that the
+// device has not learned from (vxlan_rcv).
+func (s *scene) kernelEntries(bridge int) (n int, err error) {
+	if bridge > listable {
+		return bridge, nil
+	}
+	entries, err := s.a.Host.KernelFDB(netlab.SiteVXLAN)
+	for _, e := range entries {
+		if !e.Static && !e.Bridge {
+			n++
+		}
+	}
+	return n, err
 }
 
 var (
