@@ -1,10 +1,10 @@
 package netlab_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
-	"time"
 	"time"
 
 	"github.com/vishvananda/netlink"
