@@ -91,9 +91,10 @@ type Engine struct {
 	stopping  sync.Once
 	beating   sync.WaitGroup
 
-	mu     sync.Mutex // the door, one at a time
-	closed bool
-	wires  map[endpoint][]Wire // by worker
+	mu      sync.Mutex // the door, one at a time
+	closed  bool
+	wires   map[endpoint][]Wire // by worker
+	watches map[*FDBWatch]bool
 }
 
 // New opens the source ports and starts the engine's threads; nothing is
@@ -107,7 +108,8 @@ func New(o Options) (*Engine, error) {
 		options: o, edges: o.Edges, workers: o.Workers,
 		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
-		wires: make(map[endpoint][]Wire),
+		wires:   make(map[endpoint][]Wire),
+		watches: make(map[*FDBWatch]bool),
 	}
 	if e.workers <= 0 {
 		// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
@@ -198,7 +200,9 @@ func passing(err error) bool {
 }
 
 // notify never waits: what the owner has not come to take is kept for the next
-// beat. Each network, port and route is told of once, which bounds it.
+// beat. That is bounded: a device, a port, the uplink or a route fails once, and
+// what may happen again and again (MACsFrozen, PathMTUChanged) is noted only
+// while the owner keeps up.
 func (e *Engine) notify(ev Event) {
 	e.untold.Lock()
 	defer e.untold.Unlock()

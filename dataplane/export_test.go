@@ -90,6 +90,9 @@ func (r *Roads) Learn(m encap.MAC, i int) {
 	r.net.table.Learn(m, id)
 }
 
+// Change makes the network be c.
+func (r *Roads) Change(c Network) error { return r.net.change(c) }
+
 // Close closes the device and the wire.
 func (r *Roads) Close() error {
 	return errors.Join(r.net.close(), r.wire.Close(), r.Engine.edges.Close())

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -88,7 +89,7 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
-		told:      toldFrozen{macs: make(map[string]int), at: make(map[string]time.Time)},
+		told:      toldFrozen{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
 	d.reloads.note(nil)
@@ -294,9 +295,15 @@ func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	v := d.vxlan(n.Name)
 	return host.Network{
 		Name: n.Name, Device: n.Device, MTU: n.MTU,
-		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
+		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake, MaxMACs: bridgeMACs(n.MaxEntries),
 		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
 	}
+}
+
+// bridgeMACs is how many MACs a bridge learns at most: those of peers that the
+// network's own table has, and as many again of this host.
+func bridgeMACs(maxEntries int) uint32 {
+	return uint32(min(2*int64(maxEntries), math.MaxUint32))
 }
 
 func hostRoutes(routes []config.Route) []host.Route {

@@ -35,6 +35,7 @@ type Network struct {
 	Device    string           // the TAP or TUN, opened by the engine and still down
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
+	MaxMACs   uint32           // that a bridge made for it learns at most; 0 = no bound
 	Ports     []string         // further devices for that bridge
 	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
