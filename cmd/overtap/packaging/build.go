@@ -88,7 +88,7 @@ func maintainer() string {
 		name = "overtap"
 	}
 	if mail == "" {
-		mail = "overtap@localhost.localdomain"
+		mail = "overtap@overtap.invalid"
 	}
 	return name + " <" + mail + ">"
 }

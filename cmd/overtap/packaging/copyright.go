@@ -53,8 +53,11 @@ func (m module) licence() (string, error) {
 	return "", fmt.Errorf("%s %s has no licence in %s", m.path, m.version, m.dir)
 }
 
-// apache begins the Apache licence; Debian has it once for all packages.
-const apache = "Apache License\n"
+// What two licences begin with that Debian has once for all packages.
+const (
+	apache = "Apache License\n"
+	gpl    = "GNU GENERAL PUBLIC LICENSE\n"
+)
 
 // copyright is the package's copyright file (Debian policy 12.5): overtap's own
 // licence and those of all that is linked in.
@@ -81,6 +84,10 @@ The binary contains what follows.
 		fmt.Fprintf(&b, "\n\n%s\n%s\n\n", title, strings.Repeat("=", len(title)))
 		if head, _, ok := strings.Cut(text, apache); ok && strings.TrimSpace(head) == "" {
 			text = "Apache License, Version 2.0: /usr/share/common-licenses/Apache-2.0\n"
+		}
+		// One that lets choose has the whole GPL behind its own terms.
+		if own, _, ok := strings.Cut(text, gpl); ok {
+			text = own + "The GNU General Public License: /usr/share/common-licenses/GPL-2\n"
 		}
 		b.WriteString(strings.TrimSpace(text) + "\n")
 	}
