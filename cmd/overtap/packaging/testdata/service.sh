@@ -58,7 +58,8 @@ journal | grep -F msg=ready
 
 : in the sandbox of the unit a container is attached and detached
 ip netns add web
-overtap attach blue web --address 198.51.100.10/24
+ip netns exec web sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6' # so that /proc/sys is written to
+overtap attach blue web --address 198.51.100.10/24 --address 2001:db8:1::10/64
 ip netns exec web ping -c 1 -W 10 198.51.100.2
 overtap detach blue web
 overtap doctor --config /etc/overtap/overtap.toml || true
