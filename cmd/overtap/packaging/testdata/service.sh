@@ -8,6 +8,7 @@ trap 'status=$?; [ $status = 0 ] || { set +x; systemctl --no-pager status overta
 set -x
 
 pid() { systemctl show -P MainPID overtap.service; }
+say() { :; } # the trace shows it
 refused() { # COMMAND...: fails (set -e takes no notice of a plain !)
 	if "$@"; then return 1; fi
 }
@@ -21,19 +22,19 @@ await() { # COMMAND...: until it succeeds, for up to a minute
 	done
 }
 
-: an installation neither starts the service nor enables it
+say 'an installation neither starts the service nor enables it'
 dpkg -i /old.deb
 [ "$(systemctl is-enabled overtap.service)" = disabled ]
 [ "$(systemctl is-active overtap.service)" = inactive ]
 overtap version | grep -F 'overtap v1.0.0 '
 
-: as installed, the configuration is refused, by name
+say 'as installed, the configuration is refused, by name'
 refused systemctl start overtap.service
 journal | grep -F '/etc/overtap/overtap.toml' | grep -F underlay
 systemctl stop overtap.service
 systemctl reset-failed overtap.service || true # may be forgotten already
 
-: the host at the other end has a vxlan device of the kernel
+say 'the host at the other end has a vxlan device of the kernel'
 sysctl() { echo "$2" >/proc/sys/"$1"; }
 sysctl net/ipv6/conf/all/accept_dad 0
 ip netns add b
@@ -50,13 +51,13 @@ ip -n b link set vx0 up
 sed -i 's/^#\([^ ]\)/\1/' /etc/overtap/overtap.toml
 overtap check --config /etc/overtap/overtap.toml
 systemctl enable --now overtap.service
-: systemctl comes back when the daemon is ready
+say 'systemctl comes back when the daemon is ready'
 [ "$(systemctl is-active overtap.service)" = active ]
 overtap status
 ping -c 3 -W 10 198.51.100.2
 journal | grep -F msg=ready
 
-: in the sandbox of the unit a container is attached and detached
+say 'in the sandbox of the unit a container is attached and detached'
 ip netns add web
 ip netns exec web sh -c 'echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6' # so that /proc/sys is written to
 overtap attach blue web --address 198.51.100.10/24 --address 2001:db8:1::10/64
@@ -64,11 +65,11 @@ ip netns exec web ping -c 1 -W 10 198.51.100.2
 overtap detach blue web
 overtap doctor --config /etc/overtap/overtap.toml || true
 
-: nothing that the daemon wants to do is forbidden to it
+say 'nothing that the daemon wants to do is forbidden to it'
 forbidden() { journal | grep -E 'level=(WARN|ERROR)|not permitted|[Pp]ermission denied|[Rr]ead-only file system'; }
 refused forbidden
 
-: a reload changes the running daemon, a mistake changes nothing
+say 'a reload changes the running daemon, a mistake changes nothing'
 before=$(pid)
 sed 's/192.0.2.2/192.0.2.3/' /etc/overtap/overtap.toml | sed -n '/vxlan.peer/,$p' >/run/peer
 cat /run/peer >>/etc/overtap/overtap.toml
@@ -81,7 +82,7 @@ sed -i '$d' /etc/overtap/overtap.toml
 [ "$(pid)" = "$before" ]
 ping -c 1 -W 10 198.51.100.2
 
-: an upgrade keeps the configuration and starts the new program
+say 'an upgrade keeps the configuration and starts the new program'
 cp /etc/overtap/overtap.toml /run/before
 dpkg -i /new.deb
 cmp /etc/overtap/overtap.toml /run/before
@@ -90,7 +91,7 @@ cmp /etc/overtap/overtap.toml /run/before
 overtap status | grep -F 'overtap v1.1.0,'
 ping -c 3 -W 10 198.51.100.2
 
-: the watchdog is answered, and a daemon that hangs is started anew
+say 'the watchdog is answered, and a daemon that hangs is started anew'
 mkdir -p /run/systemd/system/overtap.service.d
 printf '[Service]\nWatchdogSec=6s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
 systemctl daemon-reload
@@ -106,14 +107,14 @@ ping -c 3 -W 10 198.51.100.2
 rm -r /run/systemd/system/overtap.service.d
 systemctl daemon-reload
 
-: removed, it has stopped and taken down what it made; the configuration stays
+say 'removed, it has stopped and taken down what it made; the configuration stays'
 dpkg -r overtap
 [ "$(systemctl is-active overtap.service)" = inactive ]
 refused ip link show br-blue
 refused ip link show blue
 cmp /etc/overtap/overtap.toml /run/before
 
-: purged, nothing is left
+say 'purged, nothing is left'
 dpkg -P overtap
 refused ls -d /etc/overtap
 refused ls -d /run/overtap
