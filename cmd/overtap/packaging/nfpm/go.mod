@@ -4,7 +4,7 @@ go 1.26.0
 
 tool github.com/goreleaser/nfpm/v2/cmd/nfpm
 
-require github.com/goreleaser/nfpm/v2 v2.45.0
+require github.com/goreleaser/nfpm/v2 v2.45.0 // indirect
 
 require (
 	dario.cat/mergo v1.0.2 // indirect
