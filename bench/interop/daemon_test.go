@@ -297,6 +297,7 @@ func (d *daemon) entry(network string, mac encap.MAC) (dataplane.FDBEntry, bool)
 type status struct {
 	Ready    bool `json:"ready"`
 	PID      int  `json:"pid"`
+	Warnings []string
 	Networks []struct {
 		dataplane.NetworkInfo
 		Entries        int `json:"entries"`
