@@ -42,21 +42,20 @@ func (t *Table) Restore(m encap.MAC, p PeerID, age uint32, frozen bool) bool {
 }
 
 // refreeze freezes the entry of m in slot i for a window from now on, where there
-// is room to remember it.
+// is room to remember it. Nobody is alarmed a second time.
 func (t *Table) refreeze(i uint64, m encap.MAC, now uint32) {
 	g := &t.guard
 	if g.movers == nil {
-		g.movers = new([moverSets * moverWays]mover)
+		g.movers = new(movers)
 	}
-	set := t.moverSet(m)
+	set := g.movers.set(m, t.hash)
 	for w := range set {
-		if set[w].mac != 0 && set[w].mac != m {
+		r := &set[w]
+		if mac := encap.MAC(r.mac.Load()); r.until != 0 || mac != 0 && mac != m {
 			continue
 		}
-		t.release(&set[w])
-		set[w] = mover{mac: m, first: now, moves: uint16(min(g.limits.Moves, 1<<16-1)), until: max(now+g.limits.Window, 1)}
-		g.thaw++
-		t.frozen.Add(1)
+		r.become(m, now)
+		t.freeze(r, m, now)
 		s := &t.slots[i]
 		s.val.Store(s.val.Load() | valueFrozen)
 		return
