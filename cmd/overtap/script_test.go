@@ -297,7 +297,9 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 }
 
 // HandOver refuses.
-func (f *fakeDaemon) HandOver(s *control.Succession) { s.Fail(errors.New("a daemon of the tests stays")) }
+func (f *fakeDaemon) HandOver(s *control.Succession) {
+	s.Fail(errors.New("a daemon of the tests stays"))
+}
 
 // WatchFDB tells of two changes and a loss, and then waits for the end.
 func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {

@@ -46,7 +46,8 @@ type fake struct {
 	handed   chan error // delivers what HandOver was answered
 }
 
-func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+
 // HandOver offers two entries and a file, and tells what it was answered.
 func (f *fake) HandOver(s *Succession) {
 	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
