@@ -181,17 +181,23 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		r.local = local
 		return false
 	}
+	t.freeze(r, m, now)
+	if len(g.alarms) < maxAlarms {
+		g.alarms = append(g.alarms, m)
+		t.alarmed.Store(true)
+	}
+	return true
+}
+
+// freeze keeps m, whose moves r counts, where it is for a window.
+func (t *Table) freeze(r *mover, m encap.MAC, now uint32) {
+	g := &t.guard
 	r.until = max(now+g.limits.Window, 1)
 	r.heard.Store(now)
 	g.thaw++
 	t.frozen.Add(1)
 	t.iced.Store(g.movers)
-	if len(g.alarms) < maxAlarms {
-		g.alarms = append(g.alarms, m)
-		t.alarmed.Store(true)
-	}
 	t.tell(EntryFrozen, m, NoPeer, NoPeer, Learned)
-	return true
 }
 
 // release ends what r is frozen for.

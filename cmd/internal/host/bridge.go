@@ -34,14 +34,14 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	}
 
 	if p.first() {
-		if err := h.adoptBridge(l); err != nil {
+		if err := h.adopt(bridgeMark, l); err != nil {
 			return nil, err
 		}
 	}
 	index := l.Attrs().Index
-	if h.ours(l) {
+	if h.ours(bridgeMark, l) {
 		h.made[n.Bridge] = true
-		h.remember("removing the bridge "+n.Bridge, func() error { return h.removeBridge(n.Bridge, index) })
+		h.remember(Step{Do: removeBridge, Link: n.Bridge, Index: index})
 		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
 			if err := h.nl.LinkSetMTU(l, mtu); err != nil {
 				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
@@ -52,8 +52,9 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	if p.was.bridge == index {
 		return l, nil // whoever took it down meanwhile meant it
 	}
-	if !h.ours(l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		h.remember("taking "+n.Bridge+" down again", func() error { return h.nl.LinkSetDown(l) })
+	down := Step{Do: takeDown, Link: n.Bridge, Index: index}
+	if h.keep(down); !h.ours(bridgeMark, l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		h.remember(down)
 	}
 	if err := h.up(l); err != nil {
 		return nil, err
@@ -111,7 +112,10 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 			attrs.HardwareAddr = l.Attrs().HardwareAddr
 		}
 	}
+	intent := Step{Do: removeBridge, Link: n.Bridge}
+	h.remember(intent)
 	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		h.forget(intent)
 		return nil, fmt.Errorf("creating the bridge %s: %w", n.Bridge, err)
 	}
 	l, err := h.nl.LinkByName(n.Bridge)
@@ -122,7 +126,7 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 		return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 	}
 	l.Attrs().MTU = mtu
-	if err := h.markBridge(l); err != nil {
+	if err := h.mark(bridgeMark, l); err != nil {
 		return nil, err
 	}
 	if err := h.boundBridge(l, n.MaxMACs); err != nil {
@@ -162,7 +166,7 @@ func (h *Host) removeBridge(name string, index int) error {
 	if err != nil {
 		return err
 	}
-	if l.Attrs().Index != index || !h.ours(l) {
+	if index != 0 && l.Attrs().Index != index || !h.ours(bridgeMark, l) {
 		return nil
 	}
 	return h.nl.LinkDel(l)

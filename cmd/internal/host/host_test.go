@@ -145,7 +145,7 @@ func TestMadeBridge(t *testing.T) {
 	}
 
 	br, tap := link(t, "br-blue"), link(t, "vx-blue")
-	if br.Type() != "bridge" || !h.ours(br) || br.Attrs().MTU != 1450 ||
+	if br.Type() != "bridge" || !h.ours(bridgeMark, br) || br.Attrs().MTU != 1450 ||
 		br.Attrs().RawFlags&unix.IFF_UP == 0 {
 		t.Errorf("bridge: %s %+v", br.Type(), br.Attrs())
 	}
