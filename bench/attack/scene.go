@@ -73,7 +73,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		err = s.start(ctx, binary, tables(s.a, peers, c.lines))
+		err = s.start(ctx, binary, tables(s.a, peers, c))
 	}
 	if err != nil {
 		return err
@@ -101,12 +101,15 @@ func (s *scene) start(ctx context.Context, binary, tables string) (err error) {
 }
 
 // tables is the network of overtap in TOML.
-func tables(s *netlab.Site, peers []*netlab.Site, lines []string) string {
+func tables(s *netlab.Site, peers []*netlab.Site, c column) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[[vxlan]]\nname = \"attacked\"\nvni = %d\nport = %d\ntap = %q\nmtu = %d\nbridge = %q\n%s\n",
-		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(lines, "\n"))
+		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(c.lines, "\n"))
 	for _, p := range peers {
 		fmt.Fprintf(&b, "[[vxlan.peer]]\naddress = %q\n", p.Underlay)
+		if c.pins {
+			fmt.Fprintf(&b, "macs = [%q]\n", p.MAC)
+		}
 	}
 	return b.String()
 }
