@@ -58,16 +58,12 @@ type daemonConfig struct {
 	peers      []string // underlay addresses
 	maxEntries int
 	subnet     netip.Prefix // of the peer's container; invalid = VXLAN
-	tables     string       // the networks, in place of what is made from all that; "" = that
 }
 
 func (c daemonConfig) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", c.site.Underlay, netlab.UnderlayDev)
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
-	if c.tables != "" {
-		return b.String() + c.tables
-	}
 	if c.subnet.IsValid() {
 		fmt.Fprintf(&b, "[[ipip]]\nname = %q\nmtu = %d\n", tapDev, c.site.MTU)
 		for _, p := range c.peers {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -73,7 +74,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		err = s.start(ctx, binary, tables(s.a, peers, c))
+		err = s.start(ctx, binary, func(socket string) string { return toml(s.a, peers, c, socket) })
 	}
 	if err != nil {
 		return err
@@ -90,19 +91,21 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 }
 
 // start has overtap end the tunnel at a, on a bridge that it makes itself.
-func (s *scene) start(ctx context.Context, binary, tables string) (err error) {
+func (s *scene) start(ctx context.Context, binary string, toml func(socket string) string) (err error) {
 	if err := s.a.Host.DeleteLink(netlab.SiteBridge); err != nil {
 		return err
 	}
-	if s.daemon, err = bench.StartDaemon(ctx, binary, s.a, tables); err != nil {
+	if s.daemon, err = bench.StartDaemon(ctx, binary, s.a.Host, toml); err != nil {
 		return err
 	}
 	return s.a.Host.SetMaster(s.a.Container.Name(), netlab.SiteBridge)
 }
 
-// tables is the network of overtap in TOML.
-func tables(s *netlab.Site, peers []*netlab.Site, c column) string {
+// toml is overtap's configuration.
+func toml(s *netlab.Site, peers []*netlab.Site, c column, socket string) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", s.Underlay, netlab.UnderlayDev)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
 	fmt.Fprintf(&b, "[[vxlan]]\nname = \"attacked\"\nvni = %d\nport = %d\ntap = %q\nmtu = %d\nbridge = %q\n%s\n",
 		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(c.lines, "\n"))
 	for _, p := range peers {
@@ -234,8 +237,12 @@ func (s *scene) look(ctx context.Context) (l seen, err error) {
 		l.memory, err = field("/proc/meminfo", slabs)
 		return l, err
 	}
-	if l.stats, err = s.daemon.Stats(ctx); err != nil {
-		return l, err
+	out, err := s.daemon.Verb(ctx, "stats", "--json")
+	if err == nil {
+		err = json.Unmarshal(out, &l.stats)
+	}
+	if err != nil {
+		return l, fmt.Errorf("overtap stats: %w", err)
 	}
 	for _, n := range l.stats.Networks {
 		l.entries += n.EntriesLearned
