@@ -65,6 +65,7 @@ type daemon struct {
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
 	told      toldFrozen
+	ownFrames ownFrames
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
 	link      int // index of the underlay's link that the sockets were opened on

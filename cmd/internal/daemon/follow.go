@@ -47,6 +47,7 @@ type follower struct {
 	cares map[string]*care
 	tries int       // of the engine's restart
 	retry time.Time // of the same; zero = none is wanted
+	seen  time.Time // when the counters were looked at for warnings
 }
 
 // follow acts until ctx ends. It is an error when the engine cannot be opened
@@ -67,6 +68,11 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		if err := f.look(ctx); err != nil {
 			return err
+		}
+		if time.Since(f.seen) >= slowest {
+			// So that a warning is as old as what it tells of, whoever asks.
+			f.seen = time.Now()
+			f.ownFrames.look(f.Stats(), f.seen)
 		}
 		timer.Reset(time.Until(f.next()))
 	}
