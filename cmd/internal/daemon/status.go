@@ -62,7 +62,7 @@ func (d *daemon) Status() control.Status {
 	}
 	var err error
 	if s.Attachments, err = d.attach.List(d.attachNetworks()); err != nil {
-		d.Log.Warn("cannot list what is attached", "err", err)
+		d.limit.Warn("attachments", d.Log, "cannot list what is attached", "err", err)
 	}
 	s.Warnings = append(s.Warnings, d.standing(info, s.Attachments)...)
 	return s

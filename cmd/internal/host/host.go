@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/repeat"
 	"overtap/encap"
 )
 
@@ -48,6 +49,7 @@ type Host struct {
 	nl       *netlink.Handle
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
+	limit    repeat.Limiter // of lines that may come again and again
 	underlay netip.Addr
 	owner    owner
 	marks    marks
@@ -139,6 +141,7 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 // Close closes the sockets. It undoes nothing: what was made and not undone is
 // the next run's to adopt.
 func (h *Host) Close() {
+	h.limit.Stop()
 	h.owner.close()
 	h.nl.Close()
 	h.raw[unix.NETLINK_ROUTE].Close()

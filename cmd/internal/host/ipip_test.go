@@ -106,10 +106,10 @@ func TestTunnelShadows(t *testing.T) {
 func TestSurroundingsIPIP(t *testing.T) {
 	h := newHost(t)
 	if s, err := h.Surroundings(); err != nil || len(s.IPIP) > 0 {
-		t.Errorf("%v, %v", names, err)
+		t.Errorf("%v, %v", s.IPIP, err)
 	}
 	newLink(t, &netlink.Veth{LinkAttrs: named("tunl0"), PeerName: "tunl1"})
 	if s, err := h.Surroundings(); err != nil || !slices.Equal(s.IPIP, []string{"tunl0"}) {
-		t.Errorf("%v, %v", names, err)
+		t.Errorf("%v, %v", s.IPIP, err)
 	}
 }
