@@ -84,6 +84,7 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	prober    *prober
 	events    chan Event
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
@@ -122,6 +123,7 @@ func New(o Options) (*Engine, error) {
 	}
 	e.catalogue.Store(newCatalogue(nil))
 	e.strangers = make([]tally, 2*e.workers)
+	e.prober = newProber(e)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
@@ -129,6 +131,7 @@ func New(o Options) (*Engine, error) {
 		return nil, errors.Join(err, e.edges.Close())
 	}
 	e.beating.Go(e.upkeep)
+	e.beating.Go(e.prober.run)
 	return e, nil
 }
 
@@ -144,7 +147,7 @@ func (e *Engine) startThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w])
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })

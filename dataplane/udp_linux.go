@@ -37,8 +37,9 @@ type hostEdges struct {
 	sources  *sourcePool
 	paths    *pathProbe
 	steering *steering
-	up       *uplink // nil without one
-	noUplink error   // why there is none
+	up       *uplink      // nil without one
+	noUplink error        // why there is none
+	alone    *transmitter // of SendAlone
 }
 
 // newHostEdges opens the pool of source ports on the underlay address, and the
@@ -48,7 +49,7 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	if n == 0 {
 		n = defaultSourcePorts
 	}
-	e := &hostEdges{underlay: o.Underlay, device: o.Device, steering: newSteering()}
+	e := &hostEdges{underlay: o.Underlay, device: o.Device, steering: newSteering(), alone: new(transmitter)}
 	pool, err := openSources(e, n)
 	if err != nil {
 		return nil, err
