@@ -108,6 +108,7 @@ type Status struct {
 	// Uplink says which way superframes leave.
 	Uplink   dataplane.UplinkInfo `json:"uplink"`
 	Networks []NetworkStatus      `json:"networks"`
+	Peers    []PeerStatus         `json:"peers"`
 	// Attachments are the containers that `overtap attach` joined.
 	Attachments []attach.Attachment `json:"attachments"`
 }
@@ -127,6 +128,15 @@ type NetworkStatus struct {
 	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
 	EntriesLearned int            `json:"entries_learned"`
 	EntriesMax     int            `json:"entries_max"`
+}
+
+// PeerStatus is the way to one peer of one network or tunnel.
+type PeerStatus struct {
+	Network string     `json:"network"`
+	Peer    netip.Addr `json:"peer"`
+	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
+	// where nothing is known to be too long.
+	PathMTU encap.UnderlayMTU `json:"pmtu"`
 }
 
 // flushed answers a flush.

@@ -24,6 +24,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/cmd/internal/metrics"
+	"overtap/cmd/internal/repeat"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -74,6 +75,8 @@ type daemon struct {
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
 	told      toldFrozen
+	ownFrames ownFrames
+	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
 	link      int // index of the underlay's link that the sockets were opened on
@@ -124,6 +127,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var undo []func() error
 	defer func() {
 		d.ready.stop()
+		d.limit.Stop()
 		for _, f := range slices.Backward(undo) {
 			err = errors.Join(err, f())
 		}
