@@ -114,6 +114,7 @@ func handler(d Daemon) http.Handler {
 		done, err := d.Reload()
 		answer(w, done, err)
 	})
+	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleAttach(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
