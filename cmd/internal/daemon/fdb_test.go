@@ -95,7 +95,7 @@ func TestDeleteLearned(t *testing.T) {
 
 func TestFDBPage(t *testing.T) {
 	r, d := idle(t, twoNetworks)
-	r.engine.learned = []dataplane.FDBEntry{{Network: "red", MAC: ownMAC}}
+	r.engine.learned = []dataplane.FDBEntry{{Network: "red", MAC: ownMAC}, {Network: "red", MAC: configuredMAC}}
 	if p, err := d.FDBPage(control.FDBQuery{Contains: ownMAC.String(), Limit: 1}); err != nil || p.Matched != 1 || p.Total != 2 || len(p.Entries) != 1 {
 		t.Errorf("%+v, %v", p, err)
 	}
