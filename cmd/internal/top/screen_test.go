@@ -26,7 +26,9 @@ func plain(l string) string { return ansi.Strip(l) }
 
 // The screens are those in testdata, which -update writes anew.
 func TestScreens(t *testing.T) {
-	gone := func(s *state) { s.fail(errors.New("no overtap daemon answers at /run/overtap/control.sock: start one"), s.clock.Add(12*time.Second)) }
+	gone := func(s *state) {
+		s.fail(errors.New("no overtap daemon answers at /run/overtap/control.sock: start one"), s.clock.Add(12*time.Second))
+	}
 	for _, tc := range []struct {
 		name          string
 		width, height int
