@@ -207,11 +207,15 @@ func (l *line) put(st style, t string) {
 	l.b.WriteString("\x1b[" + code + "m" + t + "\x1b[m")
 }
 
-// right puts a text at the end of the line, where there is room.
-func (l *line) right(st style, t string) {
-	if n := l.width - l.used - ansi.StringWidth(t); n > 0 {
-		l.put(normal, strings.Repeat(" ", n))
-		l.put(st, t)
+// right puts the first of the texts for which there is room at the end of the
+// line.
+func (l *line) right(st style, texts ...string) {
+	for _, t := range texts {
+		if n := l.width - l.used - ansi.StringWidth(t); n > 0 {
+			l.put(normal, strings.Repeat(" ", n))
+			l.put(st, t)
+			return
+		}
 	}
 }
 
@@ -243,11 +247,12 @@ func (s *state) header() []string {
 		first.put(yellow, "not ready")
 		first.put(normal, ", up "+age(time.Duration(st.Uptime)*time.Second))
 	}
-	right := s.clock.Format("15:04:05")
+	clock := s.clock.Format("15:04:05")
 	if s.paused {
-		right = "paused  " + right
+		first.right(normal, "paused  "+clock, "paused")
+	} else {
+		first.right(normal, clock)
 	}
-	first.right(normal, right)
 
 	t := &s.rates.total
 	s.total(second, "tx", t.TxBits, t.TxPackets, txKey)
