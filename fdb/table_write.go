@@ -45,8 +45,13 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		}
 		return t.move(i, m, p, now)
 	}
-	if r := t.mover(m); r != nil && (r.until != 0 || r.local && t.moved(m, false, now)) {
-		return LearnFrozen
+	if r := t.mover(m); r != nil {
+		if r.until != 0 && since(now, r.heard.Load()) >= Silence {
+			t.release(r)
+		}
+		if r.until != 0 || r.local && t.moved(m, false, now) {
+			return LearnFrozen
+		}
 	}
 	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
 		swept := 0
@@ -70,12 +75,14 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 // already.
 func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	s := &t.slots[i]
+	if t.fixed(s.val.Load(), now) {
+		return LearnFrozen
+	}
+	t.melt(i)
 	v := s.val.Load()
 	from, aged := peerOf(v), t.aged(v, now)
 	switch {
 	case aged:
-	case v&valueFrozen != 0:
-		return LearnFrozen
 	case t.moved(m, false, now):
 		s.val.Store(v | valueFrozen)
 		return LearnFrozen
@@ -109,13 +116,21 @@ func (t *Table) leave(m encap.MAC) bool {
 	s := &t.slots[i]
 	v := s.val.Load()
 	now := t.clock.Now()
-	if originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, now) {
+	if originOf(v) != Learned || t.fixed(v, now) || t.aged(v, now) {
 		return false
 	}
+	t.melt(i)
 	t.moved(m, true, now)
 	t.remove(i)
 	t.tell(EntryLocal, m, peerOf(v), NoPeer, Learned)
 	return true
+}
+
+// melt thaws the entry in slot i if it is frozen.
+func (t *Table) melt(i uint64) {
+	if s := &t.slots[i]; s.val.Load()&valueFrozen != 0 {
+		t.release(t.mover(macOf(s.key.Load())))
+	}
 }
 
 // Put binds m to p on behalf of origin o, which must be above Learned. It
@@ -153,9 +168,7 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	if was == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(old), -1)
-		if old&valueFrozen != 0 {
-			t.release(t.mover(m))
-		}
+		t.melt(i)
 	}
 	s.val.Store(v)
 	if was != o || peerOf(old) != p {
@@ -225,9 +238,7 @@ func (t *Table) remove(i uint64) {
 	if v := t.slots[i].val.Load(); originOf(v) == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(v), -1)
-		if v&valueFrozen != 0 {
-			t.release(t.mover(macOf(t.slots[i].key.Load())))
-		}
+		t.melt(i)
 	}
 	for j := t.next(i); ; j = t.next(j) {
 		s := &t.slots[j]
