@@ -59,12 +59,13 @@ type daemonConfig struct {
 	peers      []string // underlay addresses
 	maxEntries int
 	subnet     netip.Prefix // of the peer's container; invalid = VXLAN
+	metrics    string       // where to listen; "" = nowhere
 }
 
 func (c daemonConfig) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", c.site.Underlay, netlab.UnderlayDev)
-	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = %q\n", socket, c.metrics)
 	if c.subnet.IsValid() {
 		fmt.Fprintf(&b, "[[ipip]]\nname = %q\nmtu = %d\n", tapDev, c.site.MTU)
 		for _, p := range c.peers {

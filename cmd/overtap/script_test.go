@@ -233,6 +233,16 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
 }
 
+func (f *fakeDaemon) FDBPage(q control.FDBQuery) (control.FDBPage, error) {
+	return q.Page(func(network string, each func(*dataplane.FDBEntry)) error {
+		all, err := f.FDB(network)
+		for i := range all {
+			each(&all[i])
+		}
+		return err
+	})
+}
+
 func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	if !f.full {
 		return nil, nil

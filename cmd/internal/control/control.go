@@ -23,6 +23,7 @@ const (
 	pathStats  = "/v1/stats"
 	pathFDB    = "/v1/fdb"
 	pathFlush  = "/v1/fdb/flush"
+	pathPage   = "/v1/fdb/page"
 	pathNeigh  = "/v1/neigh"
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
@@ -42,6 +43,8 @@ type Daemon interface {
 	// FDB copies out the forwarding entries of the named network, or of all
 	// for "".
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	// FDBPage copies out those forwarding entries that q selects.
+	FDBPage(q FDBQuery) (FDBPage, error)
 	// Neighbors copies out the neighbours of the named network, or of all for "".
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	// AddFDB adds a static entry that belongs to the command line. The network

@@ -114,6 +114,7 @@ func handler(d Daemon) http.Handler {
 		done, err := d.Reload()
 		answer(w, done, err)
 	})
+	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)

@@ -35,6 +35,7 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	EachFDB(network string, f func(*dataplane.FDBEntry)) error
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event

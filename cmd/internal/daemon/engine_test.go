@@ -124,6 +124,14 @@ func (e *fakeEngine) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return append(out, e.learned...), nil
 }
 
+func (e *fakeEngine) EachFDB(network string, f func(*dataplane.FDBEntry)) error {
+	all, err := e.FDB(network)
+	for i := range all {
+		f(&all[i])
+	}
+	return err
+}
+
 func (e *fakeEngine) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
