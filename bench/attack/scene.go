@@ -74,7 +74,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		err = s.start(ctx, binary, func(socket string) string { return toml(s.a, peers, c, socket) })
+		err = s.start(ctx, binary, func(socket string) string { return config(s.a, socket, peers, c) })
 	}
 	if err != nil {
 		return err
@@ -101,8 +101,8 @@ func (s *scene) start(ctx context.Context, binary string, toml func(socket strin
 	return s.a.Host.SetMaster(s.a.Container.Name(), netlab.SiteBridge)
 }
 
-// toml is overtap's configuration.
-func toml(s *netlab.Site, peers []*netlab.Site, c column, socket string) string {
+// config is that of overtap.
+func config(s *netlab.Site, socket string, peers []*netlab.Site, c column) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", s.Underlay, netlab.UnderlayDev)
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
