@@ -166,16 +166,16 @@ func TestRestartKinds(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		engine []string
-		more   []string
+		beside []network
 	}{
 		{name: "one worker", engine: []string{"workers = 1"}},
 		{name: "plain", engine: []string{"offload = false"}},
 		{name: "plain, three workers, few source ports", engine: []string{"offload = false", "workers = 3", "source_ports = 2"}},
-		{name: "group", engine: []string{"tunnel_gso = false"}, more: []string{`group = "239.1.1.1"`}},
+		{name: "group", engine: []string{"tunnel_gso = false"}, beside: []network{network{name: "many", vni: 200, port: 4789}.with(`group = "239.1.1.1"`)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conf := func(a *netlab.Site, sites []*netlab.Site) config {
-				conf := at(a, blue(a, sites...).with(c.more...))
+				conf := at(a, append([]network{blue(a, sites...)}, c.beside...)...)
 				conf.engine = c.engine
 				return conf
 			}
