@@ -94,6 +94,7 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	prober    *prober
 	events    chan Event
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
@@ -104,9 +105,10 @@ type Engine struct {
 	rolling   atomic.Bool // the threads run
 	beating   sync.WaitGroup
 
-	mu     sync.Mutex // the door, one at a time
-	closed bool
-	wires  map[endpoint][]Wire // by worker
+	mu      sync.Mutex // the door, one at a time
+	closed  bool
+	wires   map[endpoint][]Wire // by worker
+	watches map[*FDBWatch]bool
 }
 
 // New opens the source ports and starts the engine's threads; nothing is
@@ -120,7 +122,8 @@ func New(o Options) (*Engine, error) {
 		options: o, edges: o.Edges, workers: o.Workers,
 		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
-		wires: make(map[endpoint][]Wire),
+		wires:   make(map[endpoint][]Wire),
+		watches: make(map[*FDBWatch]bool),
 	}
 	if e.workers <= 0 {
 		// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
@@ -138,6 +141,7 @@ func New(o Options) (*Engine, error) {
 	if o.Inherit != nil && o.Inherit.Workers != e.workers {
 		return nil, errors.Join(fmt.Errorf("%d workers cannot go on with the devices and sockets of %d", e.workers, o.Inherit.Workers), e.edges.Close())
 	}
+	e.prober = newProber(e)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
@@ -148,6 +152,7 @@ func New(o Options) (*Engine, error) {
 		e.Start()
 	}
 	e.beating.Go(e.upkeep)
+	e.beating.Go(e.prober.run)
 	return e, nil
 }
 
@@ -163,7 +168,7 @@ func (e *Engine) makeThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w])
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		e.launch = append(e.launch,
@@ -222,7 +227,9 @@ func passing(err error) bool {
 }
 
 // notify never waits: what the owner has not come to take is kept for the next
-// beat. Each network, port and route is told of once, which bounds it.
+// beat. That is bounded: a device, a port, the uplink or a route fails once, and
+// what may happen again and again (MACsFrozen, PathMTUChanged) is noted only
+// while the owner keeps up.
 func (e *Engine) notify(ev Event) {
 	e.untold.Lock()
 	defer e.untold.Unlock()

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/cmd/internal/metrics"
+	"overtap/cmd/internal/repeat"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -33,6 +35,7 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	EachFDB(network string, f func(*dataplane.FDBEntry)) error
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
@@ -73,6 +76,8 @@ type daemon struct {
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
 	told      toldFrozen
+	ownFrames ownFrames
+	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
 	link      int // index of the underlay's link that the sockets were opened on
@@ -105,7 +110,7 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
-		told:      toldFrozen{macs: make(map[string]int), at: make(map[string]time.Time)},
+		told:      toldFrozen{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
 	d.reloads.note(nil)
@@ -123,6 +128,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var undo []func() error
 	defer func() {
 		d.ready.stop()
+		d.limit.Stop()
 		for _, f := range slices.Backward(undo) {
 			err = errors.Join(err, f())
 		}
@@ -349,9 +355,15 @@ func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	v := d.vxlan(n.Name)
 	return host.Network{
 		Name: n.Name, Device: n.Device, MTU: n.MTU,
-		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
+		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake, MaxMACs: bridgeMACs(n.MaxEntries),
 		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
 	}
+}
+
+// bridgeMACs is how many MACs a bridge learns at most: those of peers that the
+// network's own table has, and as many again of this host.
+func bridgeMACs(maxEntries int) uint32 {
+	return uint32(min(2*int64(maxEntries), math.MaxUint32))
 }
 
 func hostRoutes(routes []config.Route) []host.Route {

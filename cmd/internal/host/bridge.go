@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"overtap/encap"
@@ -128,8 +129,35 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 	if err := h.mark(bridgeMark, l); err != nil {
 		return nil, err
 	}
+	if err := h.boundBridge(l, n.MaxMACs); err != nil {
+		return nil, fmt.Errorf("bounding what %s learns to %d: %w", n.Bridge, n.MaxMACs, err)
+	}
 	h.log.Debug("bridge created", "bridge", n.Bridge)
 	return l, nil
+}
+
+// boundBridge bounds what the bridge learns (IFLA_BR_FDB_MAX_LEARNED, kernel 6.7;
+// one before leaves the attribute unread). It learns too from what comes by the
+// TAP, and would without end: whoever speaks from ever new MACs is not to fill
+// the kernel's memory either.
+func (h *Host) boundBridge(l netlink.Link, macs uint32) error {
+	req := &nl.NetlinkRequest{
+		NlMsghdr: unix.NlMsghdr{
+			Len:   unix.SizeofNlMsghdr,
+			Type:  unix.RTM_NEWLINK,
+			Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK,
+		},
+		Sockets: h.raw,
+	}
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(l.Attrs().Index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(macs))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // removeBridge deletes the bridge unless it is no longer the one that was made.

@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/repeat"
 	"overtap/encap"
 )
 
@@ -35,6 +36,7 @@ type Network struct {
 	Device    string           // the TAP or TUN, opened by the engine and still down
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
+	MaxMACs   uint32           // that a bridge made for it learns at most; 0 = no bound
 	Ports     []string         // further devices for that bridge
 	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
@@ -48,6 +50,7 @@ type Host struct {
 	nl       *netlink.Handle
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
+	limit    repeat.Limiter // of lines that may come again and again
 	underlay netip.Addr
 	owner    owner
 	before   string // id of the daemon that this one takes the place of; "" = none
@@ -136,6 +139,7 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 // the next run's to adopt.
 func (h *Host) Close() {
 	h.journal.close()
+	h.limit.Stop()
 	h.owner.close()
 	h.nl.Close()
 	h.raw[unix.NETLINK_ROUTE].Close()
