@@ -171,7 +171,7 @@ func TestRestartKinds(t *testing.T) {
 		{name: "one worker", engine: []string{"workers = 1"}},
 		{name: "plain", engine: []string{"offload = false"}},
 		{name: "plain, three workers, few source ports", engine: []string{"offload = false", "workers = 3", "source_ports = 2"}},
-		{name: "group", engine: []string{"tunnel_gso = false"}, beside: []network{network{name: "many", vni: 200, port: 4789}.with(`group = "239.1.1.1"`)}},
+		{name: "group", engine: []string{"tunnel_gso = false"}, beside: []network{network{name: "many", vni: 200, port: 4789}.with(`group = "239.1.1.1"`, `admit = "any"`)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			conf := func(a *netlab.Site, sites []*netlab.Site) config {
