@@ -93,10 +93,10 @@ ping -c 3 -W 10 198.51.100.2
 
 say 'the watchdog is answered, and a daemon that hangs is started anew'
 mkdir -p /run/systemd/system/overtap.service.d
-printf '[Service]\nWatchdogSec=6s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
+printf '[Service]\nWatchdogSec=10s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
 systemctl daemon-reload
 systemctl restart overtap.service
-sleep 14
+sleep 21
 [ "$(systemctl show -P NRestarts overtap.service)" = 0 ]
 hanging=$(pid)
 kill -STOP "$hanging"
