@@ -65,7 +65,7 @@ func NewBed(ctx context.Context, s BedSpec) (*Bed, error) {
 func (b *Bed) Close() error {
 	var errs []error
 	for _, d := range b.daemons {
-		errs = append(errs, d.stop())
+		errs = append(errs, d.Stop())
 	}
 	return errors.Join(append(errs, b.lab.Destroy())...)
 }
@@ -242,7 +242,7 @@ func (b *Bed) announceFrom(ctx context.Context, from, to *netlab.Site, s traffic
 // alive returns an error when a daemon has ended.
 func (b *Bed) alive() error {
 	for _, d := range b.daemons {
-		if err := d.alive(); err != nil {
+		if err := d.Alive(); err != nil {
 			return err
 		}
 	}

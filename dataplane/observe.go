@@ -85,6 +85,7 @@ func (o *overlay) stats() NetworkStats {
 		s.LearnMoved += t.learnMoved.Load()
 		s.LearnQuota += t.learnQuota.Load()
 		s.LearnFrozen += t.learnFrozen.Load()
+		s.LearnBusy += t.learnBusy.Load()
 		s.Answered += t.answered.Load()
 		s.UnreachableAnswered += t.unreachable.Load()
 	}

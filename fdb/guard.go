@@ -85,15 +85,17 @@ func (t *Table) SetLimits(l Limits) {
 // Frozen returns how many MACs are frozen now.
 func (t *Table) Frozen() int { return int(t.frozen.Load()) }
 
-// TakeFrozen returns MACs that froze since the last call, at most 16 of them.
+// TakeFrozen returns MACs that froze since the last call, each freeze once, at
+// most 16 of them; also those that have thawed meanwhile.
 func (t *Table) TakeFrozen() []encap.MAC {
-	if t.frozen.Load() == 0 {
+	if !t.alarmed.Load() {
 		return nil
 	}
 	t.writer.take()
 	defer t.writer.release()
 	taken := t.guard.alarms
 	t.guard.alarms = nil
+	t.alarmed.Store(false)
 	return taken
 }
 
@@ -179,16 +181,23 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		r.local = local
 		return false
 	}
+	t.freeze(r, m, now)
+	if len(g.alarms) < maxAlarms {
+		g.alarms = append(g.alarms, m)
+		t.alarmed.Store(true)
+	}
+	return true
+}
+
+// freeze keeps m, whose moves r counts, where it is for a window.
+func (t *Table) freeze(r *mover, m encap.MAC, now uint32) {
+	g := &t.guard
 	r.until = max(now+g.limits.Window, 1)
 	r.heard.Store(now)
 	g.thaw++
 	t.frozen.Add(1)
 	t.iced.Store(g.movers)
-	if len(g.alarms) < maxAlarms {
-		g.alarms = append(g.alarms, m)
-	}
 	t.tell(EntryFrozen, m, NoPeer, NoPeer, Learned)
-	return true
 }
 
 // release ends what r is frozen for.

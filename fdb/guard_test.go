@@ -239,6 +239,58 @@ func TestFrozenDoesNotAge(t *testing.T) {
 	}
 }
 
+// A freeze is told of once, also when it is over before anybody asked.
+func TestEachFreezeIsToldOnce(t *testing.T) {
+	tab, _ := guarded(Limits{Moves: 3, Window: 100})
+	freezes(t, tab, macA)
+	tab.Flush(func(Entry) bool { return true })
+	if tab.Frozen() != 0 {
+		t.Fatal("it is frozen still")
+	}
+	for _, want := range [][]encap.MAC{{macA}, nil} {
+		if got := tab.TakeFrozen(); !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+	}
+	freezes(t, tab, macA)
+	if got := tab.TakeFrozen(); !slices.Equal(got, []encap.MAC{macA}) {
+		t.Errorf("frozen again, and told %v", got)
+	}
+}
+
+// A flood beyond the quota sweeps the table once a second, not for ever, and what
+// ages out makes room all the same.
+func TestQuotaFloodSweepsOnce(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(1024, 10, clock)
+	tab.SetLimits(Limits{PerPeer: 4})
+	for i := range 4 {
+		tab.Learn(macA+encap.MAC(i), 1)
+	}
+	passes := len(tab.slots) / roomSlots
+	for second := range 3 {
+		tab.swept = 0
+		for i := range 10 * passes {
+			wantVerdict(t, tab.Learn(macA+0x10000+encap.MAC(i), 1), LearnQuota)
+		}
+		if tab.swept != len(tab.slots) {
+			t.Errorf("second %d: %d slots were swept for %d frames, want %d", second, tab.swept, 10*passes, len(tab.slots))
+		}
+		clock.Set(clock.Now() + 1)
+	}
+	clock.Set(clock.Now() + 10)
+	added := 0
+	for i := range 10 * passes {
+		if tab.Learn(macA+0x10000+encap.MAC(i), 1) == LearnAdded {
+			added++
+		}
+	}
+	if added != 4 {
+		t.Errorf("%d were learned when the peer's four had aged out", added)
+	}
+	checkTable(t, tab)
+}
+
 // The memory of moves is bounded, whoever moves what.
 func TestMoversAreBounded(t *testing.T) {
 	clock := NewClock()
@@ -376,6 +428,43 @@ func TestWatch(t *testing.T) {
 	w.Close()
 	if tab.watched.Load() != nil {
 		t.Error("nobody watches, and still it is written down")
+	}
+}
+
+// What had aged out is told as such, whoever comes upon it first.
+func TestWatchTellsAged(t *testing.T) {
+	for name, take := range map[string]func(*Table){
+		"flush":          func(tab *Table) { tab.Flush(func(Entry) bool { return true }) },
+		"put":            func(tab *Table) { mustPut(t, tab, macA, 3, Static) },
+		"delete":         func(tab *Table) { tab.Delete(macA, Learned) },
+		"sweep":          func(tab *Table) { sweepAll(tab) },
+		"learn":          func(tab *Table) { tab.Learn(macA, 1) },
+		"learn by other": func(tab *Table) { tab.Learn(macA, 2) },
+		"learn by one with its share": func(tab *Table) {
+			tab.Learn(macB, 2)
+			tab.Learn(macC, 2)
+			tab.Learn(macA, 2)
+		},
+	} {
+		tab, clock := guarded(Limits{PerPeer: 2})
+		tab.Learn(macA, 1)
+		clock.Set(clock.Now() + 300)
+		w := tab.Watch()
+		take(tab)
+		events, _ := w.Read(nil)
+		aged := 0
+		for _, e := range events {
+			switch {
+			case e.MAC == macA && e.Change == EntryAged && e.From == 1:
+				aged++
+			case e.Change == EntryDeleted || e.From != NoPeer:
+				t.Errorf("%s: told %s from %d", name, e.Change, e.From)
+			}
+		}
+		if aged != 1 {
+			t.Errorf("%s: told %d times that it aged out: %+v", name, aged, events)
+		}
+		w.Close()
 	}
 }
 

@@ -53,10 +53,13 @@ type Table struct {
 	live    atomic.Int64 // entries, aged-out ones that were not swept yet included
 	learned atomic.Int64 // of them learned
 	frozen  atomic.Int64 // MACs frozen
+	alarmed atomic.Bool  // TakeFrozen has something to tell
 	watched atomic.Pointer[ring]
 
 	// The token's holder's.
 	cursor   uint64 // next slot to sweep
+	swept    int    // slots swept in the second sweptAt
+	sweptAt  uint32
 	guard    guard
 	watchers int
 }

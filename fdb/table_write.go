@@ -17,8 +17,11 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// roomSlots is how many slots Learn sweeps when the table is at its bound: 16
-// cache lines in a row, so that a flood of new addresses stays cheap to refuse.
+// roomSlots is how many slots Learn sweeps when the table or the peer's share of
+// it is at its bound: 16 cache lines in a row. Once it has been all around
+// within one second it sweeps no more until the next, for nothing ages in
+// between: a flood of new addresses stays cheap to refuse, and keeps the token
+// from others no longer than that.
 const roomSlots = 64
 
 // learn is Learn for an address that is new, moved or aged out.
@@ -55,7 +58,7 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 	}
 	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
 		swept := 0
-		if t.ageing != never {
+		if t.ageing != never && !t.isSwept(now) {
 			swept = t.sweep(roomSlots, now)
 		}
 		switch {
@@ -90,7 +93,7 @@ func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	if from != p && t.satiated(p) {
 		// Where it was it is no longer: frames for it are flooded.
 		t.remove(i)
-		t.tell(EntryDeleted, m, from, NoPeer, Learned)
+		t.tell(gone(aged), m, from, NoPeer, Learned)
 		return LearnQuota
 	}
 	t.own(from, -1)
@@ -149,7 +152,8 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	t.writer.take()
 	defer t.writer.release()
 
-	v := pack(p, o, t.clock.Now())
+	now := t.clock.Now()
+	v := pack(p, o, now)
 	i, found := t.seek(m)
 	if !found {
 		if !t.hasSlot() {
@@ -171,8 +175,13 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 		t.melt(i)
 	}
 	s.val.Store(v)
-	if was != o || peerOf(old) != p {
-		t.tell(EntryAdded, m, peerOf(old), p, o)
+	from := peerOf(old)
+	if t.aged(old, now) {
+		t.tell(EntryAged, m, from, NoPeer, Learned)
+		from = NoPeer
+	}
+	if was != o || from != p {
+		t.tell(EntryAdded, m, from, p, o)
 	}
 	return nil
 }
@@ -226,9 +235,19 @@ func (t *Table) delete(m encap.MAC, o Origin) bool {
 	if originOf(v) != o {
 		return false
 	}
+	aged := t.aged(v, t.clock.Now())
 	t.remove(i)
-	t.tell(EntryDeleted, m, peerOf(v), NoPeer, o)
-	return !t.aged(v, t.clock.Now())
+	t.tell(gone(aged), m, peerOf(v), NoPeer, o)
+	return !aged
+}
+
+// gone is how an entry that is taken away is told of: one that had aged out
+// before was only not swept yet.
+func gone(aged bool) Change {
+	if aged {
+		return EntryAged
+	}
+	return EntryDeleted
 }
 
 // remove deletes the entry in slot i and moves those behind it back, each as far

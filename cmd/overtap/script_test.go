@@ -296,6 +296,11 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
 }
 
+// HandOver refuses.
+func (f *fakeDaemon) HandOver(s *control.Succession) {
+	s.Fail(errors.New("a daemon of the tests stays"))
+}
+
 // WatchFDB tells of two changes and a loss, and then waits for the end.
 func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
 	if network == "green" {

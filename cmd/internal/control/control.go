@@ -28,6 +28,8 @@ const (
 	pathDetach = "/v1/detach"
 	pathReload = "/v1/reload"
 	pathWatch  = "/v1/fdb/watch"
+
+	pathTakeover = "/v1/takeover"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -61,6 +63,9 @@ type Daemon interface {
 	// Detach removes an attachment of a namespace or, when ns is nil, one that
 	// was made under the target's name. The caller closes ns.
 	Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
+	// HandOver leaves everything to the daemon at the other end of s, and this
+	// one ends; or that one gives up, and this one goes on as it was.
+	HandOver(s *Succession)
 }
 
 // Entry is a static forwarding entry as the command line gives it.

@@ -42,9 +42,21 @@ type fake struct {
 	slow     time.Duration
 	reloads  int
 	ended    chan error // delivers what ended WatchFDB
+	hands    []int      // files that HandOver sends
+	handed   chan error // delivers what HandOver was answered
 }
 
-func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+
+// HandOver offers two entries and a file, and tells what it was answered.
+func (f *fake) HandOver(s *Succession) {
+	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
+	if err == nil {
+		err = s.Receive("commit", nil)
+	}
+	f.handed <- err
+}
+
 func (f *fake) Stats() dataplane.Stats { return dataplane.Stats{} }
 
 func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {

@@ -116,6 +116,7 @@ func handler(d Daemon) http.Handler {
 	})
 	handleWatch(mux, d)
 	handleAttach(mux, d)
+	handleTakeover(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
 	})

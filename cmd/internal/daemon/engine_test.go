@@ -144,6 +144,21 @@ func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
 	return nil, errors.New("the engine in memory has no table to watch")
 }
 
+func (e *fakeEngine) Persist(string) error { return nil }
+
+func (e *fakeEngine) Bequeath() (*dataplane.Bequest, error) {
+	return nil, errors.New("the engine in memory cannot be left to another")
+}
+
+func (e *fakeEngine) Restore(entries []dataplane.FDBEntry) (int, error) { return len(entries), nil }
+
+func (e *fakeEngine) Start() {}
+
+func (e *fakeEngine) Leave(stopped func()) error {
+	stopped()
+	return e.Close()
+}
+
 func (e *fakeEngine) Alive() bool { return !e.hung.Load() }
 
 func (e *fakeEngine) Events() <-chan dataplane.Event { return e.events }
