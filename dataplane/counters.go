@@ -23,6 +23,7 @@ type tally struct {
 	learnBusy    atomic.Uint64
 	answered     atomic.Uint64
 	unreachable  atomic.Uint64
+	probes       atomic.Uint64
 	drops        [dropCount]atomic.Uint64
 	peers        atomic.Pointer[[]*peerTallies]
 	answers      allowance // the thread's alone, as asks is

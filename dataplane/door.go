@@ -96,6 +96,7 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 		}
 		e.closeIdleWires()
 	}
+	e.prober.changed()
 	slices.Sort(diff.Added)
 	slices.Sort(diff.Removed)
 	slices.Sort(diff.Changed)

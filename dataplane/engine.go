@@ -94,6 +94,7 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	prober    *prober
 	events    chan Event
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
@@ -140,6 +141,7 @@ func New(o Options) (*Engine, error) {
 	if o.Inherit != nil && o.Inherit.Workers != e.workers {
 		return nil, errors.Join(fmt.Errorf("%d workers cannot go on with the devices and sockets of %d", e.workers, o.Inherit.Workers), e.edges.Close())
 	}
+	e.prober = newProber(e)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
@@ -150,6 +152,7 @@ func New(o Options) (*Engine, error) {
 		e.Start()
 	}
 	e.beating.Go(e.upkeep)
+	e.beating.Go(e.prober.run)
 	return e, nil
 }
 
@@ -175,7 +178,7 @@ func (e *Engine) makeThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w])
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		e.launch = append(e.launch,

@@ -87,6 +87,8 @@ type network struct {
 	repin  int     // beats for which what pinned peers taught is taken back
 	config Network // as applied
 
+	probesRefused atomic.Uint64 // the prober's
+
 	_      [64]byte // what every storm writes to shares no line with what all read
 	storms storms
 	_      [64]byte
@@ -168,6 +170,7 @@ type policy struct {
 	clampMSS     bool
 	pinned       bool           // some peer may send only from its own MACs
 	stormy       bool           // something bounds what is flooded
+	probe        time.Duration  // between two probes to a peer; 0 = none
 	storm        rates          // of the network
 	peerStorm    rates          // of each peer
 	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
@@ -180,6 +183,7 @@ func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
 		neighbors: neighbors,
+		probe:     c.Probe,
 		clampMSS:  c.ClampMSS,
 		pinned:    len(c.Pins) > 0,
 		stormy:    c.Storm.any() || c.PeerStorm.any(),

@@ -59,6 +59,8 @@ func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
 func (e *null) Beat()                      {}
 
+func (e *null) SendAlone(*dataplane.Send) unix.Errno { return 0 }
+
 func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU {
 	e.asked++
 	return e.path

@@ -73,7 +73,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		err = s.start(ctx, binary, tables(s.a, peers, c.lines))
+		err = s.start(ctx, binary, func(socket string) string { return config(s.a, socket, peers, c.lines) })
 	}
 	if err != nil {
 		return err
@@ -90,19 +90,21 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 }
 
 // start has overtap end the tunnel at a, on a bridge that it makes itself.
-func (s *scene) start(ctx context.Context, binary, tables string) (err error) {
+func (s *scene) start(ctx context.Context, binary string, toml func(socket string) string) (err error) {
 	if err := s.a.Host.DeleteLink(netlab.SiteBridge); err != nil {
 		return err
 	}
-	if s.daemon, err = bench.StartDaemon(ctx, binary, s.a, tables); err != nil {
+	if s.daemon, err = bench.StartDaemon(ctx, binary, s.a.Host, toml); err != nil {
 		return err
 	}
 	return s.a.Host.SetMaster(s.a.Container.Name(), netlab.SiteBridge)
 }
 
-// tables is the network of overtap in TOML.
-func tables(s *netlab.Site, peers []*netlab.Site, lines []string) string {
+// config is that of overtap.
+func config(s *netlab.Site, socket string, peers []*netlab.Site, lines []string) string {
 	var b strings.Builder
+	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", s.Underlay, netlab.UnderlayDev)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
 	fmt.Fprintf(&b, "[[vxlan]]\nname = \"attacked\"\nvni = %d\nport = %d\ntap = %q\nmtu = %d\nbridge = %q\n%s\n",
 		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(lines, "\n"))
 	for _, p := range peers {

@@ -23,6 +23,7 @@ const (
 	pathStats  = "/v1/stats"
 	pathFDB    = "/v1/fdb"
 	pathFlush  = "/v1/fdb/flush"
+	pathPage   = "/v1/fdb/page"
 	pathNeigh  = "/v1/neigh"
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
@@ -42,6 +43,8 @@ type Daemon interface {
 	// FDB copies out the forwarding entries of the named network, or of all
 	// for "".
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	// FDBPage copies out those forwarding entries that q selects.
+	FDBPage(q FDBQuery) (FDBPage, error)
 	// Neighbors copies out the neighbours of the named network, or of all for "".
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	// AddFDB adds a static entry that belongs to the command line. The network
@@ -108,6 +111,7 @@ type Status struct {
 	// Uplink says which way superframes leave.
 	Uplink   dataplane.UplinkInfo `json:"uplink"`
 	Networks []NetworkStatus      `json:"networks"`
+	Peers    []PeerStatus         `json:"peers"`
 	// Attachments are the containers that `overtap attach` joined.
 	Attachments []attach.Attachment `json:"attachments"`
 }
@@ -127,6 +131,15 @@ type NetworkStatus struct {
 	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
 	EntriesLearned int            `json:"entries_learned"`
 	EntriesMax     int            `json:"entries_max"`
+}
+
+// PeerStatus is the way to one peer of one network or tunnel.
+type PeerStatus struct {
+	Network string     `json:"network"`
+	Peer    netip.Addr `json:"peer"`
+	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
+	// where nothing is known to be too long.
+	PathMTU encap.UnderlayMTU `json:"pmtu"`
 }
 
 // flushed answers a flush.

@@ -68,6 +68,21 @@ func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return f.entries, nil
 }
 
+func (f *fake) FDBPage(q FDBQuery) (FDBPage, error) {
+	return q.Page(each(f.FDB))
+}
+
+// each calls f with the entries that all returns.
+func each(all func(network string) ([]dataplane.FDBEntry, error)) func(string, func(*dataplane.FDBEntry)) error {
+	return func(network string, f func(*dataplane.FDBEntry)) error {
+		entries, err := all(network)
+		for i := range entries {
+			f(&entries[i])
+		}
+		return err
+	}
+}
+
 func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -114,6 +114,7 @@ func handler(d Daemon) http.Handler {
 		done, err := d.Reload()
 		answer(w, done, err)
 	})
+	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)
@@ -192,7 +193,7 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
 	s.Problems, s.Warnings, s.SourcePorts = notNil(s.Problems), notNil(s.Warnings), notNil(s.SourcePorts)
-	s.Networks, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
+	s.Networks, s.Peers, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Peers), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		n.Addresses, n.Offloads = notNil(n.Addresses), notNil(n.Offloads)

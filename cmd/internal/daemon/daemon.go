@@ -24,6 +24,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/cmd/internal/metrics"
+	"overtap/cmd/internal/repeat"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -34,6 +35,7 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	EachFDB(network string, f func(*dataplane.FDBEntry)) error
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
@@ -74,6 +76,8 @@ type daemon struct {
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
 	told      toldFrozen
+	ownFrames ownFrames
+	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
 	link      int // index of the underlay's link that the sockets were opened on
@@ -124,6 +128,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var undo []func() error
 	defer func() {
 		d.ready.stop()
+		d.limit.Stop()
 		for _, f := range slices.Backward(undo) {
 			err = errors.Join(err, f())
 		}

@@ -59,9 +59,9 @@ func (d *daemon) heed(ev dataplane.Event) error {
 	case dataplane.PathMTUChanged:
 		log := d.Log.With("network", ev.Network, "peer", ev.Peer)
 		if ev.PathMTU == 0 {
-			log.Info("the path to a peer takes whole packets again")
+			d.limit.Info("path "+ev.Network, log, "the path to a peer takes whole packets again")
 		} else {
-			log.Warn("the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
+			d.limit.Warn("path "+ev.Network, log, "the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
 		}
 	case dataplane.MACsFrozen:
 		d.heedFrozen(ev)
@@ -87,7 +87,7 @@ func (d *daemon) repairLost(ctx context.Context, repaired map[string]time.Time) 
 		if ctx.Err() != nil {
 			return nil
 		}
-		d.Log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
+		d.limit.Warn("device "+network, d.Log, "the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
 		repaired[network] = time.Now()
 	}
 	return nil

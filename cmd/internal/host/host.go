@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/repeat"
 	"overtap/encap"
 )
 
@@ -49,6 +50,7 @@ type Host struct {
 	nl       *netlink.Handle
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
+	limit    repeat.Limiter // of lines that may come again and again
 	underlay netip.Addr
 	owner    owner
 	before   string // id of the daemon that this one takes the place of; "" = none
@@ -137,6 +139,7 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 // the next run's to adopt.
 func (h *Host) Close() {
 	h.journal.close()
+	h.limit.Stop()
 	h.owner.close()
 	h.nl.Close()
 	h.raw[unix.NETLINK_ROUTE].Close()
