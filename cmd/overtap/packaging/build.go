@@ -190,11 +190,13 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		return err
 	}
 	for from, to := range map[string]string{
-		"config.example.toml":       "examples/overtap.toml",
-		"docs/alerts.yml":           "examples/alerts.yml",
-		here + "/deb/README.Debian": "README.Debian",
-		"docs/security.md":          "security.md",
-		"docs/migrating.md":         "migrating.md",
+		"config.example.toml":         "examples/overtap.toml",
+		"docs/alerts.yml":             "examples/alerts.yml",
+		"docs/grafana-dashboard.json": "examples/grafana-dashboard.json",
+		here + "/deb/README.Debian":   "README.Debian",
+		"docs/security.md":            "security.md",
+		"docs/operations.md":          "operations.md",
+		"docs/migrating.md":           "migrating.md",
 	} {
 		text, err := os.ReadFile(filepath.Join(s.root, from))
 		if err != nil {
