@@ -115,7 +115,8 @@ func TestProbeKernel(t *testing.T) {
 	sites := must[[]*netlab.Site](t)(netlabtest.New(t).Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
 	kernel.end(t, b, blue(b, sites...), sites)
-	d := start(t, a.Host, at(a, blue(a, sites...).with(probe)))
+	// A MAC so high that the bridge does not take it for its own, and speak by it.
+	d := start(t, a.Host, at(a, blue(a, sites...).with(probe, `mac = "fe:42:c0:00:02:01"`)))
 	eventually(t, "no answer", func() error {
 		if p := d.probed(b); p.Alive || p.Answered || p.UnansweredSince.IsZero() || time.Since(p.UnansweredSince) < 500*time.Millisecond {
 			return fmt.Errorf("%+v", p.Probe)

@@ -18,6 +18,7 @@ func TestAlertsNameWhatExists(t *testing.T) {
 	}
 	var all dataplane.Stats
 	all.Networks = []dataplane.NetworkStats{{Network: "blue", Kind: dataplane.KindVXLAN}}
+	all.Peers = []dataplane.PeerStats{{Network: "blue", Probe: &dataplane.Probe{Answered: true}}}
 	all.Wire = []dataplane.WireStats{{Port: 4789}}
 	reasons := make(map[string]bool)
 	for _, d := range dataplane.Drops() {

@@ -180,7 +180,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if p.PathMTU != 0 {
 			gauge(pathMTU, int(p.PathMTU), p.Network, p.Peer.String())
 		}
-		if p.Probe != nil {
+		if p.Probe != nil && (p.Probe.Answered || !p.UnansweredSince.IsZero()) {
 			collectProbe(ch, p)
 		}
 	}

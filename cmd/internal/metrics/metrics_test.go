@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"overtap/dataplane"
 )
@@ -31,8 +32,9 @@ func TestMetrics(t *testing.T) {
 				Peers: []dataplane.PeerStats{
 					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::2"), Traffic: traffic},
 					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::3"), PathMTU: 1400},
-					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::4"), Probe: &dataplane.Probe{Alive: true, RTT: 0.25, VerifiedMTU: 1500}},
-					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::5"), Probe: &dataplane.Probe{}},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::4"), Probe: &dataplane.Probe{Alive: true, Answered: true, RTT: 0.25, VerifiedMTU: 1500}},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::5"), Probe: &dataplane.Probe{UnansweredSince: time.Unix(1, 0)}},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::6"), Probe: &dataplane.Probe{}}, // not asked yet
 				},
 				Drops: []dataplane.DropStats{
 					{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 11},
@@ -82,7 +84,7 @@ func TestMetrics(t *testing.T) {
 	if strings.Contains(body, `overtap_peer_pmtu_bytes{network="blue",peer="2001:db8::2"}`) {
 		t.Error("a path MTU of a peer that has none")
 	}
-	for _, none := range []string{`overtap_peer_up{network="blue",peer="2001:db8::3"}`, `overtap_peer_probe_rtt_seconds{network="blue",peer="2001:db8::5"}`} {
+	for _, none := range []string{`overtap_peer_up{network="blue",peer="2001:db8::3"}`, `overtap_peer_up{network="blue",peer="2001:db8::6"}`, `overtap_peer_probe_rtt_seconds{network="blue",peer="2001:db8::5"}`} {
 		if strings.Contains(body, none) {
 			t.Errorf("%s of a peer that does not answer, or is not asked", none)
 		}
