@@ -20,6 +20,7 @@ type tally struct {
 	learnMoved   atomic.Uint64
 	learnQuota   atomic.Uint64
 	learnFrozen  atomic.Uint64
+	learnBusy    atomic.Uint64
 	answered     atomic.Uint64
 	unreachable  atomic.Uint64
 	probes       atomic.Uint64

@@ -130,6 +130,9 @@ func (c Network) open(e *Engine) (_ member, err error) {
 		config:  c,
 		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
 	}
+	for w := range e.watches {
+		w.follow(n)
+	}
 	if err := n.change(c); err != nil {
 		return nil, err
 	}

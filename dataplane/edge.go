@@ -41,6 +41,10 @@ type Device interface {
 	// Offloads names what the kernel granted: "csum", "tso4", "tso6", "ecn",
 	// "uso"; it is constant.
 	Offloads() []string
+	// Persist says whether the device shall outlive its queues and the process:
+	// of one queue it holds for all. It is off at first, but for a device that
+	// was adopted or inherited.
+	Persist(on bool) error
 	Close() error
 }
 

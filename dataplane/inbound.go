@@ -178,7 +178,7 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	}
 	if in.p.stormy && eth.Dst().IsMulticast() {
 		kind, n := stormKind(eth.Dst()), stormCount(len(frame), segSize, in.p.mtu)
-		if !in.n.spareOf(id, kind, &in.p.peerStorm, n) || !in.n.spare(Inbound, kind, &in.p.storm, n) {
+		if !in.n.spareFrom(id, kind, in.p, n) {
 			return stormDrops[kind]
 		}
 	}
@@ -284,6 +284,8 @@ func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
 		in.tally.learnQuota.Add(1)
 	case fdb.LearnFrozen:
 		in.tally.learnFrozen.Add(1)
+	case fdb.LearnBusy:
+		in.tally.learnBusy.Add(1)
 	}
 	return v
 }

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/encap"
 	"overtap/fdb"
 )
@@ -20,6 +22,7 @@ type overlay struct {
 	tallies []tally  // by thread
 	lost    atomic.Bool
 	uso     bool // the device takes UDP superframes
+	keeps   bool // the device is persistent, by our own doing
 
 	leaving []fdb.PeerID                     // of peers gone since the last beat
 	retired []fdb.PeerID                     // of peers gone before it
@@ -28,7 +31,19 @@ type overlay struct {
 
 func (o *overlay) base() *overlay { return o }
 
+// close closes the device, which goes with it.
 func (o *overlay) close() error {
+	var err error
+	if o.keeps && !o.lost.Load() {
+		if err = o.devices[0].Persist(false); errors.Is(err, unix.EBADFD) {
+			err = nil // somebody deleted it
+		}
+	}
+	return errors.Join(err, o.leave())
+}
+
+// leave closes the queues; a device that persists stays.
+func (o *overlay) leave() error {
 	var errs []error
 	for _, d := range o.devices {
 		errs = append(errs, d.Close())

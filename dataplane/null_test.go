@@ -40,6 +40,8 @@ func (e *null) OpenDevice(dataplane.DeviceSpec) ([]dataplane.Device, error) {
 	return []dataplane.Device{nullDevice{e}}, nil
 }
 
+func (nullDevice) Persist(bool) error { return nil }
+
 func (e *null) OpenPort(uint16, int) ([]dataplane.Wire, error) {
 	return []dataplane.Wire{nullWire{e}}, nil
 }

@@ -90,6 +90,7 @@ func (o *overlay) stats() NetworkStats {
 		s.LearnMoved += t.learnMoved.Load()
 		s.LearnQuota += t.learnQuota.Load()
 		s.LearnFrozen += t.learnFrozen.Load()
+		s.LearnBusy += t.learnBusy.Load()
 		s.Answered += t.answered.Load()
 		s.UnreachableAnswered += t.unreachable.Load()
 		s.ProbesReceived += t.probes.Load()
@@ -186,17 +187,21 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 	out := []FDBEntry{}
 	for _, n := range networks {
 		for entry := range n.table.All() {
-			out = append(out, FDBEntry{
-				Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
-				MAC: entry.MAC, Peer: n.peers.Addr(entry.Peer),
-				Origin: entry.Origin.String(), Age: entry.Age, Frozen: entry.Frozen,
-			})
+			out = append(out, n.fdbEntry(entry))
 		}
 	}
 	slices.SortFunc(out, func(a, b FDBEntry) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
 	})
 	return out, nil
+}
+
+func (n *network) fdbEntry(e fdb.Entry) FDBEntry {
+	return FDBEntry{
+		Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+		MAC: e.MAC, Peer: n.peers.Addr(e.Peer),
+		Origin: e.Origin.String(), Age: e.Age, Frozen: e.Frozen,
+	}
 }
 
 // Neighbors copies out the neighbours of the named network, or of all for "",

@@ -57,6 +57,7 @@ type NetworkStats struct {
 	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
 	LearnQuota     uint64 `json:"learn_quota"`      // frames delivered without learning: their peer has its share of the table
 	LearnFrozen    uint64 `json:"learn_frozen"`     // frames delivered without learning: their MAC is frozen
+	LearnBusy      uint64 `json:"learn_busy"`       // frames delivered without learning: another worker was at the table; the next teaches
 	Frozen         int    `json:"frozen"`           // MACs that moved too often and stay where they are for a while
 	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
 	// UnreachableAnswered counts senders of a tunnel's packets that were told by

@@ -249,6 +249,16 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
 }
 
+func (f *fakeDaemon) FDBPage(q control.FDBQuery) (control.FDBPage, error) {
+	return q.Page(func(network string, each func(*dataplane.FDBEntry)) error {
+		all, err := f.FDB(network)
+		for i := range all {
+			each(&all[i])
+		}
+		return err
+	})
+}
+
 func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	if !f.full {
 		return nil, nil
@@ -314,6 +324,11 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true}, nil
 	}
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
+}
+
+// HandOver refuses.
+func (f *fakeDaemon) HandOver(s *control.Succession) {
+	s.Fail(errors.New("a daemon of the tests stays"))
 }
 
 // WatchFDB tells of two changes and a loss, and then waits for the end.

@@ -114,8 +114,10 @@ func handler(d Daemon) http.Handler {
 		done, err := d.Reload()
 		answer(w, done, err)
 	})
+	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleAttach(mux, d)
+	handleTakeover(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
 	})

@@ -124,6 +124,14 @@ func (e *fakeEngine) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return append(out, e.learned...), nil
 }
 
+func (e *fakeEngine) EachFDB(network string, f func(*dataplane.FDBEntry)) error {
+	all, err := e.FDB(network)
+	for i := range all {
+		f(&all[i])
+	}
+	return err
+}
+
 func (e *fakeEngine) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -148,6 +156,21 @@ func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
 
 func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
 	return nil, errors.New("the engine in memory has no table to watch")
+}
+
+func (e *fakeEngine) Persist(string) error { return nil }
+
+func (e *fakeEngine) Bequeath() (*dataplane.Bequest, error) {
+	return nil, errors.New("the engine in memory cannot be left to another")
+}
+
+func (e *fakeEngine) Restore(entries []dataplane.FDBEntry) (int, error) { return len(entries), nil }
+
+func (e *fakeEngine) Start() {}
+
+func (e *fakeEngine) Leave(stopped func()) error {
+	stopped()
+	return e.Close()
 }
 
 func (e *fakeEngine) Alive() bool { return !e.hung.Load() }

@@ -55,6 +55,16 @@ func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 	return d.engine.get().FDB(network)
 }
 
+// FDBPage implements control.Daemon.
+func (d *daemon) FDBPage(q control.FDBQuery) (control.FDBPage, error) {
+	if q.Network != "" {
+		if _, err := d.network(q.Network); err != nil {
+			return control.FDBPage{}, err
+		}
+	}
+	return q.Page(d.engine.get().EachFDB)
+}
+
 // Neighbors implements control.Daemon.
 func (d *daemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	if network != "" {

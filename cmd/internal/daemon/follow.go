@@ -181,6 +181,9 @@ func (f *follower) underlay(ctx context.Context) error {
 		f.tries, f.retry = 0, time.Time{}
 		return nil
 	}
+	if f.yielded.Load() {
+		return nil
+	}
 	if f.closed || u.Index != f.link && f.bound() {
 		if err := f.restart(u); err != nil || f.closed {
 			return err
