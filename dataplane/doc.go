@@ -33,7 +33,7 @@
 //  3. payload: the VXLAN header is parsed and gives the network.
 //  4. The sender is admitted, before anything behind the header is looked at.
 //  5. deliver: the inner Ethernet header is checked, a congestion mark carried
-//     in.
+//     in. A probe ends here (probe.go).
 //  6. learn: the source MAC is bound to the sender.
 //  7. queue: the vnet header tells the kernel which checksum to finish and
 //     where to cut (describe, in segment.go).

@@ -132,6 +132,7 @@ const (
 
 	AnswersPerSecond = answersPerSecond
 	RepliesPerSecond = repliesPerSecond
+	ProbeBoxSize     = probeBoxSize
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.

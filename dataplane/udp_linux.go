@@ -41,7 +41,7 @@ type hostEdges struct {
 	heritage *Bequest                       // nil = none
 	up       *uplink                        // nil without one
 	noUplink error                          // why there is none
-	alone    *transmitter                   // of SendAlone
+	alone    transmitter                    // of SendAlone
 }
 
 // newHostEdges opens the pool of source ports on the underlay address, and the
@@ -52,7 +52,7 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 		n = defaultSourcePorts
 	}
 	e := &hostEdges{
-		underlay: o.Underlay, device: o.Device, steering: newSteering(), alone: new(transmitter),
+		underlay: o.Underlay, device: o.Device, steering: newSteering(),
 		adopt: o.Adopt, heritage: o.Inherit,
 	}
 	pool, err := openSources(e, n)

@@ -140,6 +140,7 @@ type PeerStatus struct {
 	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
 	// where nothing is known to be too long.
 	PathMTU encap.UnderlayMTU `json:"pmtu"`
+	*dataplane.Probe
 }
 
 // flushed answers a flush.
