@@ -218,7 +218,14 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
-	// PathMTU is what a Wire's is, for the beat to ask.
+	// SourcePort is that from which a Send of the flow leaves, with DF or without.
+	SourcePort(flow uint32, df bool) uint16
+	// TakesWhole reports whether superframes to the peer are tried uncut, those of
+	// packets by IP-in-IP, but for peers that were refused a moment ago.
+	TakesWhole(peer netip.Addr, packets bool) bool
+	// TakesRuns reports whether the route to the peer is given UDP_SEGMENT.
+	TakesRuns(peer netip.Addr) bool
+	// PathMTU is what a Wire's is, for the door to ask.
 	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.
 	Beat()

@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"overtap/encap"
 	"overtap/fdb"
@@ -90,9 +91,15 @@ func (r *Roads) Learn(m encap.MAC, i int) {
 	r.net.table.Learn(m, id)
 }
 
-// Close closes the device and the wire.
+// Close closes the device and the wires.
 func (r *Roads) Close() error {
-	return errors.Join(r.net.close(), r.wire.Close(), r.Engine.edges.Close())
+	errs := []error{r.net.close()}
+	for _, wires := range r.Engine.wires {
+		for _, w := range wires {
+			errs = append(errs, w.Close())
+		}
+	}
+	return errors.Join(append(errs, r.Engine.edges.Close())...)
 }
 
 // Cut writes the headers of each of f's segments into slots of HeaderSlot bytes
@@ -127,3 +134,22 @@ func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 	id, _ := r.net.peers.ID(peer)
 	r.net.peers.SetPathMTU(id, mtu)
 }
+
+// DrainStorms empties every bucket of flooded frames for an hour, or fills it.
+func (r *Roads) DrainStorms(empty bool) {
+	var full uint64
+	if empty {
+		full = clockNow() + uint64(time.Hour)
+	}
+	for kind := range stormKinds {
+		for d := range r.net.storms {
+			r.net.storms[d][kind].Store(full)
+		}
+		for p := range r.net.peers.All() {
+			r.net.peers.Meter(p.ID, kind).Store(full)
+		}
+	}
+}
+
+// ICMPTold is icmpTold.
+func ICMPTold(b []byte, packet bool) string { return icmpTold(b, packet) }

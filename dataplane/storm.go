@@ -69,17 +69,30 @@ type meter fdb.Meter
 // second's worth, and reports whether there were so many. A bucket that holds
 // less than n when full gives them when it is full.
 func (m *meter) take(now, interval uint64, n int) bool {
-	need := interval * uint64(n)
 	for {
 		full := (*fdb.Meter)(m).Load()
-		next := max(full, now) + need
-		if next > now+max(uint64(time.Second), need) {
+		next, ok := emptied(full, now, interval, n)
+		if !ok {
 			return false
 		}
 		if (*fdb.Meter)(m).CompareAndSwap(full, next) {
 			return true
 		}
 	}
+}
+
+// emptied is when a bucket that is full at the given time is full again if n
+// tokens are taken now, and whether it has so many.
+func emptied(full, now, interval uint64, n int) (next uint64, ok bool) {
+	need := interval * uint64(n)
+	next = max(full, now) + need
+	return next, next <= now+max(uint64(time.Second), need)
+}
+
+// holds reports whether take would take them.
+func (m *meter) holds(now, interval uint64, n int) bool {
+	_, ok := emptied((*fdb.Meter)(m).Load(), now, interval, n)
+	return ok
 }
 
 // storms meter one network's flooded frames each way.
@@ -96,6 +109,19 @@ var epochStart = time.Now()
 func (n *network) spare(d Direction, kind int, r *rates, frames int) bool {
 	interval := r[kind]
 	return interval == 0 || n.storms[d][kind].take(clockNow(), interval, frames)
+}
+
+// spares reports whether spare would, and takes nothing.
+func (n *network) spares(d Direction, kind int, r *rates, frames int) bool {
+	interval := r[kind]
+	return interval == 0 || n.storms[d][kind].holds(clockNow(), interval, frames)
+}
+
+// sparesOf reports whether spareOf would, and takes nothing.
+func (n *network) sparesOf(id fdb.PeerID, kind int, r *rates, frames int) bool {
+	interval := r[kind]
+	full := n.peers.Meter(id, kind)
+	return interval == 0 || full == nil || (*meter)(full).holds(clockNow(), interval, frames)
 }
 
 // spareOf is the same for what one peer sends.
