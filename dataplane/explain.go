@@ -25,6 +25,8 @@ type Probe struct {
 	// Frame is as the device would give it, an Ethernet frame or a tunnel's IPv4
 	// packet, with whole checksums. It may end behind its headers: zeros follow.
 	Frame []byte `json:"frame"`
+	// Packet says that Frame is an IP packet, without Ethernet header.
+	Packet bool `json:"packet,omitempty"`
 	// Size is the frame's length in bytes when it is more than len(Frame).
 	Size int `json:"size,omitempty"`
 	// SegSize makes it a superframe of TCP or UDP, to be cut into segments with so
@@ -159,10 +161,10 @@ func (e *Engine) meant(p *Probe) (member, error) {
 	c := e.catalogue.Load()
 	if p.Network == "" && p.VNI != nil && p.Port != 0 {
 		if n := c.byPort[p.Port][*p.VNI]; n != nil {
-			return n, nil
+			return n, p.fits(n)
 		}
 		if len(c.networks) > 0 {
-			return c.networks[0], nil // any: none of them gets the datagram
+			return c.networks[0], p.fits(c.networks[0]) // any: none of them gets the datagram
 		}
 	}
 	for _, m := range c.members {
@@ -175,8 +177,14 @@ func (e *Engine) meant(p *Probe) (member, error) {
 
 // fits reports what about the probe cannot be on the network or tunnel.
 func (p *Probe) fits(m member) error {
-	if t, ok := m.(*tunnel); ok && (p.VNI != nil || p.Port != 0) {
-		return fmt.Errorf("tunnel %q is of IP-in-IP: it has neither VNI nor port", t.name)
+	t, ok := m.(*tunnel)
+	switch {
+	case ok && (p.VNI != nil || p.Port != 0):
+		return fmt.Errorf("network %q is of IP-in-IP: it has neither VNI nor port", t.name)
+	case ok && !p.Packet:
+		return fmt.Errorf("network %q is of IP-in-IP: want an IP packet's addresses, and no MACs", t.name)
+	case !ok && p.Packet:
+		return fmt.Errorf("network %q carries Ethernet frames: want the MACs of source and destination", m.base().name)
 	}
 	return nil
 }

@@ -398,7 +398,7 @@ func TestExplainAgreesWithTunnelRoad(t *testing.T) {
 				r.edges.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
 					rapid.SampledFrom([]encap.UnderlayMTU{0, 1300, 1450}).Draw(rt, "pmtu"))
 			}
-			p := dataplane.Probe{Network: c.Name}
+			p := dataplane.Probe{Network: c.Name, Packet: true}
 			way := "out "
 			if rapid.Bool().Draw(rt, "inbound") {
 				way = "in "
@@ -437,6 +437,7 @@ func TestExplainRefuses(t *testing.T) {
 		"segments":   {dataplane.Probe{Network: "blue", SegSize: -1}, "segments of -1 bytes"},
 		"a run":      {dataplane.Probe{Network: "blue", SegSize: 100, From: addrB}, "segments of a frame from the wire"},
 		"a VNI":      {dataplane.Probe{Network: "blue", VNI: &vni}, "want the peer that it is from"},
+		"a packet":   {dataplane.Probe{Network: "blue", Packet: true}, "carries Ethernet frames"},
 		"no network": {dataplane.Probe{}, `no network is named ""`},
 	} {
 		if _, err := h.Explain(c.probe); err == nil || !strings.Contains(err.Error(), c.want) {

@@ -115,6 +115,7 @@ func handler(d Daemon) http.Handler {
 		answer(w, done, err)
 	})
 	handleWatch(mux, d)
+	handleExplain(mux, d)
 	handleAttach(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
@@ -123,8 +124,11 @@ func handler(d Daemon) http.Handler {
 }
 
 // request reads a request's body into v. When it cannot, it has answered.
-func request(w http.ResponseWriter, r *http.Request, v any) bool {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+func request(w http.ResponseWriter, r *http.Request, v any) bool { return requestOf(w, r, v, maxBody) }
+
+// requestOf is request for a body of another length at most.
+func requestOf(w http.ResponseWriter, r *http.Request, v any, most int64) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, most))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil {

@@ -38,6 +38,7 @@ type Engine interface {
 	Events() <-chan dataplane.Event
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
+	Explain(dataplane.Probe) (dataplane.Explanation, error)
 	Close() error
 }
 
