@@ -41,6 +41,10 @@ type Device interface {
 	// Offloads names what the kernel granted: "csum", "tso4", "tso6", "ecn",
 	// "uso"; it is constant.
 	Offloads() []string
+	// Persist says whether the device shall outlive its queues and the process:
+	// of one queue it holds for all. It is off at first, but for a device that
+	// was adopted or inherited.
+	Persist(on bool) error
 	Close() error
 }
 
@@ -225,6 +229,10 @@ type Edges interface {
 	TakesWhole(peer netip.Addr, packets bool) bool
 	// TakesRuns reports whether the route to the peer is given UDP_SEGMENT.
 	TakesRuns(peer netip.Addr) bool
+	// SendAlone sends one payload that is not of the road, and does not block; it
+	// returns the errno of a refusal, else 0. One goroutine may call it at a time,
+	// beside the roads. The bytes are the caller's again when it returns.
+	SendAlone(s *Send) unix.Errno
 	// PathMTU is what a Wire's is, for the door to ask.
 	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.

@@ -16,9 +16,9 @@ import (
 // deciding part is called. What depends on the moment is left out: full buffers,
 // another writer at a table, a bound on ICMP errors a second.
 
-// Probe is a frame to be explained. The JSON names are those of the control
+// Query is a frame to be explained. The JSON names are those of the control
 // socket.
-type Probe struct {
+type Query struct {
 	// Network is the name of a network or a tunnel. For a frame from the wire it
 	// may be "" where VNI and Port say which.
 	Network string `json:"network,omitempty"`
@@ -53,7 +53,7 @@ const (
 	OutcomeDropped   Outcome = "dropped"
 )
 
-// Explanation is what would become of a Probe, and why. The JSON names are part
+// Explanation is what would become of a Query, and why. The JSON names are part
 // of the command line's contract.
 type Explanation struct {
 	Network   string    `json:"network"` // "" when the frame belongs to none
@@ -105,8 +105,8 @@ type Copy struct {
 }
 
 // Explain says what would become of the frame. An error says what about the
-// probe cannot be.
-func (e *Engine) Explain(p Probe) (Explanation, error) {
+// query cannot be.
+func (e *Engine) Explain(p Query) (Explanation, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -119,7 +119,7 @@ func (e *Engine) Explain(p Probe) (Explanation, error) {
 	if err != nil {
 		return Explanation{}, err
 	}
-	x := &explainer{e: e, probe: &p}
+	x := &explainer{e: e, query: &p}
 	x.out.Steps, x.out.Copies = []Step{}, []Copy{}
 	switch m := m.(type) {
 	case *network:
@@ -140,8 +140,8 @@ func (e *Engine) Explain(p Probe) (Explanation, error) {
 	return x.out, nil
 }
 
-// check reports what about the probe alone cannot be.
-func (p *Probe) check() error {
+// check reports what about the query alone cannot be.
+func (p *Query) check() error {
 	size := max(p.Size, len(p.Frame))
 	switch {
 	case size > MaxFrame:
@@ -157,7 +157,7 @@ func (p *Probe) check() error {
 }
 
 // meant is the network or tunnel whose road is explained.
-func (e *Engine) meant(p *Probe) (member, error) {
+func (e *Engine) meant(p *Query) (member, error) {
 	c := e.catalogue.Load()
 	if p.Network == "" && p.VNI != nil && p.Port != 0 {
 		if n := c.byPort[p.Port][*p.VNI]; n != nil {
@@ -175,8 +175,8 @@ func (e *Engine) meant(p *Probe) (member, error) {
 	return nil, fmt.Errorf("no network is named %q", p.Network)
 }
 
-// fits reports what about the probe cannot be on the network or tunnel.
-func (p *Probe) fits(m member) error {
+// fits reports what about the query cannot be on the network or tunnel.
+func (p *Query) fits(m member) error {
 	t, ok := m.(*tunnel)
 	switch {
 	case ok && (p.VNI != nil || p.Port != 0):
@@ -192,7 +192,7 @@ func (p *Probe) fits(m member) error {
 // explainer explains one frame.
 type explainer struct {
 	e     *Engine
-	probe *Probe
+	query *Query
 	out   Explanation
 }
 
@@ -226,21 +226,21 @@ func (x *explainer) lost(o *overlay, device string) bool {
 	return false
 }
 
-// room returns the probe's bytes as a frame with Headroom before it.
+// room returns the query's bytes as a frame with Headroom before it.
 func (x *explainer) room() []byte {
-	b := make([]byte, Headroom+max(x.probe.Size, len(x.probe.Frame)))
-	copy(b[Headroom:], x.probe.Frame)
+	b := make([]byte, Headroom+max(x.query.Size, len(x.query.Frame)))
+	copy(b[Headroom:], x.query.Frame)
 	return b
 }
 
-// frame is the probe as a device gives it.
+// frame is the query as a device gives it.
 func (x *explainer) frame(find func([]byte) (encap.Transport, bool)) *Frame {
 	b := x.room()
 	f := &Frame{Data: b[Headroom:], room: b}
-	if x.probe.SegSize == 0 {
+	if x.query.SegSize == 0 {
 		return f
 	}
-	f.VNet.GSOSize = uint16(x.probe.SegSize)
+	f.VNet.GSOSize = uint16(x.query.SegSize)
 	f.VNet.GSOType = encap.VnetGSOUDPL4
 	if t, ok := find(f.Data); ok {
 		f.VNet.Flags, f.VNet.CsumStart = encap.VnetNeedsCsum, uint16(t.L4)

@@ -66,7 +66,7 @@ func learning(s dataplane.Stats) map[string]int {
 }
 
 // road lets the frame go its way and returns what became of it.
-func (w *watched) road(tb rapid.TB, p dataplane.Probe, f dataplanetest.Frame) fate {
+func (w *watched) road(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) fate {
 	before := w.engine.Stats()
 	w.edges.Sent()
 	w.tap.Written()
@@ -170,7 +170,7 @@ func foretold(x dataplane.Explanation) fate {
 
 // agree lets the frame go its way, after it was explained, and wants both to
 // agree, and the explanation to have changed nothing.
-func (w *watched) agree(tb rapid.TB, p dataplane.Probe, f dataplanetest.Frame) dataplane.Explanation {
+func (w *watched) agree(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) dataplane.Explanation {
 	before := w.state(tb)
 	x, err := w.engine.Explain(p)
 	if err != nil {
@@ -196,7 +196,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Probe, f dataplanetest.Frame) d
 		got.Learned = strings.TrimSuffix(got.Learned, "+1")
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
-		tb.Fatalf("the road does not as foretold:\n%s\nframe %x\nprobe %+v\nexplanation %+v", d, f.Data, p, x)
+		tb.Fatalf("the road does not as foretold:\n%s\nframe %x\nquery %+v\nexplanation %+v", d, f.Data, p, x)
 	}
 	return x
 }
@@ -303,9 +303,10 @@ func TestExplainAgreesWithRoad(t *testing.T) {
 				r.edges.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
 					rapid.SampledFrom([]encap.UnderlayMTU{0, 1300, 1450}).Draw(rt, "pmtu"))
 			case 1:
-				r.DrainStorms(rapid.Bool().Draw(rt, "drained"))
+				some := rapid.SliceOfN(rapid.Bool(), 3, 3).Draw(rt, "drained")
+				r.DrainStorms([3]bool(some))
 			}
-			p := dataplane.Probe{Network: n.Name}
+			p := dataplane.Query{Network: n.Name}
 			if rapid.Bool().Draw(rt, "inbound") {
 				p.From = rapid.SampledFrom([]netip.Addr{addrB, addrC, addrA, stranger, netip.MustParseAddr("192.0.2.77")}).Draw(rt, "from")
 				p.TOS = uint8(rapid.IntRange(0, 3).Draw(rt, "ecn"))
@@ -398,7 +399,7 @@ func TestExplainAgreesWithTunnelRoad(t *testing.T) {
 				r.edges.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
 					rapid.SampledFrom([]encap.UnderlayMTU{0, 1300, 1450}).Draw(rt, "pmtu"))
 			}
-			p := dataplane.Probe{Network: c.Name, Packet: true}
+			p := dataplane.Query{Network: c.Name, Packet: true}
 			way := "out "
 			if rapid.Bool().Draw(rt, "inbound") {
 				way = "in "
@@ -429,29 +430,29 @@ func TestExplainRefuses(t *testing.T) {
 	h := newHost(t, u, addrA, testNetwork(addrA, addrB))
 	vni := testVNI
 	for name, c := range map[string]struct {
-		probe dataplane.Probe
+		query dataplane.Query
 		want  string
 	}{
-		"unknown":    {dataplane.Probe{Network: "green"}, `no network is named "green"`},
-		"too long":   {dataplane.Probe{Network: "blue", Size: 1 << 20}, "a frame of 1048576 bytes"},
-		"segments":   {dataplane.Probe{Network: "blue", SegSize: -1}, "segments of -1 bytes"},
-		"a run":      {dataplane.Probe{Network: "blue", SegSize: 100, From: addrB}, "segments of a frame from the wire"},
-		"a VNI":      {dataplane.Probe{Network: "blue", VNI: &vni}, "want the peer that it is from"},
-		"a packet":   {dataplane.Probe{Network: "blue", Packet: true}, "carries Ethernet frames"},
-		"no network": {dataplane.Probe{}, `no network is named ""`},
+		"unknown":    {dataplane.Query{Network: "green"}, `no network is named "green"`},
+		"too long":   {dataplane.Query{Network: "blue", Size: 1 << 20}, "a frame of 1048576 bytes"},
+		"segments":   {dataplane.Query{Network: "blue", SegSize: -1}, "segments of -1 bytes"},
+		"a run":      {dataplane.Query{Network: "blue", SegSize: 100, From: addrB}, "segments of a frame from the wire"},
+		"a VNI":      {dataplane.Query{Network: "blue", VNI: &vni}, "want the peer that it is from"},
+		"a packet":   {dataplane.Query{Network: "blue", Packet: true}, "carries Ethernet frames"},
+		"no network": {dataplane.Query{}, `no network is named ""`},
 	} {
-		if _, err := h.Explain(c.probe); err == nil || !strings.Contains(err.Error(), c.want) {
+		if _, err := h.Explain(c.query); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: error %v, want %s", name, err, c.want)
 		}
 	}
-	x, err := h.Explain(dataplane.Probe{Network: "blue", From: addrB, Port: 8472, Frame: hello.Data})
+	x, err := h.Explain(dataplane.Query{Network: "blue", From: addrB, Port: 8472, Frame: hello.Data})
 	if err != nil || x.Verdict != dataplane.OutcomeDropped || len(x.Steps) != 1 || !strings.Contains(x.Steps[0].Detail, "no network listens on port 8472") {
 		t.Errorf("a port where nobody listens: %+v, %v", x, err)
 	}
 	if err := h.Engine.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.Explain(dataplane.Probe{Network: "blue"}); !errors.Is(err, dataplane.ErrClosed) {
+	if _, err := h.Explain(dataplane.Query{Network: "blue"}); !errors.Is(err, dataplane.ErrClosed) {
 		t.Errorf("of a closed engine: %v", err)
 	}
 }

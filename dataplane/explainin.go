@@ -14,11 +14,11 @@ import (
 func (x *explainer) inbound(n *network) {
 	x.out.Direction = Inbound
 	port, vni := n.config.Port, n.config.VNI
-	if x.probe.Port != 0 {
-		port = x.probe.Port
+	if x.query.Port != 0 {
+		port = x.query.Port
 	}
-	if x.probe.VNI != nil {
-		vni = *x.probe.VNI
+	if x.query.VNI != nil {
+		vni = *x.query.VNI
 	}
 	vnis := x.e.catalogue.Load().byPort[port]
 	if n = vnis[vni]; n == nil {
@@ -33,7 +33,7 @@ func (x *explainer) inbound(n *network) {
 	}
 	x.out.Network = n.name
 	x.step("vni", stepPass, "VNI %d on port %d is network %q", vni, port, n.name)
-	id, admission := n.peers.Foresee(x.probe.From)
+	id, admission := n.peers.Foresee(x.query.From)
 	if !x.admitted(n.peers, n.config.Admit, id, admission) {
 		return
 	}
@@ -45,7 +45,7 @@ func (x *explainer) inbound(n *network) {
 
 // admitted tells who lets the sender in, and reports whether anybody does.
 func (x *explainer) admitted(peers *fdb.Peers, admit Admit, id fdb.PeerID, admission fdb.Admission) bool {
-	from := x.probe.From
+	from := x.query.From
 	switch {
 	case admission > fdb.AdmitAdded:
 		d := admissionDrop(admission)
@@ -91,13 +91,18 @@ func (a Admit) others() string {
 func (x *explainer) deliver(in *inbound, id fdb.PeerID, dev *rehearsedDevice) {
 	frame := x.room()[Headroom:]
 	n, p := in.n, in.p
-	d := &Datagram{From: x.probe.From, TOS: x.probe.TOS}
+	d := &Datagram{From: x.query.From, TOS: x.query.TOS}
 	eth, err := encap.ParseEthernet(frame)
 	if err != nil {
 		x.checked("frame", DropTooShort, "")
 		return
 	}
 	src := eth.Src()
+	if _, probes := encap.ParseProbe(frame); probes && p.checkIn(eth) == DropBridgeControl {
+		x.step("frame", stepAnswer, "a probe of the peer's: answered, unless there are too many, and not delivered")
+		x.out.Verdict = OutcomeAnswered
+		return
+	}
 	if !x.checked("frame", p.checkIn(eth), "%s to %s, %s", src, eth.Dst(), described(&Frame{Data: frame}, eth)) ||
 		!x.checked("ecn", in.decapECN(frame, d.TOS), "%s", mark(d.TOS)) {
 		return
@@ -110,11 +115,8 @@ func (x *explainer) deliver(in *inbound, id fdb.PeerID, dev *rehearsedDevice) {
 	}
 	if p.stormy && eth.Dst().IsMulticast() {
 		kind, count := stormKind(eth.Dst()), stormCount(len(frame), 0, p.mtu)
-		storm := x.storm(n, Inbound, kind, &p.storm, count)
-		if !n.sparesOf(id, kind, &p.peerStorm, count) {
-			storm = stormDrops[kind]
-		}
-		if !x.checked("storm", storm, "%s, of the network; %s, of the peer", bound(kind, &p.storm), bound(kind, &p.peerStorm)) {
+		if !x.checked("storm", storm(n.sparesFrom(id, kind, p, count), kind),
+			"of the network: %s; of the peer: %s", bound(kind, &p.storm), bound(kind, &p.peerStorm)) {
 			return
 		}
 	}
@@ -188,7 +190,7 @@ var packetSteps = []struct {
 // packetIn explains an IP-in-IP packet from a peer (packetIn.datagram).
 func (x *explainer) packetIn() {
 	x.out.Direction = Inbound
-	c, from := x.e.catalogue.Load(), x.probe.From
+	c, from := x.e.catalogue.Load(), x.query.From
 	var id fdb.PeerID
 	var admission fdb.Admission
 	t := c.byPeer[from]
@@ -210,7 +212,7 @@ func (x *explainer) packetIn() {
 	p := t.policy.Load()
 	in.sink = sink{dev: dev, mtu: p.mtu, plain: p.plain, uso: p.uso}
 	road := &packetIn{in: in, self: x.e.options.Underlay, t: t, p: p}
-	d := road.deliver(&Datagram{From: from, Data: x.room()[Headroom:], TOS: x.probe.TOS}, id)
+	d := road.deliver(&Datagram{From: from, Data: x.room()[Headroom:], TOS: x.query.TOS}, id)
 	for _, s := range packetSteps {
 		if slices.Contains(s.drops, d) {
 			x.drop(s.name, d, d.Text())

@@ -146,7 +146,7 @@ func (x *explainer) flood(s *stage, f *Frame, eth encap.Ethernet) {
 	}
 	if s.p.stormy {
 		kind := stormKind(eth.Dst())
-		if !x.checked("storm", x.storm(s.n, Outbound, kind, &s.p.storm, u.segs), "%s", bound(kind, &s.p.storm)) {
+		if !x.checked("storm", storm(s.n.spares(kind, s.p, u.segs), kind), "%s", bound(kind, &s.p.storm)) {
 			return
 		}
 	}
@@ -154,9 +154,9 @@ func (x *explainer) flood(s *stage, f *Frame, eth encap.Ethernet) {
 	x.send(s, &u, f, targets)
 }
 
-// storm is the drop of frames beyond what the network may flood.
-func (x *explainer) storm(n *network, d Direction, kind int, r *rates, frames int) Drop {
-	if n.spares(d, kind, r, frames) {
+// storm is the drop of flooded frames that are not spared.
+func storm(spared bool, kind int) Drop {
+	if spared {
 		return dropNone
 	}
 	return stormDrops[kind]

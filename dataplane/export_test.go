@@ -26,6 +26,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -34,7 +35,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
+		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]),
 	}, nil
 }
 
@@ -62,6 +63,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -70,7 +72,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 	return &TunnelRoads{
 		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
 		out: newPacketOut(newOutbound(0), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1]), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]), o.Underlay),
 	}, nil
 }
 
@@ -90,6 +92,9 @@ func (r *Roads) Learn(m encap.MAC, i int) {
 	id, _ := r.net.peers.ID(r.net.config.Peers[i].Address)
 	r.net.table.Learn(m, id)
 }
+
+// Change makes the network be c.
+func (r *Roads) Change(c Network) error { return r.net.change(c) }
 
 // Close closes the device and the wires.
 func (r *Roads) Close() error {
@@ -127,6 +132,7 @@ const (
 	MaxLearnedPeers = maxLearnedPeers
 
 	AnswersPerSecond = answersPerSecond
+	RepliesPerSecond = repliesPerSecond
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.
@@ -135,21 +141,47 @@ func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 	r.net.peers.SetPathMTU(id, mtu)
 }
 
-// DrainStorms empties every bucket of flooded frames for an hour, or fills it.
-func (r *Roads) DrainStorms(empty bool) {
-	var full uint64
-	if empty {
-		full = clockNow() + uint64(time.Hour)
+// DrainStorms empties the buckets of flooded frames that drained says for an hour:
+// the network's, those of the peers' bounds, those of their shares. It fills the
+// others.
+func (r *Roads) DrainStorms(drained [3]bool) {
+	full := func(which int) uint64 {
+		if drained[which] {
+			return clockNow() + uint64(time.Hour)
+		}
+		return 0
 	}
 	for kind := range stormKinds {
 		for d := range r.net.storms {
-			r.net.storms[d][kind].Store(full)
+			r.net.storms[d][kind].Store(full(0))
 		}
 		for p := range r.net.peers.All() {
-			r.net.peers.Meter(p.ID, kind).Store(full)
+			r.net.peers.Meter(p.ID, kind).Store(full(1))
+			r.net.peers.Meter(p.ID, stormKinds+kind).Store(full(2))
 		}
 	}
 }
 
 // ICMPTold is icmpTold.
 func ICMPTold(b []byte, packet bool) string { return icmpTold(b, packet) }
+
+// Tick lets a second go by, and does the table's upkeep.
+func (r *Roads) Tick() {
+	r.Engine.clock.Set(r.Engine.clock.Now() + 1)
+	r.net.age()
+}
+
+// Room is how much of everything the roads have room for; it never changes.
+func (r *Roads) Room() []int { return room(r.out, r.in) }
+
+// Room is that of Roads.
+func (r *TunnelRoads) Room() []int { return room(r.out.out, r.in.in) }
+
+func room(o *outbound, i *inbound) []int {
+	all := []int{cap(o.batch.frames), len(o.batch.arena), cap(o.sends), cap(o.parts), len(o.slots),
+		len(i.datagrams), cap(i.frames), cap(i.parts), cap(i.trains), len(i.slots)}
+	for _, t := range i.trains[:cap(i.trains)] {
+		all = append(all, cap(t.parts))
+	}
+	return all
+}

@@ -19,6 +19,7 @@ type rehearsedDevice struct {
 func (d *rehearsedDevice) FD() int                     { return -1 }
 func (d *rehearsedDevice) ReadBatch(*FrameBatch) error { return nil }
 func (d *rehearsedDevice) Offloads() []string          { return nil }
+func (d *rehearsedDevice) Persist(bool) error          { return nil }
 func (d *rehearsedDevice) Close() error                { return nil }
 
 func (d *rehearsedDevice) WriteBatch(f []OutFrame) int {
@@ -103,7 +104,7 @@ func (s *stage) dropped() uint64 { return s.tally.drops[DropTooBig].Load() }
 // rehearsedInbound returns a road in with counters of its own, and a device for
 // its end.
 func rehearsedInbound() (*inbound, *rehearsedDevice) {
-	in := newInbound(1, 0, new(tally))
+	in := newInbound(1, 0, new(tally), nil)
 	in.tally = new(tally)
 	return in, new(rehearsedDevice)
 }

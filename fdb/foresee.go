@@ -37,10 +37,15 @@ func (t *Table) ForeseeLearn(m encap.MAC, p PeerID) Verdict {
 		if verdict, settled := t.judge(v, p, now); settled {
 			return verdict
 		}
+		r := t.mover(m)
+		if v&valueFrozen != 0 { // it melts, and its moves are forgotten
+			v, r = v&^valueFrozen, new(mover)
+		}
 		aged := t.aged(v, now)
-		return t.moving(peerOf(v), p, aged, !aged && t.freezes(m, now))
+		return t.moving(peerOf(v), p, aged, !aged && t.freezes(m, r, now))
 	}
-	if r := t.mover(m); r != nil && (r.until != 0 || r.local && t.freezes(m, now)) {
+	if r := t.mover(m); r != nil && !(r.until != 0 && since(now, r.heard.Load()) >= Silence) &&
+		(r.until != 0 || r.local && t.freezes(m, r, now)) {
 		return LearnFrozen
 	}
 	if !t.crowded(p) {
@@ -56,33 +61,36 @@ func (t *Table) ForeseeLearn(m encap.MAC, p PeerID) Verdict {
 	return LearnAdded
 }
 
-// freezes reports whether moved, of a move away from our own side or between
-// peers, would.
-func (t *Table) freezes(m encap.MAC, now uint32) bool {
+// freezes reports whether moved would, of a move away from our own side or between
+// peers; r is what is known of m's moves, nil is nothing.
+func (t *Table) freezes(m encap.MAC, r *mover, now uint32) bool {
 	if t.guard.limits.Moves == 0 {
 		return false
 	}
-	if r := t.mover(m); r != nil {
-		return t.often(r, now)
-	}
-	if t.guard.movers != nil {
-		frozen := 0
-		for _, r := range t.moverSet(m) {
-			if r.until != 0 {
+	if r == nil && t.guard.movers != nil {
+		frozen, set := 0, t.guard.movers.set(m, t.hash)
+		for i := range set {
+			if set[i].until != 0 {
 				frozen++
 			}
 		}
-		if frozen == moverWays {
+		if frozen == len(set) {
 			return false // there is no place to count its moves
 		}
 	}
-	return t.often(&mover{first: now}, now)
+	if r == nil {
+		r = new(mover)
+	}
+	return t.often(r, now)
 }
 
 // sweepable counts the entries that the sweep of a crowded table would find aged
 // out, and those of them behind p. Each that goes lets the sweep see a little
 // less or more than the slots as they lie: the count of p's may be one off.
 func (t *Table) sweepable(p PeerID, now uint32) (all, ofPeer int) {
+	if t.ageing == never || t.isSwept(now) {
+		return 0, 0
+	}
 	at := t.cursor
 	for range min(roomSlots, len(t.slots)) {
 		s := &t.slots[at]

@@ -43,6 +43,7 @@ type Table struct {
 	clock  *Clock
 	ageing int32 // seconds
 	max    int
+	iced   atomic.Pointer[movers] // while MACs are frozen
 
 	_     [64]byte // what the writer stores to shares no cache line with the above
 	moves atomic.Uint64
@@ -52,10 +53,13 @@ type Table struct {
 	live    atomic.Int64 // entries, aged-out ones that were not swept yet included
 	learned atomic.Int64 // of them learned
 	frozen  atomic.Int64 // MACs frozen
+	alarmed atomic.Bool  // TakeFrozen has something to tell
 	watched atomic.Pointer[ring]
 
 	// The token's holder's.
 	cursor   uint64 // next slot to sweep
+	swept    int    // slots swept in the second sweptAt
+	sweptAt  uint32
 	guard    guard
 	watchers int
 }
@@ -186,7 +190,7 @@ func (t *Table) judge(v uint64, p PeerID, now uint32) (_ Verdict, settled bool) 
 	case originOf(v) > Learned || same && !t.aged(v, now):
 		return LearnKnown, true
 	}
-	return LearnFrozen, v&valueFrozen != 0
+	return LearnFrozen, t.fixed(v, now)
 }
 
 // Forget notes that m was seen as a source on our own side: a learned entry is
@@ -195,7 +199,11 @@ func (t *Table) judge(v uint64, p PeerID, now uint32) (_ Verdict, settled bool) 
 // again.
 func (t *Table) Forget(m encap.MAC) bool {
 	s, v := t.find(m)
-	if s == nil || !t.departs(v, t.clock.Now()) {
+	if s == nil {
+		t.hear(m)
+		return false
+	}
+	if !t.departs(v, t.clock.Now()) {
 		return false
 	}
 	if !t.writer.try() {
@@ -207,7 +215,7 @@ func (t *Table) Forget(m encap.MAC) bool {
 
 // departs reports whether an entry goes when its MAC is seen on our own side.
 func (t *Table) departs(v uint64, now uint32) bool {
-	return originOf(v) == Learned && v&valueFrozen == 0 && !t.aged(v, now)
+	return originOf(v) == Learned && !t.fixed(v, now) && !t.aged(v, now)
 }
 
 // Len returns the number of entries, of which aged-out ones are part until they
@@ -255,6 +263,12 @@ again:
 // MAC could be learned nowhere else.
 func (t *Table) aged(v uint64, now uint32) bool {
 	return originOf(v) == Learned && v&valueFrozen == 0 && since(now, tickOf(v)) >= t.ageing
+}
+
+// fixed reports whether an entry is frozen, and its MAC was heard from its peer
+// lately.
+func (t *Table) fixed(v uint64, now uint32) bool {
+	return v&valueFrozen != 0 && since(now, tickOf(v)) < Silence
 }
 
 // pack makes a value. Bits of p beyond 24 would fall off the upper end.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"overtap/cmd/internal/probe"
+	"overtap/cmd/internal/frame"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -35,30 +35,8 @@ type traced struct {
 	outerTOS uint8
 }
 
-// addressFlag is an optional IP address, addressPair two with a comma between.
-type (
-	addressFlag struct{ netip.Addr }
-	addressPair struct{ src, dst netip.Addr }
-)
-
-// Set implements pflag.Value.
-func (f *addressFlag) Set(s string) (err error) {
-	if f.Addr, err = netip.ParseAddr(s); err != nil {
-		return fmt.Errorf("address %q: want an IP address such as 198.51.100.1 or 2001:db8::1", s)
-	}
-	return nil
-}
-
-// Type implements pflag.Value.
-func (f *addressFlag) Type() string { return "ADDRESS" }
-
-// String returns "" when the flag is not set.
-func (f *addressFlag) String() string {
-	if !f.IsValid() {
-		return ""
-	}
-	return f.Addr.String()
-}
+// addressPair is two optional IP addresses with a comma between.
+type addressPair struct{ src, dst netip.Addr }
 
 // Set implements pflag.Value.
 func (p *addressPair) Set(s string) error {
@@ -111,7 +89,7 @@ func newTraceCommand() *cobra.Command {
   overtap trace --network tun0 --ip 172.245.0.2,172.246.0.2 --size 1480`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			p, err := t.probe(c)
+			p, err := t.query(c)
 			if err != nil {
 				return usageError{c.CommandPath(), err}
 			}
@@ -155,9 +133,9 @@ func (t *traced) add(c *cobra.Command) {
 	f.Uint8Var(&t.outerTOS, "outer-tos", 0, "with --from: `TOS` of the outer packet")
 }
 
-// probe is what to ask the daemon. Its errors are mistakes of the command line.
-func (t *traced) probe(c *cobra.Command) (dataplane.Probe, error) {
-	p := dataplane.Probe{Network: t.network, SegSize: int(t.segment), From: t.from.Addr, Port: t.port, TOS: t.outerTOS}
+// query is what to ask the daemon. Its errors are mistakes of the command line.
+func (t *traced) query(c *cobra.Command) (dataplane.Query, error) {
+	p := dataplane.Query{Network: t.network, SegSize: int(t.segment), From: t.from.Addr, Port: t.port, TOS: t.outerTOS}
 	set := c.Flags().Changed
 	if set("vni") {
 		vni, err := encap.NewVNI(int64(t.vni))
@@ -171,7 +149,7 @@ func (t *traced) probe(c *cobra.Command) (dataplane.Probe, error) {
 			return p, fmt.Errorf("--%s is of a frame from a peer: name that with --from ADDRESS", flag)
 		}
 	}
-	s := probe.Spec{
+	s := frame.Spec{
 		Ethernet: set("src") || set("dst"), Src: t.src.MAC, Dst: t.dst.MAC, VLAN: t.vlan,
 		IPSrc: t.ip.src, IPDst: t.ip.dst, Proto: t.proto, SPort: t.sport, DPort: t.dport,
 		TOS: t.tos, TTL: t.ttl, DF: t.df, ARP: t.arp.Addr, Size: t.size,

@@ -43,9 +43,21 @@ type fake struct {
 	slow     time.Duration
 	reloads  int
 	ended    chan error // delivers what ended WatchFDB
+	hands    []int      // files that HandOver sends
+	handed   chan error // delivers what HandOver was answered
 }
 
-func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+
+// HandOver offers two entries and a file, and tells what it was answered.
+func (f *fake) HandOver(s *Succession) {
+	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
+	if err == nil {
+		err = s.Receive("commit", nil)
+	}
+	f.handed <- err
+}
+
 func (f *fake) Stats() dataplane.Stats { return dataplane.Stats{} }
 
 func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
@@ -55,6 +67,21 @@ func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return nil, errors.New(`there is no network "red": name one of blue`)
 	}
 	return f.entries, nil
+}
+
+func (f *fake) FDBPage(q FDBQuery) (FDBPage, error) {
+	return q.Page(each(f.FDB))
+}
+
+// each calls f with the entries that all returns.
+func each(all func(network string) ([]dataplane.FDBEntry, error)) func(string, func(*dataplane.FDBEntry)) error {
+	return func(network string, f func(*dataplane.FDBEntry)) error {
+		entries, err := all(network)
+		for i := range entries {
+			f(&entries[i])
+		}
+		return err
+	}
 }
 
 func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
@@ -87,8 +114,8 @@ func (f *fake) FlushFDB(m Match) (int, error) {
 	return 3, nil
 }
 
-// Explain tells the length of the probe's frame.
-func (f *fake) Explain(p dataplane.Probe) (dataplane.Explanation, error) {
+// Explain tells the length of the query's frame.
+func (f *fake) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "blue" {
 		return dataplane.Explanation{}, errors.New("there is no such network")
 	}
@@ -425,12 +452,12 @@ func TestTryListen(t *testing.T) {
 func TestExplain(t *testing.T) {
 	socket, _ := serve(t, &fake{})
 	c := NewClient(socket)
-	x, err := c.Explain(t.Context(), dataplane.Probe{Network: "blue", Frame: make([]byte, dataplane.MaxFrame)})
+	x, err := c.Explain(t.Context(), dataplane.Query{Network: "blue", Frame: make([]byte, dataplane.MaxFrame)})
 	if err != nil || x.Reason != dataplane.DropTooBig || x.Direction != dataplane.Inbound || len(x.Steps) != 1 ||
 		x.Steps[0].Reason != dataplane.DropTooBig || x.Steps[0].Detail != fmt.Sprint(dataplane.MaxFrame) {
 		t.Errorf("Explain = %+v, %v", x, err)
 	}
-	if _, err := c.Explain(t.Context(), dataplane.Probe{Network: "green"}); err == nil || err.Error() != "there is no such network" {
+	if _, err := c.Explain(t.Context(), dataplane.Query{Network: "green"}); err == nil || err.Error() != "there is no such network" {
 		t.Errorf("of an unknown network: %v", err)
 	}
 }

@@ -7,14 +7,14 @@ import (
 	"overtap/dataplane"
 )
 
-// maxProbe bounds the request for an explanation: a whole frame in base64 and the
+// maxQuery bounds the request for an explanation: a whole frame in base64 and the
 // rest.
-const maxProbe = 2 * dataplane.MaxFrame
+const maxQuery = 2 * dataplane.MaxFrame
 
 func handleExplain(mux *http.ServeMux, d Daemon) {
 	mux.HandleFunc("POST "+pathExplain, func(w http.ResponseWriter, r *http.Request) {
-		var p dataplane.Probe
-		if !requestOf(w, r, &p, maxProbe) {
+		var p dataplane.Query
+		if !requestOf(w, r, &p, maxQuery) {
 			return
 		}
 		x, err := d.Explain(p)
@@ -24,7 +24,7 @@ func handleExplain(mux *http.ServeMux, d Daemon) {
 }
 
 // Explain says what would become of a frame.
-func (c *Client) Explain(ctx context.Context, p dataplane.Probe) (dataplane.Explanation, error) {
+func (c *Client) Explain(ctx context.Context, p dataplane.Query) (dataplane.Explanation, error) {
 	var x dataplane.Explanation
 	err := c.do(ctx, http.MethodPost, pathExplain, p, &x)
 	return x, err

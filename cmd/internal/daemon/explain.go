@@ -8,7 +8,7 @@ import (
 )
 
 // Explain implements control.Daemon.
-func (d *daemon) Explain(p dataplane.Probe) (dataplane.Explanation, error) {
+func (d *daemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "" || p.VNI == nil || p.Port == 0 {
 		name, err := d.traced(p.Network)
 		if err != nil {

@@ -1,5 +1,5 @@
-// Package probe makes the frames that `overtap trace` asks about.
-package probe
+// Package frame makes the frames that `overtap trace` asks about.
+package frame
 
 import (
 	"encoding/binary"
@@ -43,7 +43,7 @@ const (
 
 // Put sets what of p is the frame: its bytes up to the payload, which is zeros,
 // and its length. An error says what about the spec cannot be.
-func (s Spec) Put(p *dataplane.Probe) error {
+func (s Spec) Put(p *dataplane.Query) error {
 	payload, etherType, err := s.packet()
 	if err != nil {
 		return err

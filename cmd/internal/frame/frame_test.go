@@ -1,4 +1,4 @@
-package probe
+package frame
 
 import (
 	"bytes"
@@ -108,7 +108,7 @@ func TestPut(t *testing.T) {
 		if s.Proto != "" {
 			s.SPort, s.DPort = rapid.Uint16().Draw(t, "sport"), rapid.Uint16().Draw(t, "dport")
 		}
-		var p dataplane.Probe
+		var p dataplane.Query
 		if err := s.Put(&p); err != nil {
 			t.Fatal(err)
 		}
@@ -132,7 +132,7 @@ func TestQuestions(t *testing.T) {
 		{Spec{Ethernet: true, Src: srcMAC, Dst: dstMAC, IPSrc: netip.MustParseAddr("198.51.100.1"), ARP: netip.MustParseAddr("198.51.100.2")}, dstMAC},
 		{Spec{Ethernet: true, Src: srcMAC, IPSrc: netip.MustParseAddr("2001:db8::1"), ARP: netip.MustParseAddr("2001:db8::2")}, 0x3333_ff00_0002},
 	} {
-		var p dataplane.Probe
+		var p dataplane.Query
 		if err := c.spec.Put(&p); err != nil {
 			t.Fatal(err)
 		}
