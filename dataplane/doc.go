@@ -77,5 +77,6 @@
 // # The door
 //
 // Control reaches the road through Engine.Apply, which takes plain data
-// (desired.go), and looks at it through Stats, FDB and Info (observe.go).
+// (desired.go), and looks at it through Stats, FDB and Info (observe.go). Explain
+// (explain.go) says what the roads would do with a frame, by their own functions.
 package dataplane

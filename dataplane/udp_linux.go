@@ -131,6 +131,17 @@ func (e *hostEdges) SegmentationRefused() error {
 	return fmt.Errorf("send segments to %v: %w", peers, (*refused)[peers[0]])
 }
 
+func (e *hostEdges) SourcePort(flow uint32, df bool) uint16 { return e.sources.port(flow, df) }
+
+func (e *hostEdges) TakesWhole(peer netip.Addr, packets bool) bool {
+	if e.up == nil || !e.up.offers(peer) || packets && e.up.ipipRefused.Load() != nil {
+		return false
+	}
+	return e.up.reason() == nil // else the program refuses them
+}
+
+func (e *hostEdges) TakesRuns(peer netip.Addr) bool { return e.sources.segments(peer) }
+
 // SourcePorts lists those that send with DF, as nearly every network does.
 func (e *hostEdges) SourcePorts() []uint16 {
 	ports := make([]uint16, len(e.sources.df))

@@ -326,6 +326,33 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
 }
 
+// Explain sends what has a destination, and drops what comes in.
+func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
+	if p.Network != "blue" {
+		return dataplane.Explanation{}, fmt.Errorf("there is no network %q: name one of blue, red", p.Network)
+	}
+	x := dataplane.Explanation{Network: "blue", Kind: dataplane.KindVXLAN}
+	if p.From.IsValid() {
+		x.Direction, x.Verdict, x.Reason = dataplane.Inbound, dataplane.OutcomeDropped, dataplane.DropPeerNotAdmitted
+		x.Steps = []dataplane.Step{
+			{Name: "vni", Verdict: "pass", Detail: fmt.Sprintf("VNI %d on port %d", *p.VNI, p.Port)},
+			{Name: "admission", Verdict: "drop", Reason: x.Reason, Detail: p.From.String() + " is no listed peer"},
+		}
+		return x, nil
+	}
+	x.Verdict = dataplane.OutcomeSent
+	x.Steps = []dataplane.Step{
+		{Name: "frame", Verdict: "pass", Detail: fmt.Sprintf("%x, %d bytes, segments of %d", p.Frame, p.Size, p.SegSize)},
+		{Name: "source", Verdict: "note", Detail: "it has moved here"},
+	}
+	x.Told = "Fragmentation Needed, at most 1350 bytes"
+	x.Copies = []dataplane.Copy{
+		{Peer: peer2, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1550, Overhead: 50, PathMTU: 1400, DF: true, TTL: 64, Way: "sendmmsg", Reason: dataplane.DropTooBig},
+		{Peer: peer3, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1570, Overhead: 70, PathMTU: 9000, DF: true, TTL: 64, Way: "sendmmsg"},
+	}
+	return x, nil
+}
+
 // HandOver refuses.
 func (f *fakeDaemon) HandOver(s *control.Succession) {
 	s.Fail(errors.New("a daemon of the tests stays"))

@@ -19,16 +19,17 @@ const SocketVar = "OVERTAP_SOCKET"
 
 // The paths.
 const (
-	pathStatus = "/v1/status"
-	pathStats  = "/v1/stats"
-	pathFDB    = "/v1/fdb"
-	pathFlush  = "/v1/fdb/flush"
-	pathPage   = "/v1/fdb/page"
-	pathNeigh  = "/v1/neigh"
-	pathAttach = "/v1/attach"
-	pathDetach = "/v1/detach"
-	pathReload = "/v1/reload"
-	pathWatch  = "/v1/fdb/watch"
+	pathStatus  = "/v1/status"
+	pathStats   = "/v1/stats"
+	pathFDB     = "/v1/fdb"
+	pathFlush   = "/v1/fdb/flush"
+	pathPage    = "/v1/fdb/page"
+	pathNeigh   = "/v1/neigh"
+	pathAttach  = "/v1/attach"
+	pathDetach  = "/v1/detach"
+	pathReload  = "/v1/reload"
+	pathWatch   = "/v1/fdb/watch"
+	pathExplain = "/v1/explain"
 
 	pathTakeover = "/v1/takeover"
 )
@@ -56,6 +57,8 @@ type Daemon interface {
 	// table, or of all for "", and how many were lost, until ctx ends or emit
 	// fails; first of all with none.
 	WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error
+	// Explain says what would become of a frame, and changes nothing.
+	Explain(p dataplane.Query) (dataplane.Explanation, error)
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
 	// Reload reads the configuration again and makes what runs be what it says.

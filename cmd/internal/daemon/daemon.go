@@ -41,6 +41,7 @@ type Engine interface {
 	Events() <-chan dataplane.Event
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
+	Explain(dataplane.Query) (dataplane.Explanation, error)
 	Persist(network string) error
 	Bequeath() (*dataplane.Bequest, error)
 	Restore([]dataplane.FDBEntry) (int, error)
