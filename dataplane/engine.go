@@ -84,6 +84,7 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	mirrors   armed
 	events    chan Event
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
@@ -144,7 +145,8 @@ func (e *Engine) startThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		out := newOutbound(2*w, &e.mirrors)
+		in := newInbound(2*w+1, w, &e.strangers[2*w+1], &e.mirrors)
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })

@@ -33,7 +33,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
+		out: newOutbound(0, &e.mirrors), in: newInbound(1, 0, &e.strangers[1], &e.mirrors),
 	}, nil
 }
 
@@ -68,8 +68,8 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &TunnelRoads{
 		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
-		out: newPacketOut(newOutbound(0), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1]), o.Underlay),
+		out: newPacketOut(newOutbound(0, &e.mirrors), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.mirrors), o.Underlay),
 	}, nil
 }
 
@@ -120,6 +120,7 @@ const (
 	MaxLearnedPeers = maxLearnedPeers
 
 	AnswersPerSecond = answersPerSecond
+	MaxMirrors       = maxMirrors
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.

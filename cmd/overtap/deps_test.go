@@ -38,6 +38,8 @@ var policy = []rule{
 	{"dataplane/udpwire_linux.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/coalesce.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/uplinkheader.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
+	{"dataplane/mirrorring.go", []string{"sync", "time", "fmt", "log/slog"}, "a mirror does not slow the road"},
+	{"dataplane/mirrorroad.go", []string{"sync", "fmt", "log/slog"}, "a mirror does not slow the road"},
 	{"dataplane/thread_linux.go", []string{"sync", "time", "log/slog"}, "a thread waits for its descriptors alone: it takes no lock"},
 	{"dataplane/uplink_linux.go", []string{"sync", "log/slog"}, "the road takes the uplink without a lock, and does not print"},
 	{"dataplane", []string{"github.com/BurntSushi/toml", "encoding/json", "net/http", "log", "log/slog",
