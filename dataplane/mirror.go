@@ -74,7 +74,7 @@ type Record struct {
 	Time      time.Time // when its batch was read
 	Network   string    // "" = it belongs to none
 	Kind      Kind
-	VNI       encap.VNI // of VXLAN and a network; else 0
+	VNI       encap.VNI // of VXLAN: the network's, or that of no network; 0 = none was found
 	Point     Point
 	Direction Direction
 	Drop      Drop       // of PointDropped
@@ -235,6 +235,9 @@ func (m *Mirror) record(s *sighting, data []byte) Record {
 		r.Network, r.VNI = s.of.name, s.of.vni
 	}
 	if s.has&hasHeader != 0 {
+		if h, err := encap.ParseVXLAN(data); err == nil {
+			r.VNI = h.VNI
+		}
 		r.Frame, r.Length = data[encap.VXLANHeaderLen:], r.Length-encap.VXLANHeaderLen
 	}
 	if s.point == PointWireOut || s.point == PointWireIn || s.point == PointDropped && s.way == Inbound {
