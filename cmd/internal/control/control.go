@@ -28,6 +28,8 @@ const (
 	pathDetach = "/v1/detach"
 	pathReload = "/v1/reload"
 	pathWatch  = "/v1/fdb/watch"
+
+	pathCapture = "/v1/capture"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -51,6 +53,9 @@ type Daemon interface {
 	// table, or of all for "", and how many were lost, until ctx ends or emit
 	// fails; first of all with none.
 	WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error
+	// Capture calls emit with what is seen on the road, and how many frames were
+	// lost, until ctx ends or emit fails; first of all with none.
+	Capture(ctx context.Context, spec dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
 	// Reload reads the configuration again and makes what runs be what it says.

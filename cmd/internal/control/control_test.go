@@ -41,7 +41,8 @@ type fake struct {
 	gave     chan error  // when not nil, Attach waits for the client to go
 	slow     time.Duration
 	reloads  int
-	ended    chan error // delivers what ended WatchFDB
+	ended    chan error // delivers what ended WatchFDB or Capture
+	mirror   dataplane.MirrorSpec
 }
 
 func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }

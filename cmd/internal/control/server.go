@@ -115,6 +115,7 @@ func handler(d Daemon) http.Handler {
 		answer(w, done, err)
 	})
 	handleWatch(mux, d)
+	handleCapture(mux, d)
 	handleAttach(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))

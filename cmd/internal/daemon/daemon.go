@@ -38,6 +38,7 @@ type Engine interface {
 	Events() <-chan dataplane.Event
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
+	Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error)
 	Close() error
 }
 

@@ -144,6 +144,10 @@ func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
 	return nil, errors.New("the engine in memory has no table to watch")
 }
 
+func (e *fakeEngine) Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error) {
+	return nil, errors.New("the engine in memory has no road to look at")
+}
+
 func (e *fakeEngine) Alive() bool { return !e.hung.Load() }
 
 func (e *fakeEngine) Events() <-chan dataplane.Event { return e.events }
