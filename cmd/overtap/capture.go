@@ -146,26 +146,16 @@ func (f *captureFlags) run(c *cobra.Command, args []string) (err error) {
 		return usageError{c.CommandPath(), err}
 	}
 	want.SnapLen = f.snaplen
-	out, bound, err := f.open(c)
-	if err != nil {
-		return err
-	}
-	if bound && f.size == "" && f.count == 0 && f.duration == 0 {
-		size = defaultCaptureSize
-	}
-	s := &captureSink{flags: f, size: size, out: out, buffered: bufio.NewWriterSize(out, 256<<10)}
+	s := &captureSink{flags: f, size: size}
 	defer func() { err = errors.Join(err, s.finish(c.ErrOrStderr())) }()
 
 	ctx, stop := f.within(c.Context())
 	defer stop()
 	err = f.client().Capture(ctx, want, control.Captured{
-		Ready: func() {
-			fmt.Fprintf(c.ErrOrStderr(), "capturing %s\n", f.describe(size))
-			s.ready = true
-		},
+		Ready:  func() error { return s.begin(c) },
 		Record: s.record,
 		Lost:   func(n uint64) { s.missed += n },
-		Idle:   s.buffered.Flush,
+		Idle:   func() error { return s.buffered.Flush() },
 	})
 	if errors.Is(err, errEnough) || errors.Is(err, syscall.EPIPE) {
 		return nil
@@ -211,7 +201,7 @@ func (f *captureFlags) describe(size int64) string {
 	}
 	var ends []string
 	if f.count > 0 {
-		ends = append(ends, fmt.Sprintf("after %d frames", f.count))
+		ends = append(ends, "after "+counted(f.count, "frame"))
 	}
 	if size > 0 {
 		ends = append(ends, fmt.Sprintf("at %d bytes", size))
@@ -225,34 +215,42 @@ func (f *captureFlags) describe(size int64) string {
 // captureSink is where the frames go.
 type captureSink struct {
 	flags    *captureFlags
-	size     int64 // 0 = any
-	out      io.WriteCloser
+	size     int64          // 0 = any
+	out      io.WriteCloser // nil before the daemon captures
 	buffered *bufio.Writer
-	file     *capture.File // nil before the first frame, or for lines
+	file     *capture.File // nil for lines
 	enc      *json.Encoder
-	ready    bool
 	frames   int
 	missed   uint64
 }
 
-// begin writes a file's head.
-func (s *captureSink) begin() (err error) {
-	if s.flags.file != "" && s.file == nil {
-		s.file, err = capture.NewFile(s.buffered, "overtap "+buildVersion())
+// begin opens what is written to, once the daemon captures: what it refuses leaves
+// a file as it was.
+func (s *captureSink) begin(c *cobra.Command) error {
+	f := s.flags
+	out, grows, err := f.open(c)
+	if err != nil {
+		return err
 	}
-	return err
+	s.out, s.buffered = out, bufio.NewWriterSize(out, 256<<10)
+	if grows && f.size == "" && f.count == 0 && f.duration == 0 {
+		s.size = defaultCaptureSize
+	}
+	s.enc = json.NewEncoder(s.buffered)
+	if f.file != "" {
+		if s.file, err = capture.NewFile(s.buffered, "overtap "+buildVersion()); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "capturing %s\n", f.describe(s.size))
+	return nil
 }
 
 func (s *captureSink) record(r *dataplane.Record) (err error) {
 	switch {
-	case s.flags.file != "":
-		if err = s.begin(); err == nil {
-			err = s.file.Write(r)
-		}
+	case s.file != nil:
+		err = s.file.Write(r)
 	case s.flags.json:
-		if s.enc == nil {
-			s.enc = json.NewEncoder(s.buffered)
-		}
 		err = s.enc.Encode(capture.NewJSON(r))
 	default:
 		_, err = fmt.Fprintln(s.buffered, capture.Line(r))
@@ -269,18 +267,17 @@ func (s *captureSink) record(r *dataplane.Record) (err error) {
 
 // finish completes a file, and says what there is.
 func (s *captureSink) finish(status io.Writer) (err error) {
-	if s.ready {
-		if err = s.begin(); err == nil && s.file != nil {
-			err = s.file.Finish(s.missed)
-		}
+	if s.out == nil {
+		return nil
+	}
+	if s.file != nil {
+		err = s.file.Finish(s.missed)
 	}
 	err = errors.Join(err, s.buffered.Flush(), s.out.Close())
 	if errors.Is(err, syscall.EPIPE) {
 		err = nil // the reader has gone
 	}
-	if s.ready {
-		fmt.Fprintf(status, "%s%s\n", counted(s.frames, "frame"), missed(s.missed))
-	}
+	fmt.Fprintf(status, "%s%s\n", counted(s.frames, "frame"), missed(s.missed))
 	return err
 }
 

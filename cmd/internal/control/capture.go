@@ -128,7 +128,7 @@ func (s *captureStream) write() error {
 
 // Captured is what a client of Capture is called with. Any of them may be nil.
 type Captured struct {
-	Ready  func()                        // once the daemon captures
+	Ready  func() error                  // once the daemon captures
 	Record func(*dataplane.Record) error // its bytes are valid during the call
 	Lost   func(uint64)                  // so many frames came too fast
 	Idle   func() error                  // everything that has come was given
@@ -158,7 +158,9 @@ func (c *Client) Capture(ctx context.Context, want CaptureRequest, f Captured) e
 		return err
 	}
 	if f.Ready != nil {
-		f.Ready()
+		if err := f.Ready(); err != nil {
+			return err
+		}
 	}
 	in := bufio.NewReaderSize(resp.Body, captureChunk)
 	var b []byte

@@ -85,7 +85,7 @@ func TestCapture(t *testing.T) {
 	err := NewClient(socket).Capture(t.Context(), CaptureRequest{
 		Network: "blue", Points: []dataplane.Point{dataplane.PointTapIn, dataplane.PointDropped}, SnapLen: 100, Filter: "greater 1001",
 	}, Captured{
-		Ready: func() { ready = true },
+		Ready: func() error { ready = true; return nil },
 		Record: func(r *dataplane.Record) error {
 			// The filter takes every other; of each only the start travels.
 			if want := byte(2*count + 1); len(r.Frame) != 100 || r.Frame[99] != want || r.Length != 1001 {
