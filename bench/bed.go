@@ -35,6 +35,8 @@ type BedSpec struct {
 	// Stations is how many MACs each side's table shall have learned from the
 	// other beside its container's.
 	Stations int
+	// Metrics: the daemons listen for who scrapes them.
+	Metrics bool
 }
 
 // Bed is two sites joined by what the row says, on an underlay of MTU 1500 with
@@ -65,7 +67,7 @@ func NewBed(ctx context.Context, s BedSpec) (*Bed, error) {
 func (b *Bed) Close() error {
 	var errs []error
 	for _, d := range b.daemons {
-		errs = append(errs, d.stop())
+		errs = append(errs, d.Stop())
 	}
 	return errors.Join(append(errs, b.lab.Destroy())...)
 }
@@ -163,6 +165,9 @@ func (b *Bed) addDaemon(ctx context.Context, s, other *netlab.Site) error {
 		return err
 	}
 	c := daemonConfig{site: s, maxEntries: 1<<16 + 2*b.Spec.Stations}
+	if b.Spec.Metrics {
+		c.metrics = metricsAddr
+	}
 	if b.Spec.Row == IPIP {
 		c.subnet = subnet(other)
 	}
@@ -242,7 +247,7 @@ func (b *Bed) announceFrom(ctx context.Context, from, to *netlab.Site, s traffic
 // alive returns an error when a daemon has ended.
 func (b *Bed) alive() error {
 	for _, d := range b.daemons {
-		if err := d.alive(); err != nil {
+		if err := d.Alive(); err != nil {
 			return err
 		}
 	}

@@ -114,7 +114,7 @@ func median(values []float64) float64 {
 func startCapture(tb testing.TB, d *daemon, args ...string) (stop func() (frames, missed int)) {
 	tb.Helper()
 	file := filepath.Join(tb.TempDir(), "x.pcapng")
-	cmd := exec.Command(d.binary, append([]string{"capture", "--socket", d.socket(), "-w", file}, args...)...)
+	cmd := exec.Command(d.binary, append([]string{"capture", "--socket", d.Socket(), "-w", file}, args...)...)
 	log := &journal{}
 	cmd.Stderr, cmd.SysProcAttr = log, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	check(tb, cmd.Start())

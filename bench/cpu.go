@@ -97,7 +97,7 @@ type meter struct {
 
 func startMeter(b *Bed) (*meter, error) {
 	for _, d := range b.daemons {
-		if err := resetPeakRSS(d.pid()); err != nil {
+		if err := resetPeakRSS(d.PID()); err != nil {
 			return nil, fmt.Errorf("reset the daemon's peak of memory: %w", err)
 		}
 	}
@@ -112,7 +112,7 @@ func (m *meter) now() (machine, daemons uint64, err error) {
 		return 0, 0, err
 	}
 	for _, d := range m.bed.daemons {
-		n, err := processTicks(d.pid())
+		n, err := processTicks(d.PID())
 		if err != nil {
 			return 0, 0, err
 		}
@@ -130,7 +130,7 @@ func (m *meter) read() (c Cost, err error) {
 	c.MachineSeconds = float64(machine-m.machine) / userHZ
 	c.DaemonSeconds = float64(daemons-m.daemons) / userHZ
 	for _, d := range m.bed.daemons {
-		n, err := peakRSS(d.pid())
+		n, err := peakRSS(d.PID())
 		if err != nil {
 			return c, err
 		}

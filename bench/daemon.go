@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"overtap/bench/netlab"
+	"overtap/dataplane"
 )
 
 const (
@@ -34,9 +35,10 @@ func Build(ctx context.Context, dir string) (string, error) {
 	return path, nil
 }
 
-// daemon is a running `overtap run`.
-type daemon struct {
-	site   *netlab.Site
+// Daemon is a running `overtap run` on a host of a lab.
+type Daemon struct {
+	Host *netlab.Host
+
 	cmd    *netlab.Cmd
 	binary string
 	dir    string
@@ -45,18 +47,25 @@ type daemon struct {
 	err    error         // of Wait, once ended
 }
 
+// daemon is that of a bed's site.
+type daemon struct {
+	*Daemon
+	site *netlab.Site
+}
+
 // daemonConfig is what a bed's daemon has to know.
 type daemonConfig struct {
 	site       *netlab.Site
 	peers      []string // underlay addresses
 	maxEntries int
 	subnet     netip.Prefix // of the peer's container; invalid = VXLAN
+	metrics    string       // where to listen; "" = nowhere
 }
 
 func (c daemonConfig) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", c.site.Underlay, netlab.UnderlayDev)
-	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = %q\n", socket, c.metrics)
 	if c.subnet.IsValid() {
 		fmt.Fprintf(&b, "[[ipip]]\nname = %q\nmtu = %d\n", tapDev, c.site.MTU)
 		for _, p := range c.peers {
@@ -74,28 +83,37 @@ func (c daemonConfig) toml(socket string) string {
 
 // startDaemon runs the binary on the site's host and waits until it is ready.
 func startDaemon(ctx context.Context, binary string, c daemonConfig) (*daemon, error) {
-	d, err := launch(binary, c)
+	d, err := StartDaemon(ctx, binary, c.site.Host, c.toml)
 	if err != nil {
-		return nil, fmt.Errorf("site %s: start overtap: %w", c.site.Host.Name(), err)
+		return nil, err
+	}
+	return &daemon{d, c.site}, nil
+}
+
+// StartDaemon runs the binary on the host, with the configuration that toml makes
+// for a control socket, and waits until it is ready. Stop it.
+func StartDaemon(ctx context.Context, binary string, h *netlab.Host, toml func(socket string) string) (*Daemon, error) {
+	d, err := launch(binary, h, toml)
+	if err != nil {
+		return nil, fmt.Errorf("host %s: start overtap: %w", h.Name(), err)
 	}
 	if err := d.awaitReady(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("site %s: start overtap: %w", c.site.Host.Name(), err), d.stop())
+		return nil, errors.Join(fmt.Errorf("host %s: start overtap: %w", h.Name(), err), d.Stop())
 	}
 	return d, nil
 }
 
-func launch(binary string, c daemonConfig) (*daemon, error) {
+func launch(binary string, h *netlab.Host, toml func(socket string) string) (*Daemon, error) {
 	// Short, because a socket's path has to be.
 	dir, err := os.MkdirTemp("", newLabName()+"-")
 	if err != nil {
 		return nil, err
 	}
-	d := &daemon{site: c.site, binary: binary, dir: dir, ended: make(chan struct{})}
-	config := filepath.Join(dir, "overtap.toml")
-	if err := os.WriteFile(config, []byte(c.toml(d.socket())), 0o600); err != nil {
+	d := &Daemon{Host: h, binary: binary, dir: dir, ended: make(chan struct{})}
+	if err := os.WriteFile(d.Config(), []byte(toml(d.Socket())), 0o600); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	d.cmd = c.site.Host.Command(binary, "run", "--config", config).KillWithParent()
+	d.cmd = h.Command(binary, "run", "--config", d.Config()).KillWithParent()
 	d.cmd.Stderr = &d.log
 	if err := d.cmd.Start(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
@@ -107,11 +125,44 @@ func launch(binary string, c daemonConfig) (*daemon, error) {
 	return d, nil
 }
 
-func (d *daemon) socket() string { return filepath.Join(d.dir, "sock") }
+// Socket returns the path of the control socket.
+func (d *Daemon) Socket() string { return filepath.Join(d.dir, "sock") }
 
-func (d *daemon) pid() int { return d.cmd.Process.Pid }
+// Config returns the path of the configuration, which may be rewritten.
+func (d *Daemon) Config() string { return filepath.Join(d.dir, "overtap.toml") }
 
-func (d *daemon) awaitReady(ctx context.Context) error {
+// PID returns the process's ID.
+func (d *Daemon) PID() int { return d.cmd.Process.Pid }
+
+// Log returns what the process has written to stderr so far.
+func (d *Daemon) Log() string { return d.log.String() }
+
+// Verb runs a verb of the command line against the daemon and returns what it
+// printed; its error has what it wrote to stderr.
+func (d *Daemon) Verb(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, d.binary, append(args, "--socket", d.Socket())...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return out, fmt.Errorf("overtap %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
+	}
+	return out, nil
+}
+
+// Stats asks it for its counters.
+func (d *Daemon) Stats(ctx context.Context) (s dataplane.Stats, err error) {
+	out, err := d.Verb(ctx, "stats", "--json")
+	if err == nil {
+		err = json.Unmarshal(out, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("counters: %w", err)
+	}
+	return s, nil
+}
+
+func (d *Daemon) awaitReady(ctx context.Context) error {
 	limit := time.After(readyLimit)
 	for !strings.Contains(d.log.String(), "msg=ready") {
 		select {
@@ -127,8 +178,8 @@ func (d *daemon) awaitReady(ctx context.Context) error {
 	return nil
 }
 
-// alive returns an error when the process has ended.
-func (d *daemon) alive() error {
+// Alive returns an error when the process has ended.
+func (d *Daemon) Alive() error {
 	select {
 	case <-d.ended:
 		return d.dead()
@@ -137,13 +188,13 @@ func (d *daemon) alive() error {
 	}
 }
 
-func (d *daemon) dead() error {
+func (d *Daemon) dead() error {
 	return fmt.Errorf("overtap ended by itself (%v); its log:\n%s", d.err, &d.log)
 }
 
-// stop ends the process by SIGTERM, or by SIGKILL when it does not listen, and
+// Stop ends the process by SIGTERM, or by SIGKILL when it does not listen, and
 // removes its files. One that ended otherwise than with status 0 is an error.
-func (d *daemon) stop() error {
+func (d *Daemon) Stop() error {
 	defer os.RemoveAll(d.dir)
 	d.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -161,9 +212,9 @@ func (d *daemon) stop() error {
 
 // learned returns how many entries the daemon's table has learned.
 func (d *daemon) learned(ctx context.Context) (int, error) {
-	out, err := exec.CommandContext(ctx, d.binary, "status", "--json", "--socket", d.socket()).Output()
+	out, err := d.Verb(ctx, "status", "--json")
 	if err != nil {
-		return 0, fmt.Errorf("overtap status: %w", err)
+		return 0, err
 	}
 	var status struct {
 		Networks []struct {

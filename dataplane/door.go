@@ -96,6 +96,7 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 		}
 		e.closeIdleWires()
 	}
+	e.prober.changed()
 	slices.Sort(diff.Added)
 	slices.Sort(diff.Removed)
 	slices.Sort(diff.Changed)
@@ -130,6 +131,9 @@ func (c Network) open(e *Engine) (_ member, err error) {
 		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
 	}
 	n.vni, n.udpPort = c.VNI, c.Port
+	for w := range e.watches {
+		w.follow(n)
+	}
 	if err := n.change(c); err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0, &e.mirrors), in: newInbound(1, 0, &e.strangers[1], &e.mirrors),
+		out: newOutbound(0, &e.mirrors), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors),
 	}, nil
 }
 
@@ -61,6 +62,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 	return &TunnelRoads{
 		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
 		out: newPacketOut(newOutbound(0, &e.mirrors), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.mirrors), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors), o.Underlay),
 	}, nil
 }
 
@@ -90,9 +92,18 @@ func (r *Roads) Learn(m encap.MAC, i int) {
 	r.net.table.Learn(m, id)
 }
 
-// Close closes the device and the wire.
+// Change makes the network be c.
+func (r *Roads) Change(c Network) error { return r.net.change(c) }
+
+// Close closes the device and the wires.
 func (r *Roads) Close() error {
-	return errors.Join(r.net.close(), r.wire.Close(), r.Engine.edges.Close())
+	errs := []error{r.net.close()}
+	for _, wires := range r.Engine.wires {
+		for _, w := range wires {
+			errs = append(errs, w.Close())
+		}
+	}
+	return errors.Join(append(errs, r.Engine.edges.Close())...)
 }
 
 // Cut writes the headers of each of f's segments into slots of HeaderSlot bytes
@@ -121,10 +132,32 @@ const (
 
 	AnswersPerSecond = answersPerSecond
 	MaxMirrors       = maxMirrors
+	RepliesPerSecond = repliesPerSecond
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.
 func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 	id, _ := r.net.peers.ID(peer)
 	r.net.peers.SetPathMTU(id, mtu)
+}
+
+// Tick lets a second go by, and does the table's upkeep.
+func (r *Roads) Tick() {
+	r.Engine.clock.Set(r.Engine.clock.Now() + 1)
+	r.net.age()
+}
+
+// Room is how much of everything the roads have room for; it never changes.
+func (r *Roads) Room() []int { return room(r.out, r.in) }
+
+// Room is that of Roads.
+func (r *TunnelRoads) Room() []int { return room(r.out.out, r.in.in) }
+
+func room(o *outbound, i *inbound) []int {
+	all := []int{cap(o.batch.frames), len(o.batch.arena), cap(o.sends), cap(o.parts), len(o.slots),
+		len(i.datagrams), cap(i.frames), cap(i.parts), cap(i.trains), len(i.slots)}
+	for _, t := range i.trains[:cap(i.trains)] {
+		all = append(all, cap(t.parts))
+	}
+	return all
 }

@@ -104,10 +104,19 @@ func PutTooBigFrame(b, frame []byte, mtu OverlayMTU) int {
 	if err != nil || !eth.Src().IsSource() || !eth.Dst().IsSource() {
 		return 0
 	}
-	if t := eth.EtherType(); t != EtherTypeIPv4 && t != EtherTypeIPv6 {
+	l3 := eth.L3Offset()
+	switch version := ipVersion(frame[l3:]); eth.EtherType() {
+	case EtherTypeIPv4:
+		if version != 4 {
+			return 0
+		}
+	case EtherTypeIPv6:
+		if version != 6 {
+			return 0
+		}
+	default:
 		return 0
 	}
-	l3 := eth.L3Offset()
 	n := PutTooBig(b[l3:], frame[l3:], mtu)
 	if n == 0 {
 		return 0

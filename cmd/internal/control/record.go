@@ -20,8 +20,8 @@ import (
 const (
 	isLost   = 0
 	isRecord = 1
-	// maxMessage is more than any message has.
-	maxMessage = 1 << 18
+	// maxCaptured is more than any message has.
+	maxCaptured = 1 << 18
 )
 
 // Flags of a record.
@@ -78,7 +78,7 @@ func readCaptured(in *bufio.Reader, buf *[]byte) (*dataplane.Record, uint64, err
 		return nil, 0, err
 	}
 	n := binary.LittleEndian.Uint32(head[:])
-	if n == 0 || n > maxMessage {
+	if n == 0 || n > maxCaptured {
 		return nil, 0, errMessage
 	}
 	if int(n) > cap(*buf) {
