@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -22,9 +23,16 @@ const metricsAddr = "127.0.0.1:9472"
 // Observer is somebody who watches the daemons of a bed while traffic flows.
 type Observer struct {
 	Name string // on the command line
-	// watch begins, and returns once it is under way; stop ends it, and returns
-	// an error when it could not watch all the while.
-	watch func(context.Context, *Bed) (stop func() error, err error)
+	// watch begins, and returns once it is under way.
+	watch func(context.Context, *Bed) (*watch, error)
+}
+
+// watch is an observer at work.
+type watch struct {
+	// stop ends it; an error says that it could not watch all the while.
+	stop func() error
+	// programs are the ids of those that run for it on the daemon's host.
+	programs []int
 }
 
 // Observers lists all observers. What else an operator may leave on, and shall
@@ -62,7 +70,10 @@ type Observed struct {
 	Seconds   float64 // of a turn
 	Underlay  string
 	Observers []string
-	Lanes     []ObservedLane
+	// Idle and IdleWatched are the CPU seconds that daemons and observers take
+	// in a second without traffic, without the observers and with them.
+	Idle, IdleWatched float64
+	Lanes             []ObservedLane
 }
 
 // ObservedLane is one load in one direction.
@@ -70,8 +81,9 @@ type ObservedLane struct {
 	Load, Lane string
 	Figure     Figure
 	// Alone and Watched are the figure without and with the observers. Ratio is
-	// the median of Watched over that of Alone, or turned round where less is
-	// better: below 1 they cost something.
+	// the median of the ratios of a turn with them and the one before it without,
+	// turned round where less is better: below 1 they cost something. What the
+	// machine does beside the run falls on both turns of a pair.
 	Alone, Watched Value
 	Ratio          float64
 }
@@ -122,6 +134,11 @@ func (p ObservePlan) load(ctx context.Context, l Load, r *Observed) (err error) 
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
+	if r.IdleWatched == 0 {
+		if err := p.idle(ctx, b, r); err != nil {
+			return err
+		}
+	}
 	for _, lane := range lanes(p.Row, l) {
 		var alone, watched []Sample
 		for n := range p.Runs {
@@ -138,33 +155,104 @@ func (p ObservePlan) load(ctx context.Context, l Load, r *Observed) (err error) 
 		}
 		for _, f := range l.Figures {
 			o := ObservedLane{Load: l.Title, Lane: title(lane, l), Figure: f, Alone: f.value(alone), Watched: f.value(watched)}
-			of, by := o.Watched.Median, o.Alone.Median
-			if f.LowerIsBetter {
-				of, by = by, of
-			}
-			if by > 0 {
-				o.Ratio = of / by
-			}
+			o.Ratio = f.pairRatio(watched, alone)
 			r.Lanes = append(r.Lanes, o)
 		}
 	}
 	return nil
 }
 
+// pairRatio returns the median of what each sample has of the one beside it in by;
+// of an even number the lower of the two in the middle, as value does.
+func (f Figure) pairRatio(of, by []Sample) float64 {
+	ratios := make([]float64, len(of))
+	for i := range of {
+		a, b := f.of(of[i]), f.of(by[i])
+		if f.LowerIsBetter {
+			a, b = b, a
+		}
+		if b > 0 {
+			ratios[i] = a / b
+		}
+	}
+	slices.Sort(ratios)
+	return ratios[(len(ratios)-1)/2]
+}
+
 // watched measures a turn that all observers watch.
 func (p ObservePlan) watched(ctx context.Context, b *Bed, l Load, reverse bool) (s Sample, err error) {
+	err = p.whileWatched(ctx, b, func([]int) error {
+		s, err = b.Measure(ctx, l, reverse, p.Options)
+		return err
+	})
+	return s, err
+}
+
+// whileWatched calls f, with the ids of the observers' programs, while all
+// observers watch.
+func (p ObservePlan) whileWatched(ctx context.Context, b *Bed, f func(programs []int) error) (err error) {
+	var programs []int
 	for _, o := range p.Observers {
-		stop, failed := o.watch(ctx, b)
+		w, failed := o.watch(ctx, b)
 		if failed != nil {
-			return s, fmt.Errorf("observer %s: %w", o.Name, failed)
+			return fmt.Errorf("observer %s: %w", o.Name, failed)
 		}
 		defer func() {
-			if e := stop(); e != nil {
+			if e := w.stop(); e != nil {
 				err = errors.Join(err, fmt.Errorf("observer %s: %w", o.Name, e))
 			}
 		}()
+		programs = append(programs, w.programs...)
 	}
-	return b.Measure(ctx, l, reverse, p.Options)
+	return f(programs)
+}
+
+// idleTime is how long a bed without traffic is measured.
+const idleTime = 5 * time.Second
+
+// idle measures what the observers cost where nothing else is to do.
+func (p ObservePlan) idle(ctx context.Context, b *Bed, r *Observed) (err error) {
+	p.Progress("without traffic")
+	var daemons []int
+	for _, d := range b.daemons {
+		daemons = append(daemons, d.PID())
+	}
+	if r.Idle, err = busy(ctx, daemons, idleTime); err != nil {
+		return err
+	}
+	return p.whileWatched(ctx, b, func(programs []int) error {
+		r.IdleWatched, err = busy(ctx, append(programs, daemons...), idleTime)
+		return err
+	})
+}
+
+// busy returns which part of a CPU the processes take for a while.
+func busy(ctx context.Context, pids []int, d time.Duration) (float64, error) {
+	ticks := func() (n uint64, err error) {
+		for _, pid := range pids {
+			t, err := processTicks(pid)
+			if err != nil {
+				return 0, err
+			}
+			n += t
+		}
+		return n, nil
+	}
+	before, err := ticks()
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(d):
+	}
+	after, err := ticks()
+	if err != nil {
+		return 0, err
+	}
+	return float64(after-before) / userHZ / time.Since(start).Seconds(), nil
 }
 
 // WriteMarkdown writes the run as a table.
@@ -172,7 +260,8 @@ func (r *Observed) WriteMarkdown(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "- Date: %s\n- Kernel: Linux %s, %s; CPU: %s, %d cores\n- Underlay: %s\n", r.Started.Format("2006-01-02 15:04 MST"),
 		r.Machine.Kernel, r.Machine.Arch, plainText(r.Machine.CPU), r.Machine.Cores, r.Underlay)
-	fmt.Fprintf(b, "- Method: turns of %g s without and with %s; medians of %d.\n\n", r.Seconds, strings.Join(r.Observers, " and "), r.Runs)
+	fmt.Fprintf(b, "- Method: turns of %g s without and with %s; medians of %d; the ratio is of neighbouring turns.\n\n", r.Seconds, strings.Join(r.Observers, " and "), r.Runs)
+	fmt.Fprintf(b, "Without traffic daemon and observers take %.1f %% of a CPU, the daemon alone %.1f %%.\n\n", 100*r.IdleWatched, 100*r.Idle)
 	b.WriteString("| load | row | unobserved (range) | observed (range) | ratio |\n| --- | --- | --- | --- | --- |\n")
 	for _, o := range r.Lanes {
 		figure := func(v Value) string { return fmt.Sprintf("%.4g %s (%.4g–%.4g)", v.Median, v.Unit, v.Min, v.Max) }
@@ -182,7 +271,7 @@ func (r *Observed) WriteMarkdown(w io.Writer) error {
 }
 
 // scrape reads the metrics of each daemon every second, as Prometheus does.
-func scrape(ctx context.Context, b *Bed) (func() error, error) {
+func scrape(ctx context.Context, b *Bed) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	failed := make(chan error, len(b.daemons))
 	stop := func() error {
@@ -201,7 +290,7 @@ func scrape(ctx context.Context, b *Bed) (func() error, error) {
 		}
 		go func() { failed <- scrapeEach(ctx, client, time.Second) }()
 	}
-	return stop, nil
+	return &watch{stop: stop}, nil
 }
 
 func scrapeEach(ctx context.Context, client *http.Client, every time.Duration) error {
@@ -255,8 +344,9 @@ func (d *daemon) metricsClient() *http.Client {
 }
 
 // watchTop runs `overtap top` beside each daemon on a terminal of 80 by 24.
-func watchTop(_ context.Context, b *Bed) (func() error, error) {
+func watchTop(_ context.Context, b *Bed) (*watch, error) {
 	var all []*terminal.Terminal
+	var programs []int
 	stop := func() error {
 		var errs []error
 		for _, t := range all {
@@ -271,14 +361,14 @@ func watchTop(_ context.Context, b *Bed) (func() error, error) {
 		if err != nil {
 			return nil, errors.Join(err, stop())
 		}
-		all = append(all, t)
+		all, programs = append(all, t), append(programs, t.PID())
 	}
 	for _, t := range all {
 		if err := awaitDrawn(t); err != nil {
 			return nil, errors.Join(err, stop())
 		}
 	}
-	return stop, nil
+	return &watch{stop, programs}, nil
 }
 
 // aScreen is more than a program draws before its first screen, in bytes.

@@ -86,6 +86,9 @@ func start(cmd *exec.Cmd, columns, rows uint16) (_ *Terminal, err error) {
 // Drawn returns how many bytes the program has written.
 func (t *Terminal) Drawn() int64 { return t.drawn.Load() }
 
+// PID returns the program's id.
+func (t *Terminal) PID() int { return t.cmd.Process.Pid }
+
 // Close ends the program by SIGTERM, or by SIGKILL when it does not listen, and
 // the terminal. A program that ends otherwise than with status 0 is an error.
 func (t *Terminal) Close() error {

@@ -72,7 +72,8 @@ func topSource(client *control.Client, network string) top.Source {
 			}
 			stats, err := client.Stats(ctx)
 			if err == nil {
-				stats, err = only(stats, network)
+				f := filter{network: network}
+				stats, err = f.only(stats)
 			}
 			return status, stats, err
 		},

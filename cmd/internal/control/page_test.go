@@ -27,13 +27,14 @@ func genEntry(t *rapid.T) dataplane.FDBEntry {
 // A page is what sorting the whole table, and cutting it, would give.
 func TestPageIsOfTheWholeInOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		all := rapid.SliceOfNDistinct(rapid.Custom(genEntry), 0, 60, func(e dataplane.FDBEntry) string { return e.Network + e.MAC.String() }).Draw(t, "table")
+		least := rapid.SampledFrom([]int{0, 30}).Draw(t, "least") // else tables are short
+		all := rapid.SliceOfNDistinct(rapid.Custom(genEntry), least, 60, func(e dataplane.FDBEntry) string { return e.Network + e.MAC.String() }).Draw(t, "table")
 		q := FDBQuery{
 			Contains: rapid.SampledFrom([]string{"", "RED", "192.0.2.1", "learned", "00:0a", "nothing"}).Draw(t, "contains"),
 			Order:    rapid.SampledFrom(append(slices.Clone(FDBOrders), "")).Draw(t, "order"),
 			Reverse:  rapid.Bool().Draw(t, "reverse"),
-			Offset:   rapid.IntRange(0, 30).Draw(t, "offset"),
-			Limit:    rapid.IntRange(0, 30).Draw(t, "limit"),
+			Offset:   rapid.IntRange(0, 10).Draw(t, "offset"),
+			Limit:    rapid.IntRange(0, 10).Draw(t, "limit"),
 		}
 		got, err := q.Page(func(_ string, f func(*dataplane.FDBEntry)) error {
 			for _, e := range all {

@@ -41,9 +41,12 @@ func TestRates(t *testing.T) {
 // What began anew counts from zero, whether or not it has overtaken what it was.
 func TestRatesAfterRestart(t *testing.T) {
 	for name, change := range map[string]func(*sample){
-		"counters go back":           func(*sample) {},
-		"another process":            func(s *sample) { s.status.PID++ },
-		"another, and it is past it": func(s *sample) { s.status.PID++; s.stats.Networks[0].RxBytes = 1 << 60 },
+		"counters go back": func(*sample) {},
+		"another process":  func(s *sample) { s.status.PID++ },
+		"another, and it is past it": func(s *sample) {
+			s.status.PID++
+			s.stats.Networks[0].Traffic = dataplane.Traffic{TxPackets: 1 << 40, TxBytes: 1 << 50, RxPackets: 1 << 40, RxBytes: 1 << 50}
+		},
 	} {
 		before, now := second(1000), second(1)
 		now.at = before.at.Add(time.Second)
