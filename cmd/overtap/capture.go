@@ -19,7 +19,6 @@ import (
 
 	"overtap/cmd/internal/capture"
 	"overtap/cmd/internal/control"
-	"overtap/cmd/internal/filter"
 	"overtap/dataplane"
 )
 
@@ -96,7 +95,7 @@ sees what all containers say.`,
 // request is what the flags and the filter ask of the daemon.
 func (f *roadFlags) request(args []string) (control.CaptureRequest, error) {
 	r := control.CaptureRequest{Network: f.network, Filter: strings.Join(args, " ")}
-	if _, err := filter.Parse(r.Filter); err != nil {
+	if err := r.Check(); err != nil {
 		return r, err
 	}
 	for _, name := range f.points {

@@ -60,6 +60,12 @@ func handleCapture(mux *http.ServeMux, d Daemon) {
 	})
 }
 
+// Check is an error when the filter is none, without asking a daemon.
+func (c *CaptureRequest) Check() error {
+	_, err := filter.Parse(c.Filter)
+	return err
+}
+
 // spec is what of the request the road decides.
 func (c *CaptureRequest) spec() dataplane.MirrorSpec {
 	s := dataplane.MirrorSpec{Network: c.Network, SnapLen: c.SnapLen}
