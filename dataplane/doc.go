@@ -65,6 +65,15 @@
 //  5. A congestion mark is carried in.
 //  6. enqueue, and all that follows, is the road of frames.
 //
+// # Mirrors
+//
+// A mirror (mirror.go) shows frames as they pass a point of the road, as a
+// switch's port mirroring does: tap-in after run has read, wire-in after payload
+// has found the network, wire-out and tap-out after send and flush know what was
+// taken, dropped where a drop is counted. Its rings (mirrorring.go), one a thread,
+// lose what nobody reads. Without a mirror the road pays one load a batch and one
+// comparison a frame (mirrorroad.go).
+//
 // # Threads
 //
 // A worker is two OS threads, one each way (thread_linux.go), which sleep in
@@ -77,6 +86,7 @@
 // # The door
 //
 // Control reaches the road through Engine.Apply, which takes plain data
-// (desired.go), and looks at it through Stats, FDB and Info (observe.go). Explain
-// (explain.go) says what the roads would do with a frame, by their own functions.
+// (desired.go), and looks at it through Stats, FDB and Info (observe.go), WatchFDB
+// (watch.go) and Mirror. Explain (explain.go) says what the roads would do with a
+// frame, by their own functions.
 package dataplane

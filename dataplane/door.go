@@ -116,9 +116,9 @@ func (d *Desired) all() []wanted {
 }
 
 // newOverlay is what a network and a tunnel begin with.
-func (e *Engine) newOverlay(name string) overlay {
+func (e *Engine) newOverlay(name string, kind Kind) overlay {
 	return overlay{
-		name:    name,
+		name: name, kind: kind,
 		tallies: make([]tally, 2*e.workers),
 		peers:   fdb.NewPeers(e.options.Underlay, maxLearnedPeers, e.clock),
 	}
@@ -126,10 +126,11 @@ func (e *Engine) newOverlay(name string) overlay {
 
 func (c Network) open(e *Engine) (_ member, err error) {
 	n := &network{
-		overlay: e.newOverlay(c.Name),
+		overlay: e.newOverlay(c.Name, KindVXLAN),
 		config:  c,
 		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
 	}
+	n.vni, n.udpPort = c.VNI, c.Port
 	for w := range e.watches {
 		w.follow(n)
 	}

@@ -153,8 +153,9 @@ type Wire interface {
 
 // Datagram is what one receive brought: one UDP payload, or a run of them.
 type Datagram struct {
-	From netip.Addr // outer source, never v4-in-v6
-	Data []byte
+	From     netip.Addr // outer source, never v4-in-v6
+	FromPort uint16     // outer source port; 0 = not known, or IP-in-IP
+	Data     []byte
 	// SegSize is zero for one payload; else Data is a run of payloads of
 	// SegSize bytes, the last possibly shorter (UDP_GRO), unless Data is one
 	// payload with a UDP superframe inside whose segments carry SegSize bytes

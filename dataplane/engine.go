@@ -94,6 +94,7 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	mirrors   armed
 	prober    *prober
 	events    chan Event
 	untold    sync.Mutex
@@ -168,7 +169,8 @@ func (e *Engine) makeThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w])
+		out := newOutbound(2*w, &e.mirrors)
+		in := newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w], &e.mirrors)
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
 		e.launch = append(e.launch,

@@ -35,7 +35,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]),
+		out: newOutbound(0, &e.mirrors), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors),
 	}, nil
 }
 
@@ -71,8 +71,8 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &TunnelRoads{
 		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
-		out: newPacketOut(newOutbound(0), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]), o.Underlay),
+		out: newPacketOut(newOutbound(0, &e.mirrors), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors), o.Underlay),
 	}, nil
 }
 
@@ -132,6 +132,7 @@ const (
 	MaxLearnedPeers = maxLearnedPeers
 
 	AnswersPerSecond = answersPerSecond
+	MaxMirrors       = maxMirrors
 	RepliesPerSecond = repliesPerSecond
 	ProbeBoxSize     = probeBoxSize
 )

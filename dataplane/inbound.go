@@ -22,9 +22,11 @@ type inbound struct {
 	thread    int
 	worker    int
 	strangers *tally // for frames that belong to no network
+	mirror    mirroring
 	probes    *probeBox
 
 	datagrams []Datagram
+	port      uint16                 // where they came in; 0 = IP-in-IP
 	vnis      map[encap.VNI]*network // of the port at hand
 
 	n      *network // of the frames at hand; nil at the start of a batch
@@ -39,15 +41,17 @@ type inbound struct {
 
 // sink is the device that the frames at hand are for, and what it takes.
 type sink struct {
+	of    *overlay
 	dev   Device
 	mtu   encap.OverlayMTU
 	plain bool // no vnet header
 	uso   bool // UDP superframes
 }
 
-func newInbound(thread, worker int, strangers *tally, probes *probeBox) *inbound {
+func newInbound(thread, worker int, strangers *tally, probes *probeBox, a *armed) *inbound {
 	in := &inbound{
 		thread: thread, worker: worker, strangers: strangers, probes: probes,
+		mirror:    mirroring{armed: a, thread: thread},
 		datagrams: make([]Datagram, inDatagrams),
 		frames:    make([]OutFrame, 0, inFrames),
 		parts:     make([][]byte, 0, 2*inFrames),
@@ -63,7 +67,8 @@ func newInbound(thread, worker int, strangers *tally, probes *probeBox) *inbound
 // run takes one batch from the wire to the devices (step 1 of the road).
 func (in *inbound) run(c *catalogue, port uint16, w Wire) error {
 	count, err := w.ReadBatch(in.datagrams)
-	in.vnis, in.n = c.byPort[port], nil
+	in.port, in.vnis, in.n = port, c.byPort[port], nil
+	in.mirror.begin()
 	for i := range in.datagrams[:count] {
 		in.datagram(&in.datagrams[i])
 	}
@@ -74,7 +79,7 @@ func (in *inbound) run(c *catalogue, port uint16, w Wire) error {
 // datagram takes a received run apart (step 2).
 func (in *inbound) datagram(d *Datagram) {
 	if d.Truncated {
-		in.strangers.drop(DropTruncated, 1)
+		in.stray(DropTruncated, d, d.Data)
 		return
 	}
 	if d.SegSize == 0 || d.SegSize >= len(d.Data) {
@@ -107,28 +112,47 @@ func superframe(d *Datagram) bool {
 func (in *inbound) payload(d *Datagram, b []byte, segSize int) {
 	h, err := encap.ParseVXLAN(b)
 	if err != nil {
-		in.strangers.drop(headerDrop(err), 1)
+		in.stray(headerDrop(err), d, b)
 		return
 	}
 	if !in.enter(h.VNI) {
-		in.strangers.drop(DropVXLANVNINotFound, 1)
+		in.stray(DropVXLANVNINotFound, d, b)
 		return
 	}
 	in.tally.offered.Add(1)
+	if in.mirror.on() {
+		in.showReceived(d, b, segSize)
+	}
 	id, admission := in.n.peers.Admit(d.From)
 	if admission > fdb.AdmitAdded {
-		in.tally.drop(admissionDrop(admission), 1)
+		in.drop(admissionDrop(admission), d, b, segSize)
 		return
 	}
 	if h.Reserved {
 		if in.p.reservedDrop {
-			in.tally.drop(DropVXLANInvalidHdr, 1)
+			in.drop(DropVXLANInvalidHdr, d, b, segSize)
 			return
 		}
 		in.tally.reserved.Add(1)
 	}
 	if drop := in.deliver(b[encap.VXLANHeaderLen:], id, d, segSize); drop != dropNone {
-		in.tally.drop(drop, 1)
+		in.drop(drop, d, b, segSize)
+	}
+}
+
+// stray counts what belongs to no network.
+func (in *inbound) stray(drop Drop, d *Datagram, b []byte) {
+	in.strangers.drop(drop, 1)
+	if in.mirror.on() {
+		in.showStray(drop, d, b, in.port)
+	}
+}
+
+// drop counts what came for the network at hand and goes nowhere.
+func (in *inbound) drop(drop Drop, d *Datagram, b []byte, segSize int) {
+	in.tally.drop(drop, 1)
+	if in.mirror.on() {
+		in.showDropped(drop, d, b, segSize)
 	}
 }
 
@@ -143,7 +167,7 @@ func (in *inbound) enter(vni encap.VNI) bool {
 	}
 	in.flush()
 	in.n, in.p, in.tally = n, n.policy.Load(), &n.tallies[in.thread]
-	in.sink = sink{dev: n.devices[in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
+	in.sink = sink{of: &n.overlay, dev: n.devices[in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
 	return true
 }
 
@@ -376,6 +400,9 @@ func (in *inbound) flush() {
 		} else {
 			in.tally.count(f.peer, f.segs, f.size)
 		}
+	}
+	if in.mirror.on() {
+		in.showWritten()
 	}
 	in.frames = in.frames[:0]
 	in.parts = in.parts[:0]

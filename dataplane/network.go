@@ -17,6 +17,9 @@ import (
 // read peers and their own device and tallies; everything else is the door's.
 type overlay struct {
 	name    string
+	kind    Kind
+	vni     encap.VNI // of a network, as udpPort is
+	udpPort uint16
 	peers   *fdb.Peers
 	devices []Device // by worker
 	tallies []tally  // by thread

@@ -31,6 +31,7 @@ type outbound struct {
 	p      *policy
 	at     atHand
 	tally  *tally
+	mirror mirroring
 	plan   plan            // of the superframe at hand
 	whole  Whole           // the superframe at hand
 	answer [maxAnswer]byte // to the frame at hand
@@ -40,10 +41,11 @@ type outbound struct {
 	slots  []byte
 }
 
-func newOutbound(thread int) *outbound {
+func newOutbound(thread int, a *armed) *outbound {
 	o := &outbound{
 		thread: thread,
 		batch:  NewFrameBatch(outFrames, outArena),
+		mirror: mirroring{armed: a, thread: thread},
 		sends:  make([]Send, 0, outSends),
 		parts:  make([][]byte, 0, outParts),
 		slots:  make([]byte, outHeaders*headerSlot),
@@ -55,18 +57,29 @@ func newOutbound(thread int) *outbound {
 // run takes one batch from the device to the wire (step 1 of the road).
 func (o *outbound) run(n *network, dev Device, w Wire) error {
 	o.n, o.p, o.tally = n, n.policy.Load(), &n.tallies[o.thread]
-	o.at = atHand{peers: n.peers, dev: dev, mtu: o.p.mtu}
+	o.at = atHand{of: &n.overlay, peers: n.peers, dev: dev, mtu: o.p.mtu}
 	o.batch.Reset()
 	err := dev.ReadBatch(o.batch)
 	frames := o.batch.Frames()
 	o.tally.offered.Add(countAll(frames))
+	if o.mirror.begin() {
+		o.showRead(frames)
+	}
 	for i := range frames {
 		if d := o.forward(&frames[i], dev, w); d != dropNone {
-			o.tally.drop(d, frames[i].count())
+			o.drop(d, &frames[i])
 		}
 	}
 	o.flush(w)
 	return err
+}
+
+// drop counts a frame that goes nowhere.
+func (o *outbound) drop(d Drop, f *Frame) {
+	o.tally.drop(d, f.count())
+	if o.mirror.on() {
+		o.showDropped(d, f)
+	}
 }
 
 // countAll is how many frames these stand for, by their metadata.
@@ -270,6 +283,9 @@ func (o *outbound) passWhole(u *unit, id fdb.PeerID, w Wire) bool {
 		return false
 	}
 	o.tally.count(id, u.segs, u.bytes)
+	if o.mirror.on() {
+		o.showWhole(u)
+	}
 	return true
 }
 
@@ -431,6 +447,9 @@ func (o *outbound) send(w Wire) {
 		if sent := s.segs - s.Refused; sent > 0 {
 			o.tally.count(s.peer, sent, s.bytes*sent/s.segs)
 		}
+	}
+	if o.mirror.on() {
+		o.showSent()
 	}
 	o.sends = o.sends[:0]
 }

@@ -30,7 +30,8 @@ func newPacketIn(in *inbound, self netip.Addr) *packetIn {
 // run takes one batch from the wire to the devices (step 1 of the road).
 func (in *packetIn) run(c *catalogue, w Wire) error {
 	count, err := w.ReadBatch(in.in.datagrams)
-	in.c, in.t = c, nil
+	in.c, in.t, in.in.port = c, nil, 0
+	in.in.mirror.begin()
 	for i := range in.in.datagrams[:count] {
 		in.datagram(&in.in.datagrams[i])
 	}
@@ -47,17 +48,20 @@ func (in *packetIn) datagram(d *Datagram) {
 		return
 	}
 	if d.Truncated {
-		in.in.strangers.drop(DropTruncated, 1)
+		in.in.stray(DropTruncated, d, d.Data)
 		return
 	}
 	id, admission := in.admit(d.From)
 	if in.t == nil || admission > fdb.AdmitAdded {
-		in.in.strangers.drop(admissionDrop(admission), 1)
+		in.in.stray(admissionDrop(admission), d, d.Data)
 		return
 	}
 	in.in.tally.offered.Add(1)
+	if in.in.mirror.on() {
+		in.in.showReceived(d, d.Data, d.SegSize)
+	}
 	if drop := in.deliver(d, id); drop != dropNone {
-		in.in.tally.drop(drop, 1)
+		in.in.drop(drop, d, d.Data, d.SegSize)
 	}
 }
 
@@ -97,7 +101,7 @@ func (in *packetIn) enter(t *tunnel, from netip.Addr) {
 	in.in.flush()
 	in.t, in.p = t, t.policy.Load()
 	in.in.tally = &t.tallies[in.in.thread]
-	in.in.sink = sink{dev: t.devices[in.in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
+	in.in.sink = sink{of: &t.overlay, dev: t.devices[in.in.worker], mtu: in.p.mtu, plain: in.p.plain, uso: in.p.uso}
 }
 
 // deliver checks an admitted packet and queues it for the TUN (steps 3 to 6).
@@ -152,5 +156,8 @@ func (in *packetIn) unreachable(d *Datagram) {
 	in.reply[0] = OutFrame{Parts: in.parts[:]}
 	if in.in.sink.dev.WriteBatch(in.reply[:]) == 0 {
 		in.in.tally.unreachable.Add(1)
+		if in.in.mirror.on() {
+			in.in.mirror.showAnswer(&t.overlay, in.answer[:n])
+		}
 	}
 }

@@ -27,14 +27,17 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 	o.t, o.p = t, t.policy.Load()
 	out := o.out
 	out.tally = &t.tallies[out.thread]
-	out.at = atHand{peers: t.peers, dev: dev, mtu: o.p.mtu, packets: true}
+	out.at = atHand{of: &t.overlay, peers: t.peers, dev: dev, mtu: o.p.mtu, packets: true}
 	out.batch.Reset()
 	err := dev.ReadBatch(out.batch)
 	frames := out.batch.Frames()
 	out.tally.offered.Add(countAll(frames))
+	if out.mirror.begin() {
+		out.showRead(frames)
+	}
 	for i := range frames {
 		if d := o.forward(&frames[i], w); d != dropNone {
-			out.tally.drop(d, frames[i].count())
+			out.drop(d, &frames[i])
 		}
 	}
 	out.flush(w)

@@ -49,6 +49,7 @@ func (a *allowance) take() bool {
 // atHand is whose frames or packets are on the road out, as far as path MTUs and
 // answers are concerned.
 type atHand struct {
+	of      *overlay
 	peers   *fdb.Peers
 	dev     Device
 	mtu     encap.OverlayMTU
@@ -84,6 +85,9 @@ func (o *outbound) fits(packet int, id fdb.PeerID) bool {
 // it goes to others too.
 func (o *outbound) tooLong(u *unit, frame []byte, to netip.Addr, id fdb.PeerID) {
 	o.tally.drop(DropTooBig, u.segs)
+	if o.mirror.on() {
+		o.showTooLong(u, frame, to)
+	}
 	if !u.copies {
 		o.tellPath(frame, o.at.peers.PathMTU(id), to)
 	}
@@ -168,7 +172,13 @@ func (o *outbound) tellUnreachable(packet []byte, what encap.Unreachable) {
 // reply gives the first n bytes of the answer to the device, unless n is 0 or the
 // allowance is used up, and reports whether it did.
 func (o *outbound) reply(n int) bool {
-	return n != 0 && o.tally.answers.take() && o.at.dev.Answer(o.answer[:n]) == 0
+	if n == 0 || !o.tally.answers.take() || o.at.dev.Answer(o.answer[:n]) != 0 {
+		return false
+	}
+	if o.mirror.on() {
+		o.mirror.showAnswer(o.at.of, o.answer[:n])
+	}
+	return true
 }
 
 // lookAtPaths asks for the path MTUs again that were asked for long ago, of a

@@ -86,7 +86,7 @@ type stage struct {
 func newStage(edges Edges, at atHand) *stage {
 	s := &stage{
 		outbound: &outbound{
-			tally: new(tally), at: at,
+			tally: new(tally), at: at, mirror: mirroring{armed: new(armed)},
 			sends: make([]Send, 0, outSends), parts: make([][]byte, 0, outParts),
 			slots: make([]byte, outHeaders*headerSlot),
 		},
@@ -104,7 +104,7 @@ func (s *stage) dropped() uint64 { return s.tally.drops[DropTooBig].Load() }
 // rehearsedInbound returns a road in with counters of its own, and a device for
 // its end.
 func rehearsedInbound() (*inbound, *rehearsedDevice) {
-	in := newInbound(1, 0, new(tally), nil)
+	in := newInbound(1, 0, new(tally), nil, new(armed))
 	in.tally = new(tally)
 	return in, new(rehearsedDevice)
 }

@@ -22,6 +22,9 @@ func (o *outbound) suppress(f *Frame, eth encap.Ethernet, dev Device) bool {
 		return false
 	}
 	o.tally.suppressed.Add(1)
+	if o.mirror.on() {
+		o.mirror.showAnswer(o.at.of, o.answer[:n])
+	}
 	return true
 }
 

@@ -48,7 +48,7 @@ func (c Tunnel) label() string { return c.Name }
 func (c Tunnel) kind() string  { return "tunnel" }
 
 func (c Tunnel) open(e *Engine) (member, error) {
-	t := &tunnel{overlay: e.newOverlay(c.Name), config: c, routes: fdb.NewRoutes()}
+	t := &tunnel{overlay: e.newOverlay(c.Name, KindIPIP), config: c, routes: fdb.NewRoutes()}
 	if err := t.change(c); err != nil {
 		return nil, err
 	}

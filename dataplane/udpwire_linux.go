@@ -146,7 +146,8 @@ func (r *receiver) message(i int) (data []byte, truncated bool) {
 func (w *udpWire) decode(i int, d *Datagram) {
 	m := &w.rx.msgs[i]
 	data, truncated := w.rx.message(i)
-	*d = Datagram{Data: data, Truncated: truncated}
+	port := (*[2]byte)(unsafe.Pointer(&w.rx.names[i].Port))
+	*d = Datagram{Data: data, Truncated: truncated, FromPort: binary.BigEndian.Uint16(port[:])}
 	if w.v6 {
 		d.From = netip.AddrFrom16(w.rx.names[i].Addr)
 	} else {

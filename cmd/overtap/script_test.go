@@ -374,3 +374,36 @@ func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]d
 	<-ctx.Done()
 	return nil
 }
+
+// Capture shows an ARP request on its way out, to be answered by nobody, and a
+// stranger's frame, tells of a loss, and then waits for the end.
+func (f *fakeDaemon) Capture(ctx context.Context, s dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error {
+	if s.Network == "green" {
+		return errors.New(`there is no network "green": name one of blue, red`)
+	}
+	if err := emit(nil, 0); err != nil {
+		return err
+	}
+	at := time.Date(2026, 1, 2, 3, 4, 5, 678901e3, time.Local)
+	arp := make([]byte, encap.EthernetHeaderLen+encap.ARPLen)
+	encap.BroadcastMAC.Put(arp)
+	learnedMAC.Put(arp[encap.MACLen:])
+	arp[12], arp[13] = 8, 6
+	encap.PutARP(arp[encap.EthernetHeaderLen:], encap.ARPRequest, learnedMAC, [4]byte{10, 0, 1, 5}, 0, [4]byte{10, 0, 1, 4})
+	outer := []byte{0x45, 0, 0, 78, 0, 0, 0, 0, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 0xc0, 0, 0x12, 0xb5, 0, 58, 0, 0, 8, 0, 0, 0, 0, 0, 100, 0}
+	blue := dataplane.Record{Time: at, Network: "blue", Kind: dataplane.KindVXLAN, VNI: 100, Frame: arp, Length: len(arp)}
+	in, out, lost := blue, blue, blue
+	out.Point, out.Peer, out.Outer = dataplane.PointWireOut, peer2, outer
+	lost.Point, lost.Direction, lost.Drop, lost.Peer, lost.Network = dataplane.PointDropped, dataplane.Inbound, dataplane.DropVXLANVNINotFound, peer3, ""
+	var all []dataplane.Record
+	for _, r := range []dataplane.Record{in, out, lost} {
+		if s.Points.Has(r.Point) && (s.Network == "" || r.Network == s.Network) {
+			all = append(all, r)
+		}
+	}
+	if err := emit(all, 7); err != nil || !f.full {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}

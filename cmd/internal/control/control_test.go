@@ -42,7 +42,8 @@ type fake struct {
 	gave     chan error  // when not nil, Attach waits for the client to go
 	slow     time.Duration
 	reloads  int
-	ended    chan error // delivers what ended WatchFDB
+	ended    chan error // delivers what ended WatchFDB or Capture
+	mirror   dataplane.MirrorSpec
 	hands    []int      // files that HandOver sends
 	handed   chan error // delivers what HandOver was answered
 }
