@@ -14,7 +14,10 @@ import (
 func TestPeersModel(t *testing.T) { rapid.Check(t, peersProperty) }
 
 // FuzzPeers is TestPeersModel with the calls that a fuzzer finds.
-func FuzzPeers(f *testing.F) { f.Fuzz(rapid.MakeFuzz(peersProperty)) }
+func FuzzPeers(f *testing.F) {
+	seedCalls(f)
+	f.Fuzz(rapid.MakeFuzz(peersProperty))
+}
 
 func peersProperty(t *rapid.T) {
 	type known struct {
