@@ -20,7 +20,9 @@ const (
 	movePause = 50 * time.Second
 	// moveGrace is how long after a move an answer may still be on its way to where
 	// the container was.
-	moveGrace = time.Second
+	moveGrace = 2 * time.Second
+	// denyLimit is how long a busy daemon has to count what it dropped.
+	denyLimit = 5 * time.Second
 )
 
 // churn changes one thing after another.
@@ -156,9 +158,11 @@ func (c *churn) ask(ctx context.Context, n *node) error {
 	if err := errors.Join(err, from.DeleteNeighbor(netlab.ContainerDev, n.site.IPv4)); err != nil {
 		return err
 	}
-	after, err := denied()
-	if err != nil {
-		return err
+	after := before
+	for deadline := time.Now().Add(denyLimit); after < before+asked && time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		if after, err = denied(); err != nil {
+			return err
+		}
 	}
 	if got.Received != 0 || after < before+asked {
 		return fmt.Errorf("a peer that was removed sent %d frames: %d were answered, %d dropped as %s",
