@@ -160,7 +160,7 @@ func peersProperty(t *rapid.T) {
 		},
 		"release": func(t *rapid.T) {
 			if len(retired) == 0 {
-				t.Skip("none is removed")
+				return // a script may ask for this again and again, and Skip ends one
 			}
 			ids := slices.Sorted(maps.Keys(retired))
 			ids = ids[:rapid.IntRange(1, len(ids)).Draw(t, "n")]
