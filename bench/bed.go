@@ -35,6 +35,8 @@ type BedSpec struct {
 	// Stations is how many MACs each side's table shall have learned from the
 	// other beside its container's.
 	Stations int
+	// Metrics: the daemons listen for who scrapes them.
+	Metrics bool
 }
 
 // Bed is two sites joined by what the row says, on an underlay of MTU 1500 with
@@ -163,6 +165,9 @@ func (b *Bed) addDaemon(ctx context.Context, s, other *netlab.Site) error {
 		return err
 	}
 	c := daemonConfig{site: s, maxEntries: 1<<16 + 2*b.Spec.Stations}
+	if b.Spec.Metrics {
+		c.metrics = metricsAddr
+	}
 	if b.Spec.Row == IPIP {
 		c.subnet = subnet(other)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"overtap/bench/netlab"
+	"overtap/dataplane"
 )
 
 const (
@@ -58,12 +59,13 @@ type daemonConfig struct {
 	peers      []string // underlay addresses
 	maxEntries int
 	subnet     netip.Prefix // of the peer's container; invalid = VXLAN
+	metrics    string       // where to listen; "" = nowhere
 }
 
 func (c daemonConfig) toml(socket string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", c.site.Underlay, netlab.UnderlayDev)
-	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = %q\n", socket, c.metrics)
 	if c.subnet.IsValid() {
 		fmt.Fprintf(&b, "[[ipip]]\nname = %q\nmtu = %d\n", tapDev, c.site.MTU)
 		for _, p := range c.peers {
@@ -146,6 +148,18 @@ func (d *Daemon) Verb(ctx context.Context, args ...string) ([]byte, error) {
 		return out, fmt.Errorf("overtap %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
 	return out, nil
+}
+
+// Stats asks it for its counters.
+func (d *Daemon) Stats(ctx context.Context) (s dataplane.Stats, err error) {
+	out, err := d.Verb(ctx, "stats", "--json")
+	if err == nil {
+		err = json.Unmarshal(out, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("counters: %w", err)
+	}
+	return s, nil
 }
 
 func (d *Daemon) awaitReady(ctx context.Context) error {

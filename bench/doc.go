@@ -20,6 +20,7 @@
 //	sample.go    what one turn came to, and what it cost (cpu.go)
 //	plan.go      the run: who takes turns with whom
 //	report.go    what it came to; markdown.go, svg.go and machine.go print it
+//	observe.go   what it costs to watch the daemon
 //
 // `go run ./bench/report` does it all; `go test -bench . ./bench` a part of it.
 package bench

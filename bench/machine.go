@@ -23,6 +23,13 @@ type Machine struct {
 	Overtap string `json:"overtap"` // `overtap version`; "" without the binary
 }
 
+// ThisMachine is what is known of this machine, and which version the binary has.
+func ThisMachine(ctx context.Context, binary string) Machine {
+	// What it could not find out is not known.
+	m, _ := readMachine(ctx, binary)
+	return m
+}
+
 // readMachine looks at this machine, and asks the binary for its version unless
 // it is "".
 func readMachine(ctx context.Context, binary string) (Machine, error) {

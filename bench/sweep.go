@@ -18,6 +18,10 @@ var (
 	labName = regexp.MustCompile(`^bench([0-9]+)n[0-9]+(-.*)?$`)
 )
 
+// NewLabName returns a name for a lab that Sweep removes when this process has
+// died without destroying it.
+func NewLabName() string { return newLabName() }
+
 // newLabName returns a name, of a lab or directory, that says whose it is.
 func newLabName() string { return labNameOf(os.Getpid(), beds.Add(1)) }
 

@@ -78,6 +78,9 @@ func (n *Network) check(underlay netip.Addr, fail func(string, ...any)) {
 	if w := n.MoveWindow; n.MaxMoves != 0 && (w < time.Second || w > 24*time.Hour || w%time.Second != 0) {
 		fail("a window of %s for moves: want 1s to 24h in whole seconds", w)
 	}
+	if n.Probe != 0 && n.Probe < MinProbe {
+		fail("probes every %s: want %s or more, or 0 for none", n.Probe, MinProbe)
+	}
 	if g := n.Group; g.IsValid() && (!g.IsMulticast() || g.Is4() != underlay.Is4()) {
 		fail("group %s: want a multicast address of the underlay's family", g)
 	}

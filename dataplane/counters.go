@@ -20,8 +20,10 @@ type tally struct {
 	learnMoved   atomic.Uint64
 	learnQuota   atomic.Uint64
 	learnFrozen  atomic.Uint64
+	learnBusy    atomic.Uint64
 	answered     atomic.Uint64
 	unreachable  atomic.Uint64
+	probes       atomic.Uint64
 	drops        [dropCount]atomic.Uint64
 	peers        atomic.Pointer[[]*peerTallies]
 	answers      allowance // the thread's alone, as asks is

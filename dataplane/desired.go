@@ -92,6 +92,10 @@ type Network struct {
 	TOS TOS   // of the outer packet
 	DF  bool  // do not let routers fragment
 
+	// Probe is how often the listed peers are asked whether they are alive; 0 =
+	// never. Who is admitted is answered either way.
+	Probe time.Duration
+
 	Peers []Peer
 	FDB   []StaticEntry
 	// Pins are static entries whose peers may send from those MACs alone, and

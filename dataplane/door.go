@@ -96,6 +96,7 @@ func (e *Engine) Apply(d Desired) (Diff, error) {
 		}
 		e.closeIdleWires()
 	}
+	e.prober.changed()
 	slices.Sort(diff.Added)
 	slices.Sort(diff.Removed)
 	slices.Sort(diff.Changed)
@@ -128,6 +129,9 @@ func (c Network) open(e *Engine) (_ member, err error) {
 		overlay: e.newOverlay(c.Name),
 		config:  c,
 		table:   fdb.NewTable(c.MaxEntries, uint32(c.Ageing/time.Second), e.clock),
+	}
+	for w := range e.watches {
+		w.follow(n)
 	}
 	if err := n.change(c); err != nil {
 		return nil, err

@@ -42,6 +42,7 @@ const (
 	DropTTLZero          // a packet without hops left is not put into a tunnel
 	DropLoop             // a tunnel's packet would run in a circle
 	DropSourceNotRouted  // the inner source does not route to the peer that sent the packet
+	DropProbeLimited     // more probes than are taken in
 	DropTruncated        // the datagram was longer than the receive buffer
 	dropCount
 )
@@ -77,6 +78,7 @@ var drops = [dropCount]struct{ name, text string }{
 	DropTTLZero:          {"ttl_zero", "a packet without hops left is not put into a tunnel (RFC 2003)"},
 	DropLoop:             {"loop", "a tunnel's packet would run in a circle: it is from or for an end of the tunnel itself (RFC 2003)"},
 	DropSourceNotRouted:  {"source_not_admitted", "the inner source does not route to the peer that sent the packet"},
+	DropProbeLimited:     {"probe_limited", "peers send more probes than are taken in"},
 	DropTruncated:        {"truncated", "the datagram was longer than the receive buffer"},
 }
 

@@ -41,6 +41,10 @@ type Device interface {
 	// Offloads names what the kernel granted: "csum", "tso4", "tso6", "ecn",
 	// "uso"; it is constant.
 	Offloads() []string
+	// Persist says whether the device shall outlive its queues and the process:
+	// of one queue it holds for all. It is off at first, but for a device that
+	// was adopted or inherited.
+	Persist(on bool) error
 	Close() error
 }
 
@@ -218,7 +222,11 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
-	// PathMTU is what a Wire's is, for the beat to ask.
+	// SendAlone sends one payload that is not of the road, and does not block; it
+	// returns the errno of a refusal, else 0. One goroutine may call it at a time,
+	// beside the roads. The bytes are the caller's again when it returns.
+	SendAlone(s *Send) unix.Errno
+	// PathMTU is what a Wire's is, for the door to ask.
 	PathMTU(peer netip.Addr) encap.UnderlayMTU
 	// Beat does what upkeep the edges have; it is called once a beat.
 	Beat()

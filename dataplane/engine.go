@@ -28,6 +28,16 @@ type Options struct {
 	// NoTunnelGSO keeps superframes off the uplink, which is tried otherwise:
 	// every superframe leaves cut by a socket.
 	NoTunnelGSO bool
+	// Adopt is asked before a device is opened: whether one of that name stands
+	// that an engine before left and that is as it shall be. It may remove one
+	// that is not. nil = a device that stands is an error.
+	Adopt func(DeviceSpec) (bool, error)
+	// Inherit is what another engine, which works, leaves to this one. Its
+	// descriptors are this engine's as far as it can use them, and the caller's
+	// else.
+	Inherit *Bequest
+	// Hold keeps the road still until Start.
+	Hold bool
 }
 
 // EventKind says what happened to the engine that its owner should act on.
@@ -84,16 +94,21 @@ type Engine struct {
 	epoch     atomic.Uint64
 	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
 	strangers []tally   // by thread, for frames that belong to no network
+	prober    *prober
 	events    chan Event
 	untold    sync.Mutex
 	waiting   []Event // in order, behind those in events
 	stop      chan struct{}
 	stopping  sync.Once
+	launch    []func() // the threads' loops, until Start
+	starting  sync.Once
+	rolling   atomic.Bool // the threads run
 	beating   sync.WaitGroup
 
-	mu     sync.Mutex // the door, one at a time
-	closed bool
-	wires  map[endpoint][]Wire // by worker
+	mu      sync.Mutex // the door, one at a time
+	closed  bool
+	wires   map[endpoint][]Wire // by worker
+	watches map[*FDBWatch]bool
 }
 
 // New opens the source ports and starts the engine's threads; nothing is
@@ -107,7 +122,8 @@ func New(o Options) (*Engine, error) {
 		options: o, edges: o.Edges, workers: o.Workers,
 		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
-		wires: make(map[endpoint][]Wire),
+		wires:   make(map[endpoint][]Wire),
+		watches: make(map[*FDBWatch]bool),
 	}
 	if e.workers <= 0 {
 		// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
@@ -122,17 +138,35 @@ func New(o Options) (*Engine, error) {
 	}
 	e.catalogue.Store(newCatalogue(nil))
 	e.strangers = make([]tally, 2*e.workers)
+	if o.Inherit != nil && o.Inherit.Workers != e.workers {
+		return nil, errors.Join(fmt.Errorf("%d workers cannot go on with the devices and sockets of %d", e.workers, o.Inherit.Workers), e.edges.Close())
+	}
+	e.prober = newProber(e)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
-	if err := e.startThreads(); err != nil {
+	if err := e.makeThreads(); err != nil {
 		return nil, errors.Join(err, e.edges.Close())
 	}
+	if !o.Hold {
+		e.Start()
+	}
 	e.beating.Go(e.upkeep)
+	e.beating.Go(e.prober.run)
 	return e, nil
 }
 
-func (e *Engine) startThreads() error {
+// Start has the road begin, of an engine that was made with Hold.
+func (e *Engine) Start() {
+	e.starting.Do(func() {
+		e.rolling.Store(true)
+		for _, loop := range e.launch {
+			go loop()
+		}
+	})
+}
+
+func (e *Engine) makeThreads() error {
 	for range 2 * e.workers {
 		t, err := newThread()
 		if err != nil {
@@ -144,11 +178,16 @@ func (e *Engine) startThreads() error {
 		e.threads = append(e.threads, t)
 	}
 	for w := range e.workers {
-		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1])
+		out, in := newOutbound(2*w), newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w])
 		packetsOut := newPacketOut(out, e.options.Underlay)
 		packetsIn := newPacketIn(in, e.options.Underlay)
-		go e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })
-		go e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
+		e.launch = append(e.launch,
+			func() {
+				e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })
+			},
+			func() {
+				e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
+			})
 	}
 	return nil
 }
@@ -198,7 +237,9 @@ func passing(err error) bool {
 }
 
 // notify never waits: what the owner has not come to take is kept for the next
-// beat. Each network, port and route is told of once, which bounds it.
+// beat. That is bounded: a device, a port, the uplink or a route fails once, and
+// what may happen again and again (MACsFrozen, PathMTUChanged) is noted only
+// while the owner keeps up.
 func (e *Engine) notify(ev Event) {
 	e.untold.Lock()
 	defer e.untold.Unlock()
@@ -342,6 +383,9 @@ func (e *Engine) Alive() bool {
 
 // quiesce returns when no thread uses anything that was unpublished before.
 func (e *Engine) quiesce() {
+	if !e.rolling.Load() {
+		return
+	}
 	target := e.epoch.Add(1)
 	for _, t := range e.threads {
 		t.kick()
@@ -351,14 +395,22 @@ func (e *Engine) quiesce() {
 	}
 }
 
-// Close stops the threads and closes every TAP and socket; the TAPs vanish.
-func (e *Engine) Close() error {
+// Close stops the threads and closes every TAP and socket; the TAPs vanish, but
+// for those of another engine that this one was to inherit or adopt and never was
+// told to Persist.
+func (e *Engine) Close() error { return e.end(func() {}, (*overlay).close) }
+
+// Leave is Close by which the devices stay, for another engine that has inherited
+// all of it. It calls stopped when no frame moves any more.
+func (e *Engine) Leave(stopped func()) error { return e.end(stopped, (*overlay).leave) }
+
+func (e *Engine) end(stopped func(), part func(*overlay) error) error {
 	e.stopping.Do(func() { close(e.stop) })
 	e.beating.Wait() // the beat looks at what shut takes away
-	return e.shut()
+	return e.shut(stopped, part)
 }
 
-func (e *Engine) shut() error {
+func (e *Engine) shut(stopped func(), part func(*overlay) error) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
@@ -370,12 +422,17 @@ func (e *Engine) shut() error {
 		t.kick()
 	}
 	for _, t := range e.threads {
-		<-t.done
+		if e.rolling.Load() {
+			<-t.done
+		}
+	}
+	stopped()
+	for _, t := range e.threads {
 		t.close()
 	}
 	var errs []error
 	for _, m := range e.catalogue.Load().members {
-		errs = append(errs, m.base().close())
+		errs = append(errs, part(m.base()))
 	}
 	for _, wires := range e.wires {
 		for _, w := range wires {

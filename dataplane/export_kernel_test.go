@@ -59,7 +59,7 @@ func (e *Engine) UplinkAllocs(w *Whole) float64 {
 // to its queues or without.
 func OpenQueues(s DeviceSpec, steer bool) ([]Device, error) {
 	if !steer {
-		return openTap(s)
+		return openTap(s, false)
 	}
 	return (&hostEdges{steering: newSteering()}).OpenDevice(s)
 }

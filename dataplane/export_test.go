@@ -25,6 +25,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -33,7 +34,7 @@ func NewRoads(o Options, c Network) (*Roads, error) {
 	e.catalogue.Store(newCatalogue([]member{m}))
 	return &Roads{
 		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1]),
+		out: newOutbound(0), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]),
 	}, nil
 }
 
@@ -61,6 +62,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
 		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
 	}
+	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
@@ -69,7 +71,7 @@ func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
 	return &TunnelRoads{
 		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
 		out: newPacketOut(newOutbound(0), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1]), o.Underlay),
+		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0]), o.Underlay),
 	}, nil
 }
 
@@ -89,6 +91,9 @@ func (r *Roads) Learn(m encap.MAC, i int) {
 	id, _ := r.net.peers.ID(r.net.config.Peers[i].Address)
 	r.net.table.Learn(m, id)
 }
+
+// Change makes the network be c.
+func (r *Roads) Change(c Network) error { return r.net.change(c) }
 
 // Close closes the device and the wires.
 func (r *Roads) Close() error {
@@ -126,6 +131,7 @@ const (
 	MaxLearnedPeers = maxLearnedPeers
 
 	AnswersPerSecond = answersPerSecond
+	RepliesPerSecond = repliesPerSecond
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.

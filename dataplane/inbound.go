@@ -1,6 +1,8 @@
 package dataplane
 
 import (
+	"net/netip"
+
 	"golang.org/x/sys/unix"
 
 	"overtap/encap"
@@ -20,6 +22,7 @@ type inbound struct {
 	thread    int
 	worker    int
 	strangers *tally // for frames that belong to no network
+	probes    *probeBox
 
 	datagrams []Datagram
 	vnis      map[encap.VNI]*network // of the port at hand
@@ -42,9 +45,9 @@ type sink struct {
 	uso   bool // UDP superframes
 }
 
-func newInbound(thread, worker int, strangers *tally) *inbound {
+func newInbound(thread, worker int, strangers *tally, probes *probeBox) *inbound {
 	in := &inbound{
-		thread: thread, worker: worker, strangers: strangers,
+		thread: thread, worker: worker, strangers: strangers, probes: probes,
 		datagrams: make([]Datagram, inDatagrams),
 		frames:    make([]OutFrame, 0, inFrames),
 		parts:     make([][]byte, 0, 2*inFrames),
@@ -158,7 +161,7 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	case src == in.p.mac:
 		return DropLocalMAC
 	case eth.Dst().IsBridgeControl():
-		return DropBridgeControl
+		return in.takeProbe(frame, d.From)
 	case in.p.vlanDrop && eth.Tags() != 0:
 		return DropVLANTagged
 	}
@@ -175,7 +178,7 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	}
 	if in.p.stormy && eth.Dst().IsMulticast() {
 		kind, n := stormKind(eth.Dst()), stormCount(len(frame), segSize, in.p.mtu)
-		if !in.n.spareOf(id, kind, &in.p.peerStorm, n) || !in.n.spare(Inbound, kind, &in.p.storm, n) {
+		if !in.n.spareFrom(id, kind, in.p, n) {
 			return stormDrops[kind]
 		}
 	}
@@ -184,6 +187,22 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 		in.clamp(frame, t, in.n.peers, id, vxlanOuter(d.From))
 	}
 	return in.enqueue(frame, t, isIP, id, segSize, d.Verified)
+}
+
+// takeProbe hands a probe to the prober. It leaves the road here: what was offered
+// is one less. Bridge protocols, to which the address belongs, do not cross the
+// overlay.
+func (in *inbound) takeProbe(frame []byte, from netip.Addr) Drop {
+	p, ok := encap.ParseProbe(frame)
+	if !ok {
+		return DropBridgeControl
+	}
+	if !in.probes.add(p, in.n, from) {
+		return DropProbeLimited
+	}
+	in.tally.offered.Add(^uint64(0))
+	in.tally.probes.Add(1)
+	return dropNone
 }
 
 // enqueue queues a frame for the device at hand, joined to what waits of its
@@ -265,6 +284,8 @@ func (in *inbound) learn(src encap.MAC, id fdb.PeerID) fdb.Verdict {
 		in.tally.learnQuota.Add(1)
 	case fdb.LearnFrozen:
 		in.tally.learnFrozen.Add(1)
+	case fdb.LearnBusy:
+		in.tally.learnBusy.Add(1)
 	}
 	return v
 }

@@ -24,6 +24,7 @@ func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
 		}
 	}()
 	uncut := e.up != nil && e.up.openIPIP() == nil
+	rx, tx := e.heritage.ipip()
 	for i := range workers {
 		w := &ipipWire{rx: -1, tx: -1, self: e.underlay.As4()}
 		wires = append(wires, w)
@@ -32,6 +33,14 @@ func (e *hostEdges) OpenIPIP(workers int) (wires []Wire, err error) {
 		}
 		if uncut {
 			w.up = &e.up.workers[i]
+		}
+		if tx != nil {
+			if w.tx = tx[i]; i == 0 {
+				w.rx = rx
+				w.receiver = new(receiver)
+				w.receiver.init()
+			}
+			continue
 		}
 		if w.tx, err = e.rawSocket(unix.IPPROTO_RAW); err != nil {
 			return wires, err

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/encap"
 	"overtap/fdb"
 )
@@ -20,6 +22,7 @@ type overlay struct {
 	tallies []tally  // by thread
 	lost    atomic.Bool
 	uso     bool // the device takes UDP superframes
+	keeps   bool // the device is persistent, by our own doing
 
 	leaving []fdb.PeerID                     // of peers gone since the last beat
 	retired []fdb.PeerID                     // of peers gone before it
@@ -28,7 +31,19 @@ type overlay struct {
 
 func (o *overlay) base() *overlay { return o }
 
+// close closes the device, which goes with it.
 func (o *overlay) close() error {
+	var err error
+	if o.keeps && !o.lost.Load() {
+		if err = o.devices[0].Persist(false); errors.Is(err, unix.EBADFD) {
+			err = nil // somebody deleted it
+		}
+	}
+	return errors.Join(err, o.leave())
+}
+
+// leave closes the queues; a device that persists stays.
+func (o *overlay) leave() error {
 	var errs []error
 	for _, d := range o.devices {
 		errs = append(errs, d.Close())
@@ -71,6 +86,8 @@ type network struct {
 	table  *fdb.Table
 	repin  int     // beats for which what pinned peers taught is taken back
 	config Network // as applied
+
+	probesRefused atomic.Uint64 // the prober's
 
 	_      [64]byte // what every storm writes to shares no line with what all read
 	storms storms
@@ -153,6 +170,7 @@ type policy struct {
 	clampMSS     bool
 	pinned       bool           // some peer may send only from its own MACs
 	stormy       bool           // something bounds what is flooded
+	probe        time.Duration  // between two probes to a peer; 0 = none
 	storm        rates          // of the network
 	peerStorm    rates          // of each peer
 	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
@@ -165,6 +183,7 @@ func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
 		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
 		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
 		neighbors: neighbors,
+		probe:     c.Probe,
 		clampMSS:  c.ClampMSS,
 		pinned:    len(c.Pins) > 0,
 		stormy:    c.Storm.any() || c.PeerStorm.any(),

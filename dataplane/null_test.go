@@ -40,6 +40,8 @@ func (e *null) OpenDevice(dataplane.DeviceSpec) ([]dataplane.Device, error) {
 	return []dataplane.Device{nullDevice{e}}, nil
 }
 
+func (nullDevice) Persist(bool) error { return nil }
+
 func (e *null) OpenPort(uint16, int) ([]dataplane.Wire, error) {
 	return []dataplane.Wire{nullWire{e}}, nil
 }
@@ -56,6 +58,8 @@ func (e *null) SourcePorts() []uint16      { return nil }
 func (e *null) SegmentationRefused() error { return nil }
 func (e *null) Close() error               { return nil }
 func (e *null) Beat()                      {}
+
+func (e *null) SendAlone(*dataplane.Send) unix.Errno { return 0 }
 
 func (e *null) PathMTU(netip.Addr) encap.UnderlayMTU {
 	e.asked++

@@ -25,7 +25,11 @@ func (e *Engine) Stats() Stats {
 	for _, m := range c.members {
 		o := m.base()
 		for p := range o.peers.All() {
-			s.Peers = append(s.Peers, o.peerStats(p))
+			one := o.peerStats(p)
+			if n, ok := m.(*network); ok {
+				one.Probe = e.prober.result(n, p.Addr)
+			}
+			s.Peers = append(s.Peers, one)
 		}
 		s.Drops = appendDrops(s.Drops, o.name, o.tallies)
 	}
@@ -55,6 +59,7 @@ func (n *network) stats() NetworkStats {
 	s.Kind, s.VNI, s.Port = KindVXLAN, n.config.VNI, n.config.Port
 	s.Entries, s.EntriesLearned, s.EntriesMax = n.table.Len(), n.table.LenLearned(), n.config.MaxEntries
 	s.Frozen = n.table.Frozen()
+	s.ProbesRefused = n.probesRefused.Load()
 	return s
 }
 
@@ -85,8 +90,10 @@ func (o *overlay) stats() NetworkStats {
 		s.LearnMoved += t.learnMoved.Load()
 		s.LearnQuota += t.learnQuota.Load()
 		s.LearnFrozen += t.learnFrozen.Load()
+		s.LearnBusy += t.learnBusy.Load()
 		s.Answered += t.answered.Load()
 		s.UnreachableAnswered += t.unreachable.Load()
+		s.ProbesReceived += t.probes.Load()
 	}
 	return s
 }
@@ -180,17 +187,21 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 	out := []FDBEntry{}
 	for _, n := range networks {
 		for entry := range n.table.All() {
-			out = append(out, FDBEntry{
-				Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
-				MAC: entry.MAC, Peer: n.peers.Addr(entry.Peer),
-				Origin: entry.Origin.String(), Age: entry.Age, Frozen: entry.Frozen,
-			})
+			out = append(out, n.fdbEntry(entry))
 		}
 	}
 	slices.SortFunc(out, func(a, b FDBEntry) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
 	})
 	return out, nil
+}
+
+func (n *network) fdbEntry(e fdb.Entry) FDBEntry {
+	return FDBEntry{
+		Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+		MAC: e.MAC, Peer: n.peers.Addr(e.Peer),
+		Origin: e.Origin.String(), Age: e.Age, Frozen: e.Frozen,
+	}
 }
 
 // Neighbors copies out the neighbours of the named network, or of all for "",

@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -82,6 +83,21 @@ func TestFDBOrder(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+	for network, want := range map[string][]dataplane.FDBEntry{"": want, "red": want[2:]} {
+		var each []dataplane.FDBEntry
+		if err := a.EachFDB(network, func(e *dataplane.FDBEntry) { each = append(each, *e) }); err != nil {
+			t.Fatal(err)
+		}
+		slices.SortFunc(each, func(a, b dataplane.FDBEntry) int {
+			return cmp.Or(cmp.Compare(a.Network, b.Network), cmp.Compare(a.MAC, b.MAC))
+		})
+		if !slices.Equal(each, want) {
+			t.Errorf("each of %q: %+v, want %+v", network, each, want)
+		}
+	}
+	if err := a.EachFDB("green", nil); err == nil {
+		t.Error("a network that is not there has entries")
 	}
 }
 

@@ -137,7 +137,7 @@ func (o *outbound) flood(f *Frame, eth encap.Ethernet, w Wire) Drop {
 		return d
 	}
 	if o.p.stormy {
-		if kind := stormKind(eth.Dst()); !o.n.spare(Outbound, kind, &o.p.storm, u.segs) {
+		if kind := stormKind(eth.Dst()); !o.n.spare(kind, o.p, u.segs) {
 			return stormDrops[kind]
 		}
 	}

@@ -187,6 +187,9 @@ func (e *Engine) lookAtPaths(m member) {
 			now[p.Addr] = p.MTU
 		}
 	}
+	if e.isBehind() {
+		return // the next beat finds what changed since it was last told
+	}
 	for addr, mtu := range now {
 		if n.paths[addr] != mtu {
 			e.notify(Event{Kind: PathMTUChanged, Network: n.name, Peer: addr, PathMTU: mtu})

@@ -32,6 +32,9 @@ type sourcePool struct {
 }
 
 func openSources(e *hostEdges, n int) (*sourcePool, error) {
+	if p := e.heritage.sources(n); p != nil {
+		return p, nil
+	}
 	p := &sourcePool{ports: make([]atomic.Uint32, 2*n)}
 	for _, df := range []bool{true, false} {
 		for range n {

@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"time"
 
 	"overtap/encap"
 )
@@ -56,11 +57,16 @@ type NetworkStats struct {
 	LearnMoved     uint64 `json:"learn_moved"`      // learned MACs that changed peer
 	LearnQuota     uint64 `json:"learn_quota"`      // frames delivered without learning: their peer has its share of the table
 	LearnFrozen    uint64 `json:"learn_frozen"`     // frames delivered without learning: their MAC is frozen
+	LearnBusy      uint64 `json:"learn_busy"`       // frames delivered without learning: another worker was at the table; the next teaches
 	Frozen         int    `json:"frozen"`           // MACs that moved too often and stay where they are for a while
 	Answered       uint64 `json:"too_big_answered"` // senders of frames too big that were told so by ICMP
 	// UnreachableAnswered counts senders of a tunnel's packets that were told by
 	// ICMP that the packets did not arrive.
 	UnreachableAnswered uint64 `json:"unreachable_answered"`
+	// ProbesReceived counts requests and replies that peers sent to see whether
+	// this end is alive. They are none of what was offered, sent or dropped.
+	ProbesReceived uint64 `json:"probes_received"`
+	ProbesRefused  uint64 `json:"probes_refused"` // of these requests without a reply: their peer asks too often
 }
 
 // PeerStats counts one peer of one network.
@@ -73,7 +79,31 @@ type PeerStats struct {
 	// where nothing is known to be too long.
 	PathMTU encap.UnderlayMTU `json:"pmtu"`
 	Traffic
+	*Probe // nil where the network does not probe, or not this peer
 }
+
+// Probe is what probes tell of a peer.
+type Probe struct {
+	// Alive: it answered one of the last probes. A peer that is no overtap never
+	// does.
+	Alive bool `json:"alive"`
+	// Answered: it answered one ever.
+	Answered bool `json:"answered"`
+	// RTT is the round trip of the last that was answered, in seconds.
+	RTT float64 `json:"rtt_seconds,omitempty"`
+	// UnansweredSince is when the first of those was sent that were not answered
+	// since the last that was.
+	UnansweredSince time.Time `json:"unanswered_since,omitzero"`
+	// VerifiedMTU is the longest outer packet in bytes that a probe proved to
+	// arrive, of up to FullMTU; 0 while that is not known.
+	VerifiedMTU encap.UnderlayMTU `json:"verified_mtu,omitempty"`
+	// FullMTU is the outer packet of the network's longest untagged frame.
+	FullMTU encap.UnderlayMTU `json:"full_mtu,omitempty"`
+}
+
+// IsNarrow reports whether the path to the peer takes less than the network's
+// frames, which probes found out.
+func (p *Probe) IsNarrow() bool { return p.VerifiedMTU != 0 && p.VerifiedMTU < p.FullMTU }
 
 // DropStats counts the frames dropped for one reason. Only reasons that
 // happened are listed.

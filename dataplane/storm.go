@@ -8,7 +8,8 @@ import (
 )
 
 // Storm bounds flooded frames, in frames a second of each kind; 0 = no bound. A
-// bucket holds a second's worth. A superframe counts as its segments.
+// bucket holds a second's worth. A superframe counts as its segments. What a
+// network receives its peers share: see network.spareFrom.
 type Storm struct {
 	Broadcast      uint32
 	UnknownUnicast uint32 // outbound only: whom a peer's frame is for, the bridge knows
@@ -65,15 +66,23 @@ func stormCount(size, segSize int, mtu encap.OverlayMTU) int {
 // ITU-T I.371). The zero value is full.
 type meter fdb.Meter
 
-// take takes n tokens that come every interval nanoseconds, from a bucket of a
-// second's worth, and reports whether there were so many. A bucket that holds
-// less than n when full gives them when it is full.
-func (m *meter) take(now, interval uint64, n int) bool {
+// The depths of buckets, in nanoseconds' worth of tokens.
+const (
+	depth = uint64(time.Second)
+	// reserve is how much deeper a network's bucket is for peers that have not
+	// sent their share.
+	reserve = depth / 2
+)
+
+// take takes n tokens that come every interval nanoseconds, from a bucket that
+// holds those of so many nanoseconds, and reports whether there were so many. A
+// bucket that holds less than n when full gives them when it is full.
+func (m *meter) take(now, interval uint64, n int, depth uint64) bool {
 	need := interval * uint64(n)
 	for {
 		full := (*fdb.Meter)(m).Load()
 		next := max(full, now) + need
-		if next > now+max(uint64(time.Second), need) {
+		if next > now+max(depth, need) {
 			return false
 		}
 		if (*fdb.Meter)(m).CompareAndSwap(full, next) {
@@ -82,8 +91,17 @@ func (m *meter) take(now, interval uint64, n int) bool {
 	}
 }
 
+// giveBack returns what a take of the same interval and n took.
+func (m *meter) giveBack(interval uint64, n int) {
+	(*fdb.Meter)(m).Add(-(interval * uint64(n)))
+}
+
 // storms meter one network's flooded frames each way.
 type storms [directions][stormKinds]meter
+
+// A peer's meters in package fdb: its bound and its share of the network's, by
+// kind. A constant that overflows says that they are too few.
+const _ = uint(fdb.PeerMeters - 2*stormKinds)
 
 // clockNow is a monotonic time in nanoseconds.
 func clockNow() uint64 { return uint64(time.Since(epochStart)) }
@@ -91,19 +109,43 @@ func clockNow() uint64 { return uint64(time.Since(epochStart)) }
 // epochStart is long enough ago for a full bucket's time not to be negative.
 var epochStart = time.Now()
 
-// spare reports whether the network still takes n frames of that kind in the
-// direction.
-func (n *network) spare(d Direction, kind int, r *rates, frames int) bool {
-	interval := r[kind]
-	return interval == 0 || n.storms[d][kind].take(clockNow(), interval, frames)
+// spare reports whether the network still floods n frames of that kind to its
+// peers.
+func (n *network) spare(kind int, p *policy, frames int) bool {
+	interval := p.storm[kind]
+	return interval == 0 || n.storms[Outbound][kind].take(clockNow(), interval, frames, depth)
 }
 
-// spareOf is the same for what one peer sends.
-func (n *network) spareOf(id fdb.PeerID, kind int, r *rates, frames int) bool {
-	interval := r[kind]
-	if interval == 0 {
+// spareFrom reports whether so many frames of that kind from a peer are still
+// taken: by its own bound, and by the network's. Of that each peer has an equal
+// share, and while others leave theirs, as much more as there is; but not the
+// reserve, so that whoever storms does not cost the others their share.
+func (n *network) spareFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
+	now, own, whole := clockNow(), p.peerStorm[kind], p.storm[kind]
+	bound := (*meter)(n.peers.Meter(id, kind))
+	if bound == nil {
+		own = 0 // the peer went this moment
+	}
+	if own != 0 && !bound.take(now, own, frames, depth) {
+		return false
+	}
+	if whole == 0 {
 		return true
 	}
-	full := n.peers.Meter(id, kind)
-	return full == nil || (*meter)(full).take(clockNow(), interval, frames)
+	share, each := (*meter)(n.peers.Meter(id, stormKinds+kind)), whole*uint64(max(n.peers.Len(), 1))
+	within := share != nil && share.take(now, each, frames, depth)
+	most := depth
+	if within {
+		most += reserve
+	}
+	if n.storms[Inbound][kind].take(now, whole, frames, most) {
+		return true
+	}
+	if own != 0 {
+		bound.giveBack(own, frames)
+	}
+	if within {
+		share.giveBack(each, frames)
+	}
+	return false
 }

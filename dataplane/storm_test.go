@@ -131,6 +131,43 @@ func TestPeerStorm(t *testing.T) {
 	}
 }
 
+// One peer's storm leaves the others their share of the network's bound, and gets
+// what they leave.
+func TestStormIsShared(t *testing.T) {
+	n := testNetwork(addrA, addrB, addrC)
+	n.Storm = dataplane.Storm{Broadcast: 20}
+	r := newRoads(t, n)
+	defer r.Close()
+	storm := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
+	honest := dataplane.Datagram{From: addrC, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macC, "arp").Data)}
+	start := time.Now()
+	most := func(burst int) int { return burst + 1 + int(20*time.Since(start).Seconds()) }
+	if got := r.arrives(200, storm); got < 20 || got > most(20) {
+		t.Errorf("%d of a peer's 200 arrived, want the whole bucket of 20", got)
+	}
+	if got := r.arrives(10, honest); got != 10 {
+		t.Errorf("%d of the other's 10 arrived beside the storm, which is its share", got)
+	}
+	if got := r.arrives(200, honest); got > most(0) {
+		t.Errorf("%d more arrived than there were", got)
+	}
+}
+
+// What the network's bound refuses is not charged to the peer's own.
+func TestRefusedIsNotCharged(t *testing.T) {
+	n := testNetwork(addrA, addrB)
+	n.Storm, n.PeerStorm = dataplane.Storm{Broadcast: 2}, dataplane.Storm{Broadcast: 100}
+	r := newRoads(t, n)
+	defer r.Close()
+	storm := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
+	r.arrives(500, storm)
+	n.Storm = dataplane.Storm{}
+	r.Change(n)
+	if got := r.arrives(90, storm); got != 90 {
+		t.Errorf("%d of 90 arrived by the peer's bound of 100, after 3 did", got)
+	}
+}
+
 // A pinned peer sends from its own MACs alone, and nobody else from those, also
 // where nothing is learned.
 func TestPins(t *testing.T) {
@@ -223,4 +260,10 @@ func TestLearningIsBounded(t *testing.T) {
 		t.Error("nobody was told")
 	}
 	eventually(t, "thawed", func() bool { return a.blue().Frozen == 0 })
+	time.Sleep(2 * time.Second) // two beats
+	select {
+	case ev := <-a.Events():
+		t.Errorf("told again: %+v", ev)
+	default:
+	}
 }

@@ -38,12 +38,12 @@ var offloadSteps = []struct {
 	{0, nil},
 }
 
-// openTap creates the TAP or TUN that s describes and returns its queues. The device
-// must not exist: an existing one belongs to somebody else. It is down, and
-// vanishes when the last queue closes.
-func openTap(s DeviceSpec) ([]Device, error) {
+// openTap creates the TAP or TUN that s describes and returns its queues. It is
+// down, and vanishes when the last queue closes. An existing device belongs to
+// somebody else, unless it is to be adopted: it goes on as it is.
+func openTap(s DeviceSpec, adopt bool) ([]Device, error) {
 	if s.Plain {
-		return openPlainTap(s)
+		return openPlainTap(s, adopt)
 	}
 	var queues []Device
 	fail := func(err error) ([]Device, error) {
@@ -60,7 +60,7 @@ func openTap(s DeviceSpec) ([]Device, error) {
 		if s.Queues > 1 {
 			flags |= unix.IFF_MULTI_QUEUE
 		}
-		if i == 0 {
+		if i == 0 && !adopt {
 			flags |= unix.IFF_TUN_EXCL
 		}
 		fd, err := attachTap(s.Name, flags)
@@ -150,6 +150,10 @@ func configureTap(s DeviceSpec) error {
 		data   [22]byte
 	}
 	copy(hw.name[:unix.IFNAMSIZ-1], s.Name)
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&hw)))
+	if e == 0 && encap.MACFrom(hw.data[:]) == s.MAC {
+		return setMTU(fd, s) // of an adopted device: nobody shall hear that it changed
+	}
 	hw.family = unix.ARPHRD_ETHER
 	s.MAC.Put(hw.data[:])
 	if _, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCSIFHWADDR, uintptr(unsafe.Pointer(&hw))); e != 0 {
@@ -163,6 +167,9 @@ func setMTU(fd int, s DeviceSpec) error {
 	if err != nil {
 		return err
 	}
+	if unix.IoctlIfreq(fd, unix.SIOCGIFMTU, ifr) == nil && ifr.Uint32() == uint32(s.MTU) {
+		return nil
+	}
 	ifr.SetUint32(uint32(s.MTU))
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFMTU, ifr); err != nil {
 		return fmt.Errorf("set MTU %d: %w", s.MTU, err)
@@ -171,7 +178,7 @@ func setMTU(fd int, s DeviceSpec) error {
 }
 
 // openPlainTap opens the TAP without a vnet header.
-func openPlainTap(s DeviceSpec) ([]Device, error) {
+func openPlainTap(s DeviceSpec, adopt bool) ([]Device, error) {
 	var queues []Device
 	fail := func(err error) ([]Device, error) {
 		for _, q := range queues {
@@ -179,7 +186,7 @@ func openPlainTap(s DeviceSpec) ([]Device, error) {
 		}
 		return nil, fmt.Errorf("create %s %s: %w", s.kind(), s.Name, err)
 	}
-	if err := refuseExisting(s.Name); err != nil {
+	if err := refuseExisting(s.Name); err != nil && !adopt {
 		return fail(err)
 	}
 	kind := water.DeviceType(water.TAP)
@@ -265,6 +272,17 @@ var noVnet [encap.VnetHdrLen]byte
 func (q *tapQueue) FD() int            { return q.fd }
 func (q *tapQueue) Offloads() []string { return q.offloads }
 func (q *tapQueue) Close() error       { return unix.Close(q.fd) }
+
+func (q *tapQueue) Persist(on bool) error {
+	value := 0
+	if on {
+		value = 1
+	}
+	if err := unix.IoctlSetInt(q.fd, unix.TUNSETPERSIST, value); err != nil {
+		return fmt.Errorf("TUNSETPERSIST: %w", err)
+	}
+	return nil
+}
 
 func (q *tapQueue) ReadBatch(b *FrameBatch) error {
 	for {

@@ -37,8 +37,11 @@ type hostEdges struct {
 	sources  *sourcePool
 	paths    *pathProbe
 	steering *steering
-	up       *uplink // nil without one
-	noUplink error   // why there is none
+	adopt    func(DeviceSpec) (bool, error) // nil = never
+	heritage *Bequest                       // nil = none
+	up       *uplink                        // nil without one
+	noUplink error                          // why there is none
+	alone    *transmitter                   // of SendAlone
 }
 
 // newHostEdges opens the pool of source ports on the underlay address, and the
@@ -48,7 +51,10 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 	if n == 0 {
 		n = defaultSourcePorts
 	}
-	e := &hostEdges{underlay: o.Underlay, device: o.Device, steering: newSteering()}
+	e := &hostEdges{
+		underlay: o.Underlay, device: o.Device, steering: newSteering(), alone: new(transmitter),
+		adopt: o.Adopt, heritage: o.Inherit,
+	}
 	pool, err := openSources(e, n)
 	if err != nil {
 		return nil, err
@@ -72,7 +78,17 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 // OpenDevice has the device deal its flows to the queues so that each keeps its
 // own. Where the kernel takes no program for it, it deals them as it likes.
 func (e *hostEdges) OpenDevice(s DeviceSpec) ([]Device, error) {
-	queues, err := openTap(s)
+	if queues, err := e.heritage.device(s); queues != nil || err != nil {
+		return queues, err
+	}
+	adopt := false
+	if e.adopt != nil {
+		var err error
+		if adopt, err = e.adopt(s); err != nil {
+			return nil, err
+		}
+	}
+	queues, err := openTap(s, adopt)
 	if err != nil || s.Queues == 1 || e.steering.attach(queues[0].FD(), s.TUN) != nil {
 		return queues, err
 	}
@@ -127,11 +143,14 @@ func (e *hostEdges) SourcePorts() []uint16 {
 // OpenPort binds a socket per worker to the underlay address; the kernel deals
 // flows to them by the hash of addresses and ports (SO_REUSEPORT).
 func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error) {
-	if err := e.sources.vacate(e, port); err != nil {
-		return nil, err
-	}
-	if err := e.probePort(port); err != nil {
-		return nil, err
+	fds := e.heritage.port(port, netip.Addr{})
+	if fds == nil {
+		if err := e.sources.vacate(e, port); err != nil {
+			return nil, err
+		}
+		if err := e.probePort(port); err != nil {
+			return nil, err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -141,8 +160,10 @@ func (e *hostEdges) OpenPort(port uint16, workers int) (wires []Wire, err error)
 		}
 	}()
 	for i := range workers {
-		fd, err := e.socket(e.underlay, port, workers > 1)
-		if err != nil {
+		var fd int
+		if fds != nil {
+			fd = fds[i]
+		} else if fd, err = e.socket(e.underlay, port, workers > 1); err != nil {
 			return wires, fmt.Errorf("open UDP port %d: %w", port, err)
 		}
 		w, err := newUDPWire(fd, e)
@@ -171,19 +192,30 @@ func (e *hostEdges) probePort(port uint16) error {
 // no multicast. There is one for all workers, since each of several would get
 // its own copy.
 func (e *hostEdges) OpenGroup(group netip.Addr, port uint16) (Wire, error) {
-	fd, err := e.socket(group, port, false)
+	fd, err := e.groupSocket(group, port)
 	if err != nil {
-		return nil, fmt.Errorf("open UDP port %d of group %s: %w", port, group, err)
-	}
-	if err := e.join(fd, group); err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("join group %s: %w", group, err)
+		return nil, err
 	}
 	w, err := newUDPWire(fd, e)
 	if err != nil {
 		return nil, fmt.Errorf("open UDP port %d of group %s: %w", port, group, err)
 	}
 	return w, nil
+}
+
+func (e *hostEdges) groupSocket(group netip.Addr, port uint16) (int, error) {
+	if fds := e.heritage.port(port, group); fds != nil {
+		return fds[0], nil
+	}
+	fd, err := e.socket(group, port, false)
+	if err != nil {
+		return -1, fmt.Errorf("open UDP port %d of group %s: %w", port, group, err)
+	}
+	if err := e.join(fd, group); err != nil {
+		unix.Close(fd)
+		return -1, fmt.Errorf("join group %s: %w", group, err)
+	}
+	return fd, nil
 }
 
 func (e *hostEdges) join(fd int, group netip.Addr) error {

@@ -25,13 +25,15 @@ type FDBChange struct {
 // FDBWatch reads the changes of forwarding tables from its beginning on. It
 // belongs to one goroutine, and must be closed.
 type FDBWatch struct {
-	engine  *Engine
-	name    string // "" = every network
-	watches map[*network]*fdb.Watch
-	events  []fdb.Event
+	engine *Engine
+	name   string // "" = every network
+	events []fdb.Event
+
+	watches map[*network]*fdb.Watch // under the engine's mu
 }
 
-// WatchFDB watches the named network, or all for "", those that come later too.
+// WatchFDB watches the named network, or all for "", those that come later too,
+// from their first entry on. A network that goes takes its entries along untold.
 func (e *Engine) WatchFDB(name string) (*FDBWatch, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -42,21 +44,25 @@ func (e *Engine) WatchFDB(name string) (*FDBWatch, error) {
 		return nil, err
 	}
 	w := &FDBWatch{engine: e, name: name, watches: make(map[*network]*fdb.Watch)}
-	w.follow()
+	for _, n := range e.catalogue.Load().networks {
+		w.follow(n)
+	}
+	e.watches[w] = true
 	return w, nil
 }
 
-// follow watches the networks that there are, and no others.
-func (w *FDBWatch) follow() {
+// follow watches a network, where it is asked for.
+func (w *FDBWatch) follow(n *network) {
+	if w.name == "" || n.name == w.name {
+		w.watches[n] = n.table.Watch()
+	}
+}
+
+// leave watches networks that are gone no more.
+func (w *FDBWatch) leave() {
 	there := make(map[*network]bool)
 	for _, n := range w.engine.catalogue.Load().networks {
-		if w.name != "" && n.name != w.name {
-			continue
-		}
 		there[n] = true
-		if w.watches[n] == nil {
-			w.watches[n] = n.table.Watch()
-		}
 	}
 	for n, watch := range w.watches {
 		if !there[n] {
@@ -83,12 +89,15 @@ func (w *FDBWatch) Read() (changes []FDBChange, lost uint64) {
 			})
 		}
 	}
-	w.follow()
+	w.leave()
 	return changes, lost
 }
 
 // Close ends the watch.
 func (w *FDBWatch) Close() {
+	w.engine.mu.Lock()
+	defer w.engine.mu.Unlock()
+	delete(w.engine.watches, w)
 	for n, watch := range w.watches {
 		watch.Close()
 		delete(w.watches, n)

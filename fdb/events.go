@@ -18,7 +18,7 @@ const (
 	EntryFrozen                    // its MAC moves too often: it stays where it is
 	EntryThawed                    // it may move again
 	EntryAdded                     // by the operator or a control plane
-	EntryDeleted                   // by the same, flushed, or gone with its peer
+	EntryDeleted                   // by the same, flushed, gone with its peer, or moved to one that has its share
 	changes
 )
 

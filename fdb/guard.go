@@ -1,6 +1,10 @@
 package fdb
 
-import "overtap/encap"
+import (
+	"sync/atomic"
+
+	"overtap/encap"
+)
 
 // Limits bound what senders can do to a Table by the addresses they claim.
 type Limits struct {
@@ -8,10 +12,16 @@ type Limits struct {
 	// the table takes.
 	PerPeer int
 	// Moves of one MAC, between peers or between a peer and our own side, within
-	// Window freeze it where it is for as long (RFC 7432 section 15.1); 0 = never.
+	// Window freeze it where it is (RFC 7432 section 15.1), for as long or until it
+	// was not heard there for Silence; 0 = never.
 	Moves  int
 	Window uint32 // seconds
 }
+
+// Silence is how many seconds a frozen MAC is not heard from where it is before it
+// may be elsewhere: who was frozen in the wrong place, by a loop that is cut or by
+// a liar who is gone, need not wait for the end of the window.
+const Silence = 10
 
 const (
 	// moverSets of moverWays bound the memory of moves: MACs that moved lately.
@@ -23,11 +33,18 @@ const (
 
 // mover is a MAC that moved.
 type mover struct {
-	mac   encap.MAC // 0 = none
-	first uint32    // second of the first move of its window
-	until uint32    // second in which it thaws; 0 = not frozen
-	moves uint16    // since first
-	local bool      // it was seen on our own side last
+	mac   atomic.Uint64 // 0 = none
+	heard atomic.Uint32 // second in which it was seen on our own side, kept while MACs are frozen
+	first uint32        // second of the first move of its window
+	until uint32        // second in which it thaws; 0 = not frozen
+	moves uint16        // since first
+	local bool          // it was seen on our own side last
+}
+
+// become makes r be of m, which moves for the first time.
+func (r *mover) become(m encap.MAC, now uint32) {
+	r.mac.Store(uint64(m))
+	r.first, r.until, r.moves, r.local = now, 0, 0, false
 }
 
 // guard is what a table knows of its senders beside the entries. It belongs to
@@ -35,9 +52,17 @@ type mover struct {
 type guard struct {
 	limits Limits
 	owned  []int32 // learned entries by peer
-	movers *[moverSets * moverWays]mover
+	movers *movers
 	thaw   int         // frozen ones among them
 	alarms []encap.MAC // frozen since TakeFrozen
+}
+
+type movers [moverSets * moverWays]mover
+
+// set returns those that may be of m.
+func (all *movers) set(m encap.MAC, h hashKey) []mover {
+	at := h.word(uint64(m)) % moverSets * moverWays
+	return all[at : at+moverWays]
 }
 
 // maxAlarms bounds how many freezes wait to be told.
@@ -60,15 +85,17 @@ func (t *Table) SetLimits(l Limits) {
 // Frozen returns how many MACs are frozen now.
 func (t *Table) Frozen() int { return int(t.frozen.Load()) }
 
-// TakeFrozen returns MACs that froze since the last call, at most 16 of them.
+// TakeFrozen returns MACs that froze since the last call, each freeze once, at
+// most 16 of them; also those that have thawed meanwhile.
 func (t *Table) TakeFrozen() []encap.MAC {
-	if t.frozen.Load() == 0 {
+	if !t.alarmed.Load() {
 		return nil
 	}
 	t.writer.take()
 	defer t.writer.release()
 	taken := t.guard.alarms
 	t.guard.alarms = nil
+	t.alarmed.Store(false)
 	return taken
 }
 
@@ -92,23 +119,34 @@ func (t *Table) satiated(p PeerID) bool {
 	return g.limits.PerPeer != 0 && int(p) < len(g.owned) && int(g.owned[p]) >= g.limits.PerPeer
 }
 
+// hear notes that m, which is not in the table, was seen on our own side: it may
+// be frozen there. It needs no token.
+func (t *Table) hear(m encap.MAC) {
+	all := t.iced.Load()
+	if all == nil {
+		return
+	}
+	now := t.clock.Now()
+	set := all.set(m, t.hash)
+	for i := range set {
+		if r := &set[i]; r.mac.Load() == uint64(m) && r.heard.Load() != now {
+			r.heard.Store(now)
+		}
+	}
+}
+
 // mover returns what is known of m's moves, or nil.
 func (t *Table) mover(m encap.MAC) *mover {
 	if t.guard.movers == nil {
 		return nil
 	}
-	set := t.moverSet(m)
+	set := t.guard.movers.set(m, t.hash)
 	for i := range set {
-		if set[i].mac == m {
+		if set[i].mac.Load() == uint64(m) {
 			return &set[i]
 		}
 	}
 	return nil
-}
-
-func (t *Table) moverSet(m encap.MAC) []mover {
-	at := t.hash.word(uint64(m)) % moverSets * moverWays
-	return t.guard.movers[at : at+moverWays]
 }
 
 // moved notes a move of m, to our own side or away from it, and reports whether
@@ -120,20 +158,20 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		return false
 	}
 	if g.movers == nil {
-		g.movers = new([moverSets * moverWays]mover)
+		g.movers = new(movers)
 	}
 	r := t.mover(m)
 	if r == nil {
-		set := t.moverSet(m)
+		set := g.movers.set(m, t.hash)
 		for i := range set {
-			if s := &set[i]; s.until == 0 && (r == nil || s.mac == 0 || r.mac != 0 && since(r.first, s.first) > 0) {
+			if s := &set[i]; s.until == 0 && (r == nil || s.mac.Load() == 0 || r.mac.Load() != 0 && since(r.first, s.first) > 0) {
 				r = s
 			}
 		}
 		if r == nil {
 			return false // every one of the set is frozen
 		}
-		*r = mover{mac: m, first: now}
+		r.become(m, now)
 	}
 	if since(now, r.first) >= int32(g.limits.Window) {
 		r.first, r.moves = now, 0
@@ -143,29 +181,41 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		r.local = local
 		return false
 	}
-	r.until = max(now+g.limits.Window, 1)
-	g.thaw++
-	t.frozen.Add(1)
+	t.freeze(r, m, now)
 	if len(g.alarms) < maxAlarms {
 		g.alarms = append(g.alarms, m)
+		t.alarmed.Store(true)
 	}
-	t.tell(EntryFrozen, m, NoPeer, NoPeer, Learned)
 	return true
+}
+
+// freeze keeps m, whose moves r counts, where it is for a window.
+func (t *Table) freeze(r *mover, m encap.MAC, now uint32) {
+	g := &t.guard
+	r.until = max(now+g.limits.Window, 1)
+	r.heard.Store(now)
+	g.thaw++
+	t.frozen.Add(1)
+	t.iced.Store(g.movers)
+	t.tell(EntryFrozen, m, NoPeer, NoPeer, Learned)
 }
 
 // release ends what r is frozen for.
 func (t *Table) release(r *mover) {
-	if r == nil || r.mac == 0 || r.until == 0 {
+	if r == nil || r.until == 0 {
 		return
 	}
-	if i, found := t.seek(r.mac); found {
+	m := encap.MAC(r.mac.Load())
+	if i, found := t.seek(m); found {
 		s := &t.slots[i]
 		s.val.Store(s.val.Load() &^ valueFrozen)
 	}
 	t.guard.thaw--
-	t.frozen.Add(-1)
-	t.tell(EntryThawed, r.mac, NoPeer, NoPeer, Learned)
-	*r = mover{}
+	if t.frozen.Add(-1) == 0 {
+		t.iced.Store(nil)
+	}
+	t.tell(EntryThawed, m, NoPeer, NoPeer, Learned)
+	r.become(0, 0)
 }
 
 // thaw releases those whose time is over.

@@ -95,10 +95,12 @@ func TestFreeze(t *testing.T) {
 	wantVerdict(t, tab.Learn(macB, 2), LearnAdded) // others are free
 	wantVerdict(t, tab.Learn(macB, 1), LearnMoved)
 
-	clock.Set(clock.Now() + 179)
-	wantVerdict(t, tab.Learn(macA, 1), LearnKnown) // and it stays frozen with a new time
-	tab.Sweep(64)
-	wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	for range 179 {
+		clock.Set(clock.Now() + 1)
+		wantVerdict(t, tab.Learn(macA, 1), LearnKnown) // and it stays frozen with a new time
+		tab.Sweep(64)
+		wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+	}
 	clock.Set(clock.Now() + 1)
 	tab.Sweep(64)
 	if tab.Frozen() != 0 {
@@ -138,13 +140,68 @@ func TestFreezeBetweenSides(t *testing.T) {
 			}
 		}
 		wantPeer(t, tab, macA, NoPeer)
-		wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
-		clock.Set(clock.Now() + 180)
+		for range 18 {
+			wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+			tab.Forget(macA)
+			clock.Set(clock.Now() + Silence - 1)
+			wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
+			clock.Set(clock.Now() + 1)
+			tab.Forget(macA)
+		}
 		tab.Sweep(64)
+		if n := tab.Frozen(); n != 0 {
+			t.Errorf("%d are frozen", n)
+		}
 		if v := tab.Learn(macA, 2); v != LearnAdded && v != LearnMoved {
 			t.Errorf("after the thaw: %s", v)
 		}
 		checkTable(t, tab)
+	}
+}
+
+// A MAC that is not heard any more from where it is frozen is free to be elsewhere:
+// behind a peer or on our own side.
+func TestSilenceThaws(t *testing.T) {
+	ours := func(tab *Table) {
+		tab.Learn(macA, 1)
+		tab.Forget(macA)
+		tab.Learn(macA, 1)
+		tab.Forget(macA)
+	}
+	peers := func(tab *Table) {
+		for _, p := range []PeerID{1, 2, 1, 2} {
+			tab.Learn(macA, p)
+		}
+	}
+	for _, c := range []struct {
+		name   string
+		freeze func(*Table)
+		speak  func(*Table) // where it is not
+		peer   PeerID       // where it is then
+	}{
+		{"at a peer, is at another", peers, func(tab *Table) { tab.Learn(macA, 2) }, 2},
+		{"at a peer, is here", peers, func(tab *Table) { tab.Forget(macA) }, NoPeer},
+		{"here, is at a peer", ours, func(tab *Table) { tab.Learn(macA, 2) }, 2},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tab, clock := guarded(Limits{Moves: 3, Window: 180})
+			c.freeze(tab)
+			at, _ := tab.Lookup(macA)
+			for range Silence {
+				if n := tab.Frozen(); n != 1 {
+					t.Fatalf("%d are frozen", n)
+				}
+				c.speak(tab)
+				wantPeer(t, tab, macA, at)
+				clock.Set(clock.Now() + 1)
+			}
+			c.speak(tab)
+			wantPeer(t, tab, macA, c.peer)
+			if n := tab.Frozen(); n != 0 {
+				t.Errorf("%d are frozen", n)
+			}
+			checkTable(t, tab)
+		})
 	}
 }
 
@@ -155,11 +212,13 @@ func TestFrozenDoesNotAge(t *testing.T) {
 	tab.SetLimits(Limits{Moves: 3, Window: 100})
 	freezes(t, tab, macA)
 	at, _ := tab.Lookup(macA)
-	clock.Set(clock.Now() + 20)
+	clock.Set(clock.Now() + 90)
 	sweepAll(tab)
 	wantPeer(t, tab, macA, at)
-	wantVerdict(t, tab.Learn(macA, 3), LearnFrozen)
-	clock.Set(clock.Now() + 80)
+	if n := tab.Frozen(); n != 1 {
+		t.Errorf("%d are frozen", n)
+	}
+	clock.Set(clock.Now() + 10)
 	sweepAll(tab)
 	wantPeer(t, tab, macA, NoPeer)
 	wantVerdict(t, tab.Learn(macA, 2), LearnAdded)
@@ -178,6 +237,58 @@ func TestFrozenDoesNotAge(t *testing.T) {
 		tab.Flush(func(e Entry) bool { return e.MAC == macB })
 		checkTable(t, tab)
 	}
+}
+
+// A freeze is told of once, also when it is over before anybody asked.
+func TestEachFreezeIsToldOnce(t *testing.T) {
+	tab, _ := guarded(Limits{Moves: 3, Window: 100})
+	freezes(t, tab, macA)
+	tab.Flush(func(Entry) bool { return true })
+	if tab.Frozen() != 0 {
+		t.Fatal("it is frozen still")
+	}
+	for _, want := range [][]encap.MAC{{macA}, nil} {
+		if got := tab.TakeFrozen(); !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+	}
+	freezes(t, tab, macA)
+	if got := tab.TakeFrozen(); !slices.Equal(got, []encap.MAC{macA}) {
+		t.Errorf("frozen again, and told %v", got)
+	}
+}
+
+// A flood beyond the quota sweeps the table once a second, not for ever, and what
+// ages out makes room all the same.
+func TestQuotaFloodSweepsOnce(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(1024, 10, clock)
+	tab.SetLimits(Limits{PerPeer: 4})
+	for i := range 4 {
+		tab.Learn(macA+encap.MAC(i), 1)
+	}
+	passes := len(tab.slots) / roomSlots
+	for second := range 3 {
+		tab.swept = 0
+		for i := range 10 * passes {
+			wantVerdict(t, tab.Learn(macA+0x10000+encap.MAC(i), 1), LearnQuota)
+		}
+		if tab.swept != len(tab.slots) {
+			t.Errorf("second %d: %d slots were swept for %d frames, want %d", second, tab.swept, 10*passes, len(tab.slots))
+		}
+		clock.Set(clock.Now() + 1)
+	}
+	clock.Set(clock.Now() + 10)
+	added := 0
+	for i := range 10 * passes {
+		if tab.Learn(macA+0x10000+encap.MAC(i), 1) == LearnAdded {
+			added++
+		}
+	}
+	if added != 4 {
+		t.Errorf("%d were learned when the peer's four had aged out", added)
+	}
+	checkTable(t, tab)
 }
 
 // The memory of moves is bounded, whoever moves what.
@@ -228,7 +339,7 @@ func TestGuardHolds(t *testing.T) {
 				before, frozen := PeerID(NoPeer), false
 				for e := range tab.All() {
 					if e.MAC == m {
-						before, frozen = e.Peer, e.Frozen
+						before, frozen = e.Peer, e.Frozen && e.Age < Silence
 					}
 				}
 				v := tab.Learn(m, p)
@@ -256,13 +367,13 @@ func TestGuardHolds(t *testing.T) {
 				}
 				frozen := 0
 				if tab.guard.movers != nil {
-					for _, r := range tab.guard.movers {
-						if r.until != 0 {
+					for i := range tab.guard.movers {
+						if tab.guard.movers[i].until != 0 {
 							frozen++
 						}
 					}
 				}
-				if frozen != tab.Frozen() || frozen != tab.guard.thaw {
+				if frozen != tab.Frozen() || frozen != tab.guard.thaw || (tab.iced.Load() != nil) != (frozen > 0) {
 					t.Fatalf("%d frozen, counted %d and %d", frozen, tab.Frozen(), tab.guard.thaw)
 				}
 			},
@@ -317,6 +428,43 @@ func TestWatch(t *testing.T) {
 	w.Close()
 	if tab.watched.Load() != nil {
 		t.Error("nobody watches, and still it is written down")
+	}
+}
+
+// What had aged out is told as such, whoever comes upon it first.
+func TestWatchTellsAged(t *testing.T) {
+	for name, take := range map[string]func(*Table){
+		"flush":          func(tab *Table) { tab.Flush(func(Entry) bool { return true }) },
+		"put":            func(tab *Table) { mustPut(t, tab, macA, 3, Static) },
+		"delete":         func(tab *Table) { tab.Delete(macA, Learned) },
+		"sweep":          func(tab *Table) { sweepAll(tab) },
+		"learn":          func(tab *Table) { tab.Learn(macA, 1) },
+		"learn by other": func(tab *Table) { tab.Learn(macA, 2) },
+		"learn by one with its share": func(tab *Table) {
+			tab.Learn(macB, 2)
+			tab.Learn(macC, 2)
+			tab.Learn(macA, 2)
+		},
+	} {
+		tab, clock := guarded(Limits{PerPeer: 2})
+		tab.Learn(macA, 1)
+		clock.Set(clock.Now() + 300)
+		w := tab.Watch()
+		take(tab)
+		events, _ := w.Read(nil)
+		aged := 0
+		for _, e := range events {
+			switch {
+			case e.MAC == macA && e.Change == EntryAged && e.From == 1:
+				aged++
+			case e.Change == EntryDeleted || e.From != NoPeer:
+				t.Errorf("%s: told %s from %d", name, e.Change, e.From)
+			}
+		}
+		if aged != 1 {
+			t.Errorf("%s: told %d times that it aged out: %+v", name, aged, events)
+		}
+		w.Close()
 	}
 }
 

@@ -50,7 +50,7 @@ type peer struct {
 }
 
 // PeerMeters is how many meters each peer has.
-const PeerMeters = 3
+const PeerMeters = 6
 
 // Meter is a word that whoever holds the Peers keeps for a peer, such as the
 // state of a token bucket. It is zero at first.

@@ -43,6 +43,7 @@ type Table struct {
 	clock  *Clock
 	ageing int32 // seconds
 	max    int
+	iced   atomic.Pointer[movers] // while MACs are frozen
 
 	_     [64]byte // what the writer stores to shares no cache line with the above
 	moves atomic.Uint64
@@ -52,10 +53,13 @@ type Table struct {
 	live    atomic.Int64 // entries, aged-out ones that were not swept yet included
 	learned atomic.Int64 // of them learned
 	frozen  atomic.Int64 // MACs frozen
+	alarmed atomic.Bool  // TakeFrozen has something to tell
 	watched atomic.Pointer[ring]
 
 	// The token's holder's.
 	cursor   uint64 // next slot to sweep
+	swept    int    // slots swept in the second sweptAt
+	sweptAt  uint32
 	guard    guard
 	watchers int
 }
@@ -177,7 +181,7 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 				s.val.CompareAndSwap(v, v&^tickBits|uint64(now))
 			}
 			return LearnKnown
-		case v&valueFrozen != 0 && !t.aged(v, now):
+		case t.fixed(v, now):
 			return LearnFrozen
 		}
 	}
@@ -190,7 +194,12 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 // again.
 func (t *Table) Forget(m encap.MAC) bool {
 	s, v := t.find(m)
-	if s == nil || originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, t.clock.Now()) {
+	if s == nil {
+		t.hear(m)
+		return false
+	}
+	now := t.clock.Now()
+	if originOf(v) != Learned || t.fixed(v, now) || t.aged(v, now) {
 		return false
 	}
 	if !t.writer.try() {
@@ -245,6 +254,12 @@ again:
 // MAC could be learned nowhere else.
 func (t *Table) aged(v uint64, now uint32) bool {
 	return originOf(v) == Learned && v&valueFrozen == 0 && since(now, tickOf(v)) >= t.ageing
+}
+
+// fixed reports whether an entry is frozen, and its MAC was heard from its peer
+// lately.
+func (t *Table) fixed(v uint64, now uint32) bool {
+	return v&valueFrozen != 0 && since(now, tickOf(v)) < Silence
 }
 
 // pack makes a value. Bits of p beyond 24 would fall off the upper end.

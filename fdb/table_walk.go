@@ -53,11 +53,13 @@ func (t *Table) removeEntry(e Entry) bool {
 	if !found {
 		return false
 	}
-	if v := t.slots[i].val.Load(); peerOf(v) != e.Peer || originOf(v) != e.Origin {
+	v := t.slots[i].val.Load()
+	if peerOf(v) != e.Peer || originOf(v) != e.Origin {
 		return false
 	}
+	aged := t.aged(v, t.clock.Now())
 	t.remove(i)
-	t.tell(EntryDeleted, e.MAC, e.Peer, NoPeer, e.Origin)
+	t.tell(gone(aged), e.MAC, e.Peer, NoPeer, e.Origin)
 	return true
 }
 
@@ -86,8 +88,17 @@ func (t *Table) SweepSlots() int {
 	return max(minSlots, 10*len(t.slots)/int(t.ageing))
 }
 
+// isSwept reports whether a whole pass was made in the second now: what has not
+// aged out by it does not before the next. It is for the token's holder.
+func (t *Table) isSwept(now uint32) bool {
+	return t.sweptAt == now && t.swept >= len(t.slots)
+}
+
 // sweep is for the token's holder.
 func (t *Table) sweep(slots int, now uint32) (gone int) {
+	if t.sweptAt != now {
+		t.swept, t.sweptAt = 0, now
+	}
 	for range slots {
 		s := &t.slots[t.cursor]
 		if k, v := s.key.Load(), s.val.Load(); isLive(k) && t.aged(v, now) {
@@ -97,6 +108,7 @@ func (t *Table) sweep(slots int, now uint32) (gone int) {
 			continue
 		}
 		t.cursor = t.next(t.cursor)
+		t.swept++
 	}
 	return gone
 }

@@ -17,8 +17,11 @@ var (
 	ErrInvalid = errors.New("invalid")
 )
 
-// roomSlots is how many slots Learn sweeps when the table is at its bound: 16
-// cache lines in a row, so that a flood of new addresses stays cheap to refuse.
+// roomSlots is how many slots Learn sweeps when the table or the peer's share of
+// it is at its bound: 16 cache lines in a row. Once it has been all around
+// within one second it sweeps no more until the next, for nothing ages in
+// between: a flood of new addresses stays cheap to refuse, and keeps the token
+// from others no longer than that.
 const roomSlots = 64
 
 // learn is Learn for an address that is new, moved or aged out.
@@ -45,12 +48,17 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		}
 		return t.move(i, m, p, now)
 	}
-	if r := t.mover(m); r != nil && (r.until != 0 || r.local && t.moved(m, false, now)) {
-		return LearnFrozen
+	if r := t.mover(m); r != nil {
+		if r.until != 0 && since(now, r.heard.Load()) >= Silence {
+			t.release(r)
+		}
+		if r.until != 0 || r.local && t.moved(m, false, now) {
+			return LearnFrozen
+		}
 	}
 	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
 		swept := 0
-		if t.ageing != never {
+		if t.ageing != never && !t.isSwept(now) {
 			swept = t.sweep(roomSlots, now)
 		}
 		switch {
@@ -70,12 +78,14 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 // already.
 func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	s := &t.slots[i]
+	if t.fixed(s.val.Load(), now) {
+		return LearnFrozen
+	}
+	t.melt(i)
 	v := s.val.Load()
 	from, aged := peerOf(v), t.aged(v, now)
 	switch {
 	case aged:
-	case v&valueFrozen != 0:
-		return LearnFrozen
 	case t.moved(m, false, now):
 		s.val.Store(v | valueFrozen)
 		return LearnFrozen
@@ -83,7 +93,7 @@ func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	if from != p && t.satiated(p) {
 		// Where it was it is no longer: frames for it are flooded.
 		t.remove(i)
-		t.tell(EntryDeleted, m, from, NoPeer, Learned)
+		t.tell(gone(aged), m, from, NoPeer, Learned)
 		return LearnQuota
 	}
 	t.own(from, -1)
@@ -109,13 +119,21 @@ func (t *Table) leave(m encap.MAC) bool {
 	s := &t.slots[i]
 	v := s.val.Load()
 	now := t.clock.Now()
-	if originOf(v) != Learned || v&valueFrozen != 0 || t.aged(v, now) {
+	if originOf(v) != Learned || t.fixed(v, now) || t.aged(v, now) {
 		return false
 	}
+	t.melt(i)
 	t.moved(m, true, now)
 	t.remove(i)
 	t.tell(EntryLocal, m, peerOf(v), NoPeer, Learned)
 	return true
+}
+
+// melt thaws the entry in slot i if it is frozen.
+func (t *Table) melt(i uint64) {
+	if s := &t.slots[i]; s.val.Load()&valueFrozen != 0 {
+		t.release(t.mover(macOf(s.key.Load())))
+	}
 }
 
 // Put binds m to p on behalf of origin o, which must be above Learned. It
@@ -134,7 +152,8 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	t.writer.take()
 	defer t.writer.release()
 
-	v := pack(p, o, t.clock.Now())
+	now := t.clock.Now()
+	v := pack(p, o, now)
 	i, found := t.seek(m)
 	if !found {
 		if !t.hasSlot() {
@@ -153,13 +172,16 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	if was == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(old), -1)
-		if old&valueFrozen != 0 {
-			t.release(t.mover(m))
-		}
+		t.melt(i)
 	}
 	s.val.Store(v)
-	if was != o || peerOf(old) != p {
-		t.tell(EntryAdded, m, peerOf(old), p, o)
+	from := peerOf(old)
+	if t.aged(old, now) {
+		t.tell(EntryAged, m, from, NoPeer, Learned)
+		from = NoPeer
+	}
+	if was != o || from != p {
+		t.tell(EntryAdded, m, from, p, o)
 	}
 	return nil
 }
@@ -213,9 +235,19 @@ func (t *Table) delete(m encap.MAC, o Origin) bool {
 	if originOf(v) != o {
 		return false
 	}
+	aged := t.aged(v, t.clock.Now())
 	t.remove(i)
-	t.tell(EntryDeleted, m, peerOf(v), NoPeer, o)
-	return !t.aged(v, t.clock.Now())
+	t.tell(gone(aged), m, peerOf(v), NoPeer, o)
+	return !aged
+}
+
+// gone is how an entry that is taken away is told of: one that had aged out
+// before was only not swept yet.
+func gone(aged bool) Change {
+	if aged {
+		return EntryAged
+	}
+	return EntryDeleted
 }
 
 // remove deletes the entry in slot i and moves those behind it back, each as far
@@ -225,9 +257,7 @@ func (t *Table) remove(i uint64) {
 	if v := t.slots[i].val.Load(); originOf(v) == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(v), -1)
-		if v&valueFrozen != 0 {
-			t.release(t.mover(macOf(t.slots[i].key.Load())))
-		}
+		t.melt(i)
 	}
 	for j := t.next(i); ; j = t.next(j) {
 		s := &t.slots[j]

@@ -121,10 +121,16 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 	return d
 }
 
-// cleanup stops a daemon that still runs and shows its log when the test
-// failed.
+// cleanup stops a daemon that still runs, and shows its log and what it counted
+// when the test failed.
 func (d *daemon) cleanup() {
 	if !d.over {
+		if d.t.Failed() {
+			for _, verb := range []string{"stats", "peers", "status", "fdb show"} {
+				out, err := d.try(strings.Fields(verb)...)
+				d.t.Logf("%s on host %s: %v\n%s", verb, d.host.Name(), err, out)
+			}
+		}
 		d.stop(syscall.SIGTERM)
 	}
 	if d.t.Failed() {
@@ -297,6 +303,7 @@ func (d *daemon) entry(network string, mac encap.MAC) (dataplane.FDBEntry, bool)
 type status struct {
 	Ready    bool `json:"ready"`
 	PID      int  `json:"pid"`
+	Warnings []string
 	Networks []struct {
 		dataplane.NetworkInfo
 		Entries        int `json:"entries"`

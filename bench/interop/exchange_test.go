@@ -103,7 +103,7 @@ func (f flow) tcp(t testing.TB, bytes int64) {
 // holds, and wants each of them whole and once.
 func (f flow) udp(t testing.TB, o traffic.UDPOptions) {
 	t.Helper()
-	o.Rate = 10000
+	o.Rate, o.Grace = 10000, 3*time.Second // a busy machine's daemons may pause
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	r, err := traffic.UDP(ctx, f.from, f.to, o)

@@ -3,19 +3,24 @@ package interop
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"io"
 	"os/exec"
+	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"overtap/bench/netlab"
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
-// The monitor tells what is learned, added, flushed and deleted.
-func TestFDBMonitor(t *testing.T) {
-	d, a, b := pair(t)
+// watching runs `overtap fdb monitor` until the end of the test and delivers what
+// it tells.
+func watching(t *testing.T, d *daemon) <-chan dataplane.FDBChange {
+	t.Helper()
 	cmd := exec.Command(builtPath, "fdb", "monitor", "--json", "--socket", d.socket)
 	cmd.Env = environ()
 	out := must[io.ReadCloser](t)(cmd.StdoutPipe())
@@ -36,6 +41,48 @@ func TestFDBMonitor(t *testing.T) {
 			}
 		}
 	}()
+	// Until it watches: what is added and deleted is told.
+	const canary = "02:42:0a:00:01:76"
+	eventually(t, "the monitor watches", func() error {
+		d.verb("fdb", "add", "--network", "blue", canary, netlab.UnderlayAddr(2, false).String())
+		d.verb("fdb", "del", "--network", "blue", canary)
+		select {
+		case <-changes:
+			return nil
+		case <-time.After(200 * time.Millisecond):
+			return errors.New("it tells nothing")
+		}
+	})
+	return changes
+}
+
+// monitor returns a function that wants the next changes of a MAC to be these.
+func monitor(t *testing.T, d *daemon, mac encap.MAC) func(want ...string) {
+	t.Helper()
+	changes := watching(t, d)
+	return func(want ...string) {
+		t.Helper()
+		var got []string
+		for deadline := time.After(patience); len(got) < len(want); {
+			select {
+			case c := <-changes:
+				if c.MAC == mac && c.Network == "blue" {
+					got = append(got, c.Event)
+				}
+			case <-deadline:
+				t.Fatalf("the monitor tells %q, want %q", got, want)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("the monitor tells %q, want %q", got, want)
+		}
+	}
+}
+
+// The monitor tells what is learned, added, flushed and deleted.
+func TestFDBMonitor(t *testing.T) {
+	d, a, b := pair(t)
+	changes := watching(t, d)
 	want := func(event, mac string) {
 		t.Helper()
 		for deadline := time.After(10 * time.Second); ; {
@@ -49,7 +96,6 @@ func TestFDBMonitor(t *testing.T) {
 			}
 		}
 	}
-	time.Sleep(500 * time.Millisecond) // until it watches
 	reaches(t, a.Container, b.IPv4)
 	want("learn", b.MAC.String())
 	d.verb("fdb", "flush", "--mac", b.MAC.String())

@@ -2,11 +2,14 @@ package netlab
 
 import (
 	"cmp"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"overtap/encap"
@@ -76,4 +79,59 @@ func fdbEntry(l netlink.Link, mac encap.MAC, peer netip.Addr) *netlink.Neigh {
 		HardwareAddr: hardwareAddr(mac),
 		IP:           peer.AsSlice(),
 	}
+}
+
+// ErrNotCounted is what BridgeLearned returns before Linux 6.7.
+var ErrNotCounted = errors.New("this kernel does not say")
+
+// BridgeLearned returns how many MACs a bridge has learned, at all its ports
+// (IFLA_BR_FDB_N_LEARNED). It asks for the number alone: to list a million entries
+// takes the kernel minutes, for each part of the list begins with going over the
+// parts before (br_fdb_dump, vxlan_fdb_dump).
+func (h *Host) BridgeLearned(bridge string) (n int, err error) {
+	err = h.onLink("count what it learned", bridge, func(_ *netlink.Handle, l netlink.Link) error {
+		req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_ACK)
+		msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+		msg.Index = int32(l.Attrs().Index)
+		req.AddData(msg)
+		var answers [][]byte
+		err := h.Do(func() (err error) {
+			answers, err = req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWLINK)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if len(answers) != 1 || len(answers[0]) < msg.Len() {
+			return fmt.Errorf("%d answers, want one", len(answers))
+		}
+		v, err := attribute(answers[0][msg.Len():], unix.IFLA_LINKINFO, nl.IFLA_INFO_DATA, unix.IFLA_BR_FDB_N_LEARNED)
+		if err != nil {
+			return err
+		}
+		if len(v) != 4 {
+			return ErrNotCounted
+		}
+		n = int(binary.NativeEndian.Uint32(v))
+		return nil
+	})
+	return n, err
+}
+
+// attribute returns the value of the last of the attributes, each of which is
+// within the one before, or nil.
+func attribute(b []byte, path ...uint16) ([]byte, error) {
+	for _, want := range path {
+		all, err := nl.ParseRouteAttr(b)
+		if err != nil {
+			return nil, err
+		}
+		b = nil
+		for _, a := range all {
+			if a.Attr.Type&nl.NLA_TYPE_MASK == want {
+				b = a.Value
+			}
+		}
+	}
+	return b, nil
 }

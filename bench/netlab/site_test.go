@@ -1,6 +1,7 @@
 package netlab_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"testing"
@@ -249,5 +250,31 @@ func TestRoutedUnderlay(t *testing.T) {
 	}
 	if _, err := lab.Sites(netlab.SiteSpec{Count: 3, Hop: 1400}); err == nil {
 		t.Error("three sites with routers between")
+	}
+}
+
+// A bridge says how many MACs it has learned, at all its ports.
+func TestBridgeLearned(t *testing.T) {
+	lab := netlabtest.New(t)
+	a, b, err := lab.KernelPair(netlab.SiteSpec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := netlab.Ping(a.Container, b.IPv4, netlab.PingOptions{Timeout: 10 * time.Second}); err != nil || r.Received != 1 {
+		t.Fatalf("%v, %v", r, err)
+	}
+	want := map[encap.MAC]bool{}
+	for _, dev := range []string{netlab.SiteVXLAN, a.Container.Name()} {
+		for _, e := range must[[]netlab.FDBEntry](t)(a.Host.KernelFDB(dev)) {
+			if e.Bridge && !e.Static {
+				want[e.MAC] = true
+			}
+		}
+	}
+	if n, err := a.Host.BridgeLearned(netlab.SiteBridge); err != nil || n != len(want) || n < 2 {
+		t.Errorf("%d learned, %v; its ports list %d", n, err, len(want))
+	}
+	if _, err := a.Host.BridgeLearned(netlab.SiteVXLAN); !errors.Is(err, netlab.ErrNotCounted) {
+		t.Errorf("of a device that is no bridge: %v", err)
 	}
 }

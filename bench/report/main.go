@@ -7,6 +7,12 @@
 //
 // The rows routed and ipip are IP-in-IP and what that is compared with.
 //
+//	go run ./bench/report -observe metrics,top [-runs 5] [-duration 2s] [-loads …]
+//	    [-rows overtap] [-underlay all] [-overtap FILE]
+//
+// tells in place of that what it costs to watch the daemon: turns with metrics
+// scraped every second and `overtap top` open, and turns without.
+//
 // It needs root, for the hosts are network namespaces, and unless it is given a
 // binary the go command and this module's source.
 package main
@@ -53,12 +59,14 @@ type usageError struct{ error }
 type options struct {
 	plan bench.Plan
 	out  string
+	// observe is who watches; none = the report is of the rows.
+	observe []bench.Observer
 }
 
 func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("report", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	var underlays, rows, loads string
+	var underlays, rows, loads, observers string
 	fs.IntVar(&o.plan.Runs, "runs", 5, "turns of each row in each load")
 	fs.DurationVar(&o.plan.Options.Duration, "duration", 2*time.Second, "how long a turn sends")
 	fs.StringVar(&underlays, "underlay", names(netlab.Offloads, bench.UnderlayName),
@@ -68,6 +76,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs.StringVar(&loads, "loads", names(bench.Loads, func(l bench.Load) string { return l.Name }), "what is sent")
 	fs.StringVar(&o.plan.Binary, "overtap", "", "the `FILE` to run; \"\" = build it from this module")
 	fs.StringVar(&o.out, "out", filepath.Join("bench", "out"), "`DIRECTORY` for bench.md, bench.json and bench.svg; \"\" = none")
+	fs.StringVar(&observers, "observe", "", "tell what it costs that these watch the daemon: some of "+
+		names(bench.Observers, func(o bench.Observer) string { return o.Name }))
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return o, err
@@ -84,6 +94,11 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	if err := errors.Join(errs[:]...); err != nil {
 		return o, usageError{err}
 	}
+	if observers != "" {
+		if err := o.observed(fs, observers); err != nil {
+			return o, usageError{err}
+		}
+	}
 	if o.plan.Runs < 1 {
 		return o, usageError{fmt.Errorf("-runs %d: want 1 at least", o.plan.Runs)}
 	}
@@ -91,6 +106,31 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		return o, usageError{fmt.Errorf("-duration %v: want 10ms to 1h", o.plan.Options.Duration)}
 	}
 	return o, nil
+}
+
+// observed are the observers, and what is observed where the command line does not
+// say: one row on one underlay.
+func (o *options) observed(fs *flag.FlagSet, list string) (err error) {
+	if o.observe, err = bench.ParseObservers(list); err != nil {
+		return err
+	}
+	given := map[string]bool{}
+	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if !given["rows"] {
+		o.plan.Rows = []bench.Row{bench.Overtap}
+	}
+	if !given["underlay"] {
+		o.plan.Underlays = o.plan.Underlays[:1]
+	}
+	if !given["loads"] {
+		if o.plan.Loads, err = bench.ParseLoads("tcp1,tcp4,udp64,udp1400"); err != nil {
+			return err
+		}
+	}
+	if len(o.plan.Rows) != 1 || !o.plan.Rows[0].NeedsBinary() || len(o.plan.Underlays) != 1 {
+		return errors.New("-observe: want one row that has a daemon, and one underlay")
+	}
+	return nil
 }
 
 func rowNames(rows []bench.Row) string {
@@ -125,6 +165,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		}
 	}
 	o.plan.Progress = func(line string) { fmt.Fprintln(stderr, line) }
+	if len(o.observe) > 0 {
+		r, err := bench.ObservePlan{
+			Row: o.plan.Rows[0], Underlay: o.plan.Underlays[0], Loads: o.plan.Loads, Observers: o.observe,
+			Runs: o.plan.Runs, Options: o.plan.Options, Binary: o.plan.Binary, Progress: o.plan.Progress,
+		}.Run(ctx)
+		if err != nil {
+			return err
+		}
+		return r.WriteMarkdown(stdout)
+	}
 	r, err := o.plan.Run(ctx)
 	if err != nil {
 		return err

@@ -35,6 +35,18 @@ func TestParse(t *testing.T) {
 	}
 }
 
+func TestParseObserve(t *testing.T) {
+	o, err := parse([]string{"-observe", "metrics,top"}, io.Discard)
+	if err != nil || len(o.observe) != 2 || !slices.Equal(o.plan.Rows, []bench.Row{bench.Overtap}) || !slices.Equal(o.plan.Underlays, []netlab.Offload{netlab.AllOffloads}) ||
+		len(o.plan.Loads) != 4 {
+		t.Errorf("%+v, %v", o, err)
+	}
+	o, err = parse([]string{"-observe", "top", "-rows", "overtap2", "-underlay", "none", "-loads", "rtt"}, io.Discard)
+	if err != nil || len(o.observe) != 1 || o.plan.Rows[0] != bench.Overtap2 || o.plan.Underlays[0] != netlab.NoOffloads || o.plan.Loads[0].Name != "rtt" {
+		t.Errorf("%+v, %v", o, err)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for _, c := range []struct{ args, want string }{
 		{"-runs 0", "-runs 0: want 1 at least"},
@@ -44,6 +56,8 @@ func TestParseRefuses(t *testing.T) {
 		{"-loads y", `load "y"`},
 		{"-nothing", "-nothing"},
 		{"all", `unexpected argument "all"`},
+		{"-observe nobody", `observer "nobody": want some of metrics,top`},
+		{"-observe top -rows kernel", "want one row that has a daemon"},
 	} {
 		err := run(t.Context(), strings.Fields(c.args), io.Discard, io.Discard)
 		if !errors.As(err, new(usageError)) || !strings.Contains(err.Error(), c.want) {

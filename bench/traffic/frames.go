@@ -148,7 +148,7 @@ func (s sock) receiveFrames(ctx context.Context, run uint32, r *UDPResult, sent 
 	at := func(i int) []byte { return buf[i*snapLen:][:snapLen] }
 	m := newMessages(receiveBatch, at)
 	var first, last time.Time
-	for silent := 0; ; {
+	for silent := time.Duration(0); ; {
 		// MSG_TRUNC: a message's length is the frame's, not the snapshot's.
 		n, err := m.call(unix.SYS_RECVMMSG, s, receiveBatch, unix.MSG_WAITFORONE|unix.MSG_TRUNC)
 		if err := expired(ctx, "receive"); err != nil {
@@ -168,7 +168,7 @@ func (s sock) receiveFrames(ctx context.Context, run uint32, r *UDPResult, sent 
 				first = last
 			}
 		} else if total := sent.Load(); total >= 0 {
-			if silent++; silent >= settle || r.Received >= total {
+			if silent += beat; silent >= settle || r.Received >= total {
 				break
 			}
 		}

@@ -23,6 +23,7 @@ type UDPOptions struct {
 	Batch    int           // datagrams per system call; 0 = 32
 	Segment  bool          // send a batch as one UDP_SEGMENT superframe
 	Port     uint16        // of the receivers; 0 = any
+	Grace    time.Duration // silence after which what is missing is lost; 0 = 400 ms
 }
 
 // UDPResult is what became of a run's datagrams at one receiver. A rate without
@@ -127,7 +128,7 @@ func udp(ctx context.Context, from End, dst netip.Addr, to []End, o UDPOptions) 
 		g.Go(func() error {
 			defer s.close()
 			r := record{run: run, size: o.Size, res: &rs[i]}
-			return s.receive(ctx, &r, &sent)
+			return s.receive(ctx, &r, &sent, o.Grace)
 		})
 	}
 	var took time.Duration

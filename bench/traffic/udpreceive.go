@@ -16,10 +16,10 @@ const (
 	// nap is how long a receiver that has emptied its queue lets it fill.
 	// Waking for every datagram costs both ends more than the datagram does.
 	nap = 200 * time.Microsecond
-	// settle is how many silent beats after the end of sending mean that what
-	// is missing is lost. When nothing is missing one is enough, for
-	// duplicates to show.
-	settle = 8
+	// settle is how long a silence after the end of sending means that what is
+	// missing is lost. When nothing is missing one beat is enough, for duplicates
+	// to show.
+	settle = 8 * beat
 )
 
 // listen opens a receiver for dst on the port, or on one of the kernel's choice
@@ -54,15 +54,19 @@ func (e End) bindReceiver(s sock, dst netip.Addr, port *uint16) error {
 }
 
 // receive counts datagrams until all that were sent are in or nothing comes
-// any more. sent is negative as long as the sender is at it.
-func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64) error {
+// any more for the grace, 0 = settle. sent is negative as long as the sender is at
+// it.
+func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64, grace time.Duration) error {
 	// One byte more than a datagram has, to see when it is too long.
 	slot := r.size + 1
 	buf := make([]byte, receiveBatch*slot)
 	at := func(i int) []byte { return buf[i*slot:][:slot] }
 	m := newMessages(receiveBatch, at)
 	var first, last time.Time
-	for silent := 0; ; {
+	if grace == 0 {
+		grace = settle
+	}
+	for silent := time.Duration(0); ; {
 		n, err := m.call(unix.SYS_RECVMMSG, s, receiveBatch, unix.MSG_WAITFORONE)
 		if err := expired(ctx, "receive"); err != nil {
 			return err
@@ -72,8 +76,8 @@ func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64) error 
 				return fmt.Errorf("receive: %w", err)
 			}
 			if total := sent.Load(); total >= 0 {
-				silent++
-				if silent >= settle || r.res.Received >= total {
+				silent += beat
+				if silent >= grace || r.res.Received >= total {
 					break
 				}
 			}

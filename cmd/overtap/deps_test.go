@@ -49,6 +49,7 @@ var policy = []rule{
 	{"", []string{"github.com/songgao/water"}, "the TAP's edge is one file: dataplane/tap_linux.go"},
 	{"", []string{"github.com/BurntSushi/toml"}, "the configuration's form is known to cmd/internal/config alone"},
 	{"", []string{"github.com/prometheus/"}, "metrics are known to cmd/internal/metrics alone"},
+	{"", []string{"charm.land/", "github.com/charmbracelet/"}, "the terminal is drawn on by cmd/internal/top alone"},
 	{"", []string{"github.com/vishvananda/"}, "links and addresses are set by cmd/internal/host, cmd/internal/attach and bench/netlab alone"},
 }
 
@@ -60,6 +61,8 @@ var allowed = map[string][]string{
 	"github.com/cilium/ebpf/":     {"dataplane/uplink_linux.go", "dataplane/uplinkprogram_linux.go", "dataplane/uplinkipip_linux.go", "dataplane/steering_linux.go"},
 	"github.com/BurntSushi/toml":  {"cmd/internal/config"},
 	"github.com/prometheus/":      {"cmd/internal/metrics"},
+	"charm.land/":                 {"cmd/internal/top"},
+	"github.com/charmbracelet/":   {"cmd/internal/top"},
 	"github.com/vishvananda/":     {"cmd/internal/host", "cmd/internal/attach", "cmd/internal/lab", "cmd/internal/netnstest", "bench/netlab"},
 	// What the CPU can do decides how fast a checksum is made, not what it is.
 	"golang.org/x/sys/cpu": {"encap/checksum_amd64.go"},
@@ -179,6 +182,9 @@ func TestPolicyCatches(t *testing.T) {
 		{"dataplane/tap_linux.go", "github.com/songgao/water", false},
 		{"cmd/overtap/run.go", "github.com/BurntSushi/toml", true},
 		{"cmd/internal/config/raw.go", "github.com/BurntSushi/toml", false},
+		{"cmd/overtap/top.go", "charm.land/bubbletea/v2", true},
+		{"bench/daemon.go", "github.com/charmbracelet/x/ansi", true},
+		{"cmd/internal/top/program.go", "charm.land/bubbletea/v2", false},
 	} {
 		if got := len(violations(c.file, []string{c.imported})) > 0; got != c.want {
 			t.Errorf("%s importing %s: forbidden = %v, want %v", c.file, c.imported, got, c.want)

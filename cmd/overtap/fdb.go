@@ -91,7 +91,7 @@ func newFDBShowCommand() *cobra.Command {
 	var d daemonFlags
 	var m match
 	var origin string
-	var json bool
+	var frozen, json bool
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show forwarding entries",
@@ -107,8 +107,13 @@ func newFDBShowCommand() *cobra.Command {
 			entries := make([]dataplane.FDBEntry, 0, len(all))
 			for _, e := range all {
 				if (m.mac.IsZero() || e.MAC == m.mac.MAC) && (!m.peer.IsValid() || e.Peer == m.peer.Addr) &&
-					(origin == "" || e.Origin == origin) {
+					(origin == "" || e.Origin == origin) && (!frozen || e.Frozen) {
 					entries = append(entries, e)
+				}
+			}
+			if len(entries) == 0 {
+				if err := checkPeerOf(c.Context(), d.client(), m.network, m.peer.Addr); err != nil {
+					return err
 				}
 			}
 			if json {
@@ -131,6 +136,7 @@ func newFDBShowCommand() *cobra.Command {
 	d.add(c)
 	m.add(c)
 	c.Flags().StringVar(&origin, "origin", "", "only entries of this `ORIGIN`: "+strings.Join(origins, " or "))
+	c.Flags().BoolVar(&frozen, "frozen", false, "only MACs that moved too often, and stay where they are for a while")
 	addJSON(c, &json)
 	addWatch(c)
 	return c
@@ -197,6 +203,11 @@ func newFDBFlushCommand() *cobra.Command {
 			n, err := d.client().FlushFDB(c.Context(), control.Match{Network: m.network, MAC: m.mac.MAC, Peer: m.peer.Addr})
 			if err != nil {
 				return err
+			}
+			if n == 0 {
+				if err := checkPeerOf(c.Context(), d.client(), m.network, m.peer.Addr); err != nil {
+					return err
+				}
 			}
 			_, err = fmt.Fprintf(c.OutOrStdout(), "%s flushed\n", plural(n, "entry", "entries"))
 			return err

@@ -1,8 +1,38 @@
 package main
 
 import (
+	"fmt"
+	"net/netip"
+	"slices"
+
 	"github.com/spf13/cobra"
+
+	"overtap/dataplane"
 )
+
+// addressFlag is an optional inner address on the command line.
+type addressFlag struct{ netip.Addr }
+
+// Set implements pflag.Value.
+func (f *addressFlag) Set(s string) error {
+	a, err := netip.ParseAddr(s)
+	if err != nil {
+		return fmt.Errorf("address %q: want an IP address such as 198.51.100.2 or 2001:db8:1::2", s)
+	}
+	f.Addr = a.Unmap()
+	return nil
+}
+
+// Type implements pflag.Value.
+func (f *addressFlag) Type() string { return "ADDRESS" }
+
+// String returns "" when the flag is not set.
+func (f *addressFlag) String() string {
+	if !f.IsValid() {
+		return ""
+	}
+	return f.Addr.String()
+}
 
 func newNeighCommand() *cobra.Command {
 	c := &cobra.Command{
@@ -16,6 +46,8 @@ func newNeighCommand() *cobra.Command {
 func newNeighShowCommand() *cobra.Command {
 	var d daemonFlags
 	var network string
+	var mac macFlag
+	var address addressFlag
 	var json bool
 	c := &cobra.Command{
 		Use:   "show",
@@ -30,6 +62,9 @@ were, ` + "`overtap stats`" + ` shows as SUPPRESSED.`,
 			if err != nil {
 				return err
 			}
+			entries = slices.DeleteFunc(entries, func(e dataplane.NeighborEntry) bool {
+				return !mac.IsZero() && e.MAC != mac.MAC || address.IsValid() && e.Address != address.Addr
+			})
 			if json {
 				return printJSON(c.OutOrStdout(), entries)
 			}
@@ -42,6 +77,8 @@ were, ` + "`overtap stats`" + ` shows as SUPPRESSED.`,
 	}
 	d.add(c)
 	addNetwork(c, &network)
+	c.Flags().Var(&address, "address", "only this inner address")
+	c.Flags().Var(&mac, "mac", "only this MAC")
 	addJSON(c, &json)
 	addWatch(c)
 	return c

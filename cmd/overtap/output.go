@@ -1,12 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -48,27 +49,53 @@ func printJSON(w io.Writer, v any) error {
 // no rows.
 type table struct {
 	header []string
-	rows   [][]string
+	rows   [][]painted
+	palette
 }
 
-// add appends a row; its cells are printed as fmt.Print does.
+// add appends a row; its cells are printed as fmt.Print does, or painted.
 func (t *table) add(cells ...any) {
-	row := make([]string, len(cells))
+	row := make([]painted, len(cells))
 	for i, c := range cells {
-		row[i] = orDash(fmt.Sprint(c))
+		p, ok := c.(painted)
+		if !ok {
+			p.text = fmt.Sprint(c)
+		}
+		row[i] = painted{p.color, orDash(p.text)}
 	}
 	t.rows = append(t.rows, row)
 }
 
+// print aligns by itself: text/tabwriter takes escape sequences for text.
 func (t *table) print(w io.Writer) error {
 	if len(t.rows) == 0 {
 		return nil
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, row := range append([][]string{t.header}, t.rows...) {
-		fmt.Fprintln(tw, strings.Join(row, "\t"))
+	header := make([]painted, len(t.header))
+	for i, name := range t.header {
+		header[i] = painted{bold, name}
 	}
-	return tw.Flush()
+	rows := append([][]painted{header}, t.rows...)
+	width := make([]int, len(header))
+	for _, row := range rows {
+		for i, c := range row {
+			width[i] = max(width[i], utf8.RuneCountInString(c.text))
+		}
+	}
+	b := bufio.NewWriter(w)
+	for _, row := range rows {
+		for i, c := range row {
+			b.WriteString(t.paint(c.color, c.text))
+			if i < len(row)-1 {
+				b.WriteString(strings.Repeat(" ", width[i]-utf8.RuneCountInString(c.text)+2))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	if err := b.Flush(); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
 }
 
 // orDash returns "-" for a cell with nothing in it.

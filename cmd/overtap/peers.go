@@ -1,11 +1,7 @@
 package main
 
 import (
-	"errors"
-	"fmt"
-	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,7 +10,7 @@ import (
 
 func newPeersCommand() *cobra.Command {
 	var d daemonFlags
-	var network string
+	var f filter
 	var json bool
 	c := &cobra.Command{
 		Use:   "peers",
@@ -25,7 +21,7 @@ func newPeersCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if s, err = only(s, network); err != nil {
+			if s, err = f.only(s); err != nil {
 				return err
 			}
 			if json {
@@ -35,7 +31,7 @@ func newPeersCommand() *cobra.Command {
 		},
 	}
 	d.add(c)
-	addNetwork(c, &network)
+	f.add(c)
 	addJSON(c, &json)
 	addWatch(c)
 	return c
@@ -57,26 +53,4 @@ func peerTable(peers []dataplane.PeerStats) *table {
 		t.add(p.Network, p.Peer, flood, origin, pmtu, p.TxPackets, p.TxBytes, p.RxPackets, p.RxBytes)
 	}
 	return t
-}
-
-// only returns what the counters say of the named network, or all of them for
-// "".
-func only(s dataplane.Stats, network string) (dataplane.Stats, error) {
-	if network == "" {
-		return s, nil
-	}
-	var known []string
-	for _, n := range s.Networks {
-		known = append(known, n.Network)
-	}
-	if len(known) == 0 {
-		return s, errors.New("the daemon has no network: give it one in its configuration")
-	}
-	if !slices.Contains(known, network) {
-		return s, fmt.Errorf("there is no network %q: name one of %s", network, strings.Join(known, ", "))
-	}
-	s.Networks = slices.DeleteFunc(s.Networks, func(n dataplane.NetworkStats) bool { return n.Network != network })
-	s.Peers = slices.DeleteFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Network != network })
-	s.Drops = slices.DeleteFunc(s.Drops, func(d dataplane.DropStats) bool { return d.Network != network })
-	return s, nil
 }

@@ -24,13 +24,19 @@ const stopLimit = 15 * time.Second
 
 func newRunCommand() *cobra.Command {
 	var path string
+	var refuse bool
 	c := &cobra.Command{
 		Use:   "run --config FILE",
 		Short: "Run the daemon until SIGTERM or SIGINT",
 		Long: `Run the daemon: open a TAP device per network, put it on its bridge, and forward
 between it and the peers. Logs go to stderr; a line with "ready" says that
 traffic flows. On SIGHUP the configuration is read again, as by ` + "`overtap reload`" + `.
-On SIGTERM or SIGINT everything that was made is removed.`,
+On SIGTERM or SIGINT everything that was made is removed.
+
+While another daemon answers on the same control socket, this one takes its place:
+queues, sockets and what was learned are handed over, traffic goes on, and the
+other ends. When this one cannot start, the other goes on. What a daemon that was
+killed left is taken over too.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := load(c, path)
@@ -53,10 +59,12 @@ On SIGTERM or SIGINT everything that was made is removed.`,
 			defer signal.Stop(hup)
 			return daemon.Run(ctx, daemon.Options{
 				Config: cfg, Path: path, Version: buildVersion(), Log: log, NewEngine: newEngine, HangUp: hup,
+				NoTakeover: refuse,
 			})
 		},
 	}
 	addConfig(c, &path)
+	c.Flags().BoolVar(&refuse, "no-takeover", false, "refuse to start while another daemon answers on the control socket")
 	return c
 }
 

@@ -183,6 +183,7 @@ func (f *fakeDaemon) Status() control.Status {
 			Addresses:   []netip.Prefix{netip.MustParsePrefix("172.245.1.1/30")}, Entries: 3,
 		}}
 		s.Warnings = []string{"the kernel has IP-in-IP too (tunl0)"}
+		s.Peers = []control.PeerStatus{{Network: "blue", Peer: peer2}, {Network: "red", Peer: peer3, PathMTU: 1400}, {Network: "green", Peer: peer2, PathMTU: 1500}}
 		s.Attachments = f.attached
 	}
 	return s
@@ -217,7 +218,7 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 	}
 	all := []dataplane.FDBEntry{
 		{Network: "blue", VNI: 100, MAC: staticMAC, Peer: peer2, Port: 4789, Origin: "static"},
-		{Network: "blue", VNI: 100, MAC: learnedMAC, Peer: peer2, Port: 4789, Origin: "learned", Age: 12},
+		{Network: "blue", VNI: 100, MAC: learnedMAC, Peer: peer2, Port: 4789, Origin: "learned", Age: 12, Frozen: true},
 		{Network: "red", VNI: 101, MAC: learnedMAC, Peer: peer3, Port: 8472, Origin: "learned"},
 	}
 	for _, e := range f.added {
@@ -230,6 +231,16 @@ func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return slices.DeleteFunc(all, func(e dataplane.FDBEntry) bool { return e.Network != network }), nil
 	}
 	return nil, fmt.Errorf("there is no network %q: name one of blue, red", network)
+}
+
+func (f *fakeDaemon) FDBPage(q control.FDBQuery) (control.FDBPage, error) {
+	return q.Page(func(network string, each func(*dataplane.FDBEntry)) error {
+		all, err := f.FDB(network)
+		for i := range all {
+			each(&all[i])
+		}
+		return err
+	})
 }
 
 func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
@@ -283,6 +294,9 @@ func (f *fakeDaemon) Detach(_ *os.File, s attach.Selector) (attach.Attachment, e
 }
 
 func (f *fakeDaemon) FlushFDB(m control.Match) (int, error) {
+	if m.Network == "red" {
+		return 0, nil
+	}
 	if m.Network == "blue" && m.MAC == learnedMAC && m.Peer == peer2 {
 		return 1, nil
 	}
@@ -294,6 +308,11 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true}, nil
 	}
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
+}
+
+// HandOver refuses.
+func (f *fakeDaemon) HandOver(s *control.Succession) {
+	s.Fail(errors.New("a daemon of the tests stays"))
 }
 
 // WatchFDB tells of two changes and a loss, and then waits for the end.

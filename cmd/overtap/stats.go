@@ -11,18 +11,20 @@ import (
 
 func newStatsCommand() *cobra.Command {
 	var d daemonFlags
-	var network string
+	var f filter
 	var json bool
 	c := &cobra.Command{
 		Use:   "stats",
 		Short: "Show all counters, and why frames were dropped",
-		Args:  cobra.NoArgs,
+		Long: `Show all counters, and why frames were dropped. With --peer: those of the peer and
+of the networks that it is in; drops are counted by network, not by peer.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := d.client().Stats(c.Context())
 			if err != nil {
 				return err
 			}
-			if s, err = only(s, network); err != nil {
+			if s, err = f.only(s); err != nil {
 				return err
 			}
 			if json {
@@ -32,7 +34,7 @@ func newStatsCommand() *cobra.Command {
 		},
 	}
 	d.add(c)
-	addNetwork(c, &network)
+	f.add(c)
 	addJSON(c, &json)
 	addWatch(c)
 	return c

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 
@@ -11,15 +12,20 @@ import (
 	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 func newStatusCommand() *cobra.Command {
 	var d daemonFlags
 	var json bool
+	var when colorFlag
 	c := &cobra.Command{
 		Use:   "status",
-		Short: "Show what the daemon runs and what this host granted it",
-		Args:  cobra.NoArgs,
+		Short: "Show what the daemon runs, what this host granted it, and what is wrong",
+		Long: `Show what the daemon runs, what this host granted it, and what is wrong or may go
+wrong: networks and their devices, offloads, workers, the underlay, the peers whose
+path takes less than the underlay's MTU or that do not answer, attached containers.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := d.client().Status(c.Context())
 			if err != nil {
@@ -28,11 +34,12 @@ func newStatusCommand() *cobra.Command {
 			if json {
 				return printJSON(c.OutOrStdout(), s)
 			}
-			return printStatus(c.OutOrStdout(), s)
+			return printStatus(c.OutOrStdout(), s, when.palette(c.OutOrStdout()))
 		},
 	}
 	d.add(c)
 	addJSON(c, &json)
+	addColor(c, &when)
 	addWatch(c)
 	return c
 }
@@ -49,49 +56,105 @@ func uplink(u dataplane.UplinkInfo) string {
 	return "not used, superframes leave cut: " + u.Reason
 }
 
-func printStatus(w io.Writer, s control.Status) error {
-	state := "ready"
+// printStatus prints a line a fact, the warnings, and one table a subject.
+func printStatus(w io.Writer, s control.Status, p palette) error {
+	printFacts(w, s, p)
+	for _, t := range []*table{networkTable(s.Networks), pathTable(s.Peers, s.Underlay.MTU), attachmentTable(s.Attachments)} {
+		if len(t.rows) == 0 {
+			continue
+		}
+		fmt.Fprintln(w)
+		t.palette = p
+		if err := t.print(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// printFacts prints what there is one of.
+func printFacts(w io.Writer, s control.Status, p palette) {
+	fact := func(c color, name, text string) {
+		fmt.Fprintf(w, "%-10s%s\n", name, p.paint(c, text))
+	}
+	state := p.paint(green, "ready")
 	if !s.Ready {
-		state = "not ready"
+		state = p.paint(red, "not ready")
 	}
 	fmt.Fprintf(w, "overtap %s, pid %d: %s, up %v\n", s.Version, s.PID, state, time.Duration(s.Uptime)*time.Second)
-	for _, p := range s.Problems {
-		fmt.Fprintf(w, "          %s\n", strings.ReplaceAll(p, "\n", "\n          "))
+	for _, problem := range s.Problems {
+		for line := range strings.SplitSeq(problem, "\n") {
+			fact(red, "", line)
+		}
 	}
-	fmt.Fprintf(w, "config    %s\n", s.Config)
+	fact(0, "config", s.Config)
 	on := ""
 	if s.Underlay.Device != "" {
 		on = " on " + s.Underlay.Device
 	}
-	fmt.Fprintf(w, "underlay  %s%s, MTU %d\n", s.Underlay.Address, on, s.Underlay.MTU)
-	fmt.Fprintf(w, "workers   %d\n", s.Workers)
+	fact(0, "underlay", fmt.Sprintf("%s%s, MTU %d", s.Underlay.Address, on, s.Underlay.MTU))
+	fact(0, "workers", strconv.Itoa(s.Workers))
 	if len(s.SourcePorts) > 0 {
-		fmt.Fprintf(w, "source    %s\n", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
+		fact(0, "source", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
 	}
 	if s.SegmentationRefused {
-		fmt.Fprintln(w, "segments  refused by the route to some peer: every datagram is sent alone there")
+		fact(yellow, "segments", "refused by the route to some peer: every datagram is sent alone there")
 	}
-	fmt.Fprintf(w, "uplink    %s\n", uplink(s.Uplink))
+	uplinkColor := color(0)
+	if !s.Uplink.Active {
+		uplinkColor = yellow
+	}
+	fact(uplinkColor, "uplink", uplink(s.Uplink))
+	if len(s.Peers) > 0 {
+		fact(0, "peers", peerSummary(s.Peers, s.Underlay.MTU))
+	}
 	for _, warning := range s.Warnings {
-		fmt.Fprintf(w, "warning   %s\n", warning)
+		fact(yellow, "warning", warning)
 	}
-	if len(s.Networks) == 0 {
-		return printAttachments(w, s.Attachments)
-	}
-	fmt.Fprintln(w)
-	t := table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
-	for _, n := range s.Networks {
-		state := "up"
+}
+
+func networkTable(all []control.NetworkStatus) *table {
+	t := &table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "DEVICE", "STATE", "MAC", "MTU", "BRIDGE", "ADDRESSES", "ENTRIES", "QUEUES", "OFFLOADS"}}
+	for _, n := range all {
+		state := painted{green, "up"}
 		if n.Lost {
-			state = "lost"
+			state = painted{red, "lost"}
 		}
 		t.add(n.Network, n.Kind, ofVXLAN(n.Kind, n.VNI), ofVXLAN(n.Kind, n.Port), n.Device, state, ofVXLAN(n.Kind, n.MAC), n.MTU, n.Bridge, joined(n.Addresses, ","),
 			n.Entries, n.Queues, strings.Join(n.Offloads, ","))
 	}
-	if err := t.print(w); err != nil {
-		return err
+	return t
+}
+
+// narrow reports whether the path to the peer takes less than the underlay.
+func narrow(p control.PeerStatus, underlay encap.UnderlayMTU) bool {
+	return p.PathMTU != 0 && p.PathMTU < underlay
+}
+
+// peerSummary counts the peers of all networks.
+func peerSummary(all []control.PeerStatus, underlay encap.UnderlayMTU) string {
+	narrower := 0
+	for _, p := range all {
+		if narrow(p, underlay) {
+			narrower++
+		}
 	}
-	return printAttachments(w, s.Attachments)
+	text := strconv.Itoa(len(all))
+	if narrower > 0 {
+		text += fmt.Sprintf(", %d with a path MTU below the underlay's", narrower)
+	}
+	return text
+}
+
+// pathTable shows the peers whose path is not as the underlay promises.
+func pathTable(all []control.PeerStatus, underlay encap.UnderlayMTU) *table {
+	t := &table{header: []string{"PATH TO", "NETWORK", "PMTU"}}
+	for _, p := range all {
+		if narrow(p, underlay) {
+			t.add(p.Peer, p.Network, painted{yellow, strconv.Itoa(int(p.PathMTU))})
+		}
+	}
+	return t
 }
 
 // ofVXLAN is a cell that means nothing in the row of a tunnel.
@@ -102,14 +165,10 @@ func ofVXLAN(k dataplane.Kind, cell any) any {
 	return cell
 }
 
-func printAttachments(w io.Writer, all []attach.Attachment) error {
-	if len(all) == 0 {
-		return nil
-	}
-	fmt.Fprintln(w)
-	t := table{header: []string{"ATTACHED", "NETWORK", "IFNAME", "ADDRESSES", "MAC", "MTU", "VETH", "BRIDGE"}}
+func attachmentTable(all []attach.Attachment) *table {
+	t := &table{header: []string{"ATTACHED", "NETWORK", "IFNAME", "ADDRESSES", "MAC", "MTU", "VETH", "BRIDGE"}}
 	for _, a := range all {
 		t.add(a.Target, a.Network, a.IfName, joined(a.Addresses, ","), a.MAC, a.MTU, a.Veth, a.Bridge)
 	}
-	return t.print(w)
+	return t
 }

@@ -48,7 +48,7 @@ func watch(c *cobra.Command, args []string, every time.Duration, once func(*cobr
 	defer tick.Stop()
 	clear := isTerminal(out)
 	for first := true; ; first = false {
-		var b bytes.Buffer
+		b := screen{terminal: clear}
 		if clear {
 			b.WriteString("\x1b[H\x1b[2J\x1b[3J") // home, erase what is seen and what was scrolled
 		} else if !first {
@@ -75,8 +75,17 @@ func watch(c *cobra.Command, args []string, every time.Duration, once func(*cobr
 	}
 }
 
+// screen collects one answer before it is shown at once.
+type screen struct {
+	bytes.Buffer
+	terminal bool // that it is shown on
+}
+
 // isTerminal reports whether somebody looks at what is written.
 func isTerminal(w io.Writer) bool {
+	if s, ok := w.(*screen); ok {
+		return s.terminal
+	}
 	f, ok := w.(*os.File)
 	if !ok {
 		return false

@@ -162,6 +162,9 @@ func (q *Device) Offloads() []string {
 	return []string{"csum", "tso4", "tso6", "ecn", "uso"}
 }
 
+// Persist does nothing: a device in memory goes with its queues.
+func (q *Device) Persist(bool) error { return nil }
+
 // Close closes the queue. A second time is a violation.
 func (q *Device) Close() error {
 	q.mu.Lock()

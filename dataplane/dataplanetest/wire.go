@@ -96,6 +96,13 @@ func (w *Wire) WriteBatch(s []dataplane.Send) (refused int) {
 	return refused
 }
 
+// SendAlone gives one payload to the underlay, as the wires do.
+func (e *Edges) SendAlone(s *dataplane.Send) unix.Errno {
+	w := Wire{edges: e, bound: netip.AddrPortFrom(e.addr, 0)}
+	w.send(s, false)
+	return s.Errno
+}
+
 // send gives one to the underlay; whole is one that stands for its segments.
 func (w *Wire) send(s *dataplane.Send, whole bool) (refused bool) {
 	e := w.edges

@@ -53,7 +53,7 @@ type Attachment struct {
 	Target    string           `json:"target"` // as it was named
 	IfName    string           `json:"ifname"` // in the target; "" where the kernel would not say
 	MAC       encap.MAC        `json:"mac"`
-	MTU       encap.OverlayMTU `json:"mtu"`
+	MTU       encap.OverlayMTU `json:"mtu"`       // of the same; of the host's end where the kernel would not say
 	Addresses []netip.Prefix   `json:"addresses"` // without link-local ones
 	Veth      string           `json:"veth"`      // the other end, on the host
 	Bridge    string           `json:"bridge"`    // "" = on none for now

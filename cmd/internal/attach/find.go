@@ -132,6 +132,7 @@ func (a *Attacher) look(f *found, index int) error {
 			return fmt.Errorf("reading its device: %w", err)
 		}
 		f.IfName = l.Attrs().Name
+		f.MTU = encap.OverlayMTU(min(l.Attrs().MTU, 1<<16-1))
 		if len(l.Attrs().HardwareAddr) == encap.MACLen {
 			f.MAC = encap.MACFrom(l.Attrs().HardwareAddr)
 		}

@@ -64,9 +64,9 @@ func TestUnit(t *testing.T) {
 		t.Errorf("more exposed than %s.%s: %v\n%s", m[1], m[2], err, out)
 	}
 	// With a program that is there.
-	text := regexp.MustCompile(`/usr/bin/overtap`).ReplaceAllString(read(t, unit), "/bin/true")
+	text := regexp.MustCompile(`/usr/sbin/overtap`).ReplaceAllString(read(t, unit), "/bin/true")
 	path := filepath.Join(t.TempDir(), "overtap.service")
-	if err := os.WriteFile(path, []byte(strings.Replace(text, "Documentation=man:overtap(1)\n", "", 1)), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(strings.Replace(text, "Documentation=man:overtap(8)\n", "", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out, err = exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput()

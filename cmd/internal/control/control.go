@@ -23,11 +23,14 @@ const (
 	pathStats  = "/v1/stats"
 	pathFDB    = "/v1/fdb"
 	pathFlush  = "/v1/fdb/flush"
+	pathPage   = "/v1/fdb/page"
 	pathNeigh  = "/v1/neigh"
 	pathAttach = "/v1/attach"
 	pathDetach = "/v1/detach"
 	pathReload = "/v1/reload"
 	pathWatch  = "/v1/fdb/watch"
+
+	pathTakeover = "/v1/takeover"
 )
 
 // Daemon is what the server needs of the daemon; an error's text is for the
@@ -40,6 +43,8 @@ type Daemon interface {
 	// FDB copies out the forwarding entries of the named network, or of all
 	// for "".
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	// FDBPage copies out those forwarding entries that q selects.
+	FDBPage(q FDBQuery) (FDBPage, error)
 	// Neighbors copies out the neighbours of the named network, or of all for "".
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	// AddFDB adds a static entry that belongs to the command line. The network
@@ -61,6 +66,9 @@ type Daemon interface {
 	// Detach removes an attachment of a namespace or, when ns is nil, one that
 	// was made under the target's name. The caller closes ns.
 	Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
+	// HandOver leaves everything to the daemon at the other end of s, and this
+	// one ends; or that one gives up, and this one goes on as it was.
+	HandOver(s *Succession)
 }
 
 // Entry is a static forwarding entry as the command line gives it.
@@ -103,6 +111,7 @@ type Status struct {
 	// Uplink says which way superframes leave.
 	Uplink   dataplane.UplinkInfo `json:"uplink"`
 	Networks []NetworkStatus      `json:"networks"`
+	Peers    []PeerStatus         `json:"peers"`
 	// Attachments are the containers that `overtap attach` joined.
 	Attachments []attach.Attachment `json:"attachments"`
 }
@@ -122,6 +131,15 @@ type NetworkStatus struct {
 	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
 	EntriesLearned int            `json:"entries_learned"`
 	EntriesMax     int            `json:"entries_max"`
+}
+
+// PeerStatus is the way to one peer of one network or tunnel.
+type PeerStatus struct {
+	Network string     `json:"network"`
+	Peer    netip.Addr `json:"peer"`
+	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
+	// where nothing is known to be too long.
+	PathMTU encap.UnderlayMTU `json:"pmtu"`
 }
 
 // flushed answers a flush.

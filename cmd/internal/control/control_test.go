@@ -42,9 +42,21 @@ type fake struct {
 	slow     time.Duration
 	reloads  int
 	ended    chan error // delivers what ended WatchFDB
+	hands    []int      // files that HandOver sends
+	handed   chan error // delivers what HandOver was answered
 }
 
-func (f *fake) Status() Status         { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
+
+// HandOver offers two entries and a file, and tells what it was answered.
+func (f *fake) HandOver(s *Succession) {
+	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
+	if err == nil {
+		err = s.Receive("commit", nil)
+	}
+	f.handed <- err
+}
+
 func (f *fake) Stats() dataplane.Stats { return dataplane.Stats{} }
 
 func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
@@ -54,6 +66,21 @@ func (f *fake) FDB(network string) ([]dataplane.FDBEntry, error) {
 		return nil, errors.New(`there is no network "red": name one of blue`)
 	}
 	return f.entries, nil
+}
+
+func (f *fake) FDBPage(q FDBQuery) (FDBPage, error) {
+	return q.Page(each(f.FDB))
+}
+
+// each calls f with the entries that all returns.
+func each(all func(network string) ([]dataplane.FDBEntry, error)) func(string, func(*dataplane.FDBEntry)) error {
+	return func(network string, f func(*dataplane.FDBEntry)) error {
+		entries, err := all(network)
+		for i := range entries {
+			f(&entries[i])
+		}
+		return err
+	}
 }
 
 func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {

@@ -114,8 +114,10 @@ func handler(d Daemon) http.Handler {
 		done, err := d.Reload()
 		answer(w, done, err)
 	})
+	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleAttach(mux, d)
+	handleTakeover(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fmt.Errorf("this daemon knows no %s %s: it is of another version than the command", r.Method, r.URL.Path))
 	})
@@ -191,7 +193,7 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
 	s.Problems, s.Warnings, s.SourcePorts = notNil(s.Problems), notNil(s.Warnings), notNil(s.SourcePorts)
-	s.Networks, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Attachments)
+	s.Networks, s.Peers, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Peers), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]
 		n.Addresses, n.Offloads = notNil(n.Addresses), notNil(n.Offloads)

@@ -19,6 +19,51 @@ import (
 type Listener struct {
 	net.Listener
 	made []string // the directories, the innermost first
+	left []string // those that Own will make ours
+}
+
+// Leave has Close remove nothing: another daemon listens on the socket by now.
+func (l *Listener) Leave() {
+	if u, ok := l.Listener.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
+	l.made = nil
+}
+
+// Made returns the directories that Listen made.
+func (l *Listener) Made() []string { return l.made }
+
+// File returns the socket, to hand it over; it is the caller's.
+func (l *Listener) File() (*os.File, error) {
+	u, ok := l.Listener.(*net.UnixListener)
+	if !ok {
+		return nil, fmt.Errorf("a %T is no unix socket", l.Listener)
+	}
+	return u.File()
+}
+
+// Inherit goes on listening on the socket f of another daemon, which made these
+// directories for it; they and the socket file are the other's until Own. It closes f.
+func Inherit(f *os.File, made []string) (*Listener, error) {
+	l, err := net.FileListener(f)
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("going on with the control socket: %w", err)
+	}
+	u, ok := l.(*net.UnixListener)
+	if !ok {
+		l.Close()
+		return nil, fmt.Errorf("going on with the control socket: it is a %T", l)
+	}
+	return &Listener{Listener: u, left: made}, nil
+}
+
+// Own has Close remove what it would have of a socket that Listen made.
+func (l *Listener) Own() {
+	if u, ok := l.Listener.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(true)
+	}
+	l.made, l.left = l.left, nil
 }
 
 // TryListen returns the error that Listen would, and leaves nothing behind.
@@ -91,6 +136,9 @@ func (l *Listener) removeDirs() error {
 	return nil
 }
 
+// ErrAnswered says that somebody listens on a socket.
+var ErrAnswered = errors.New("another overtap daemon answers")
+
 // CheckFree reports whether Listen can have the path: an error when a daemon
 // answers there, or when there is something that is no socket.
 func CheckFree(path string) error {
@@ -107,7 +155,7 @@ func CheckFree(path string) error {
 	switch {
 	case err == nil:
 		c.Close()
-		return fmt.Errorf("another overtap daemon answers at %s: stop it, or set control.socket to another path", path)
+		return fmt.Errorf("%w at %s: stop it, or set control.socket to another path", ErrAnswered, path)
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil
 	}

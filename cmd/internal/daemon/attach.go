@@ -64,7 +64,7 @@ func (d *daemon) restoreAttachments(network string) {
 		d.Log.Info("attached again", "network", a.Network, "target", a.Target, "ifname", a.IfName, "veth", a.Veth)
 	}
 	if err != nil {
-		d.Log.Warn("a container that was attached is off its network: detach and attach it again", "network", n.Name, "err", err)
+		d.limit.Warn("attached "+n.Name, d.Log, "a container that was attached is off its network: detach and attach it again", "network", n.Name, "err", err)
 	}
 }
 

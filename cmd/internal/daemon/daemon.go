@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"slices"
@@ -23,6 +24,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/cmd/internal/metrics"
+	"overtap/cmd/internal/repeat"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -33,11 +35,17 @@ type Engine interface {
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
+	EachFDB(network string, f func(*dataplane.FDBEntry)) error
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
+	Persist(network string) error
+	Bequeath() (*dataplane.Bequest, error)
+	Restore([]dataplane.FDBEntry) (int, error)
+	Start()
+	Leave(stopped func()) error
 	Close() error
 }
 
@@ -51,6 +59,9 @@ type Options struct {
 	NewEngine func(dataplane.Options) (Engine, error)
 	// HangUp delivers when the configuration shall be read again; nil = never.
 	HangUp <-chan os.Signal
+	// NoTakeover makes a daemon that answers on the control socket an error; else
+	// this one takes its place.
+	NoTakeover bool
 }
 
 // daemon is a running one. It implements control.Daemon.
@@ -65,17 +76,28 @@ type daemon struct {
 	backoff   time.Duration // before a repair is tried a second time
 	refused   sync.Once     // the warning about segmentation
 	told      toldFrozen
+	ownFrames ownFrames
+	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
 	link      int // index of the underlay's link that the sockets were opened on
 	atStart   map[string]encap.OverlayMTU
 	restarted chan struct{} // delivers when another engine took over
 
-	mu     sync.Mutex        // held over every Apply
-	closed bool              // the engine is, until it is started anew
-	base   dataplane.Desired // what the configuration says
-	static static            // entries of the command line
-	lost   map[string]bool   // networks taken out until their repair
+	before  *predecessor // whose place this one takes; nil = nobody's
+	socket  *control.Listener
+	web     net.Listener // of the metrics; nil = none
+	leave   func()       // ends serve
+	yielded atomic.Bool  // another daemon has taken over
+
+	mu     sync.Mutex // held over every Apply
+	closed bool       // the engine is, until it is started anew
+	// settled: devices persist from their set-up on.
+	settled bool
+	serving bool              // the control socket is, and all is set up
+	base    dataplane.Desired // what the configuration says
+	static  static            // entries of the command line
+	lost    map[string]bool   // networks taken out until their repair
 }
 
 func newDaemon(o Options) *daemon {
@@ -88,7 +110,7 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
-		told:      toldFrozen{macs: make(map[string]int), at: make(map[string]time.Time)},
+		told:      toldFrozen{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
 	d.reloads.note(nil)
@@ -106,6 +128,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	var undo []func() error
 	defer func() {
 		d.ready.stop()
+		d.limit.Stop()
 		for _, f := range slices.Backward(undo) {
 			err = errors.Join(err, f())
 		}
@@ -113,6 +136,8 @@ func Run(ctx context.Context, o Options) (err error) {
 			o.Log.Info("stopped")
 		}
 	}()
+	ctx = d.context(ctx)
+	defer d.leave()
 
 	if d.host, err = host.New(o.Config.Underlay.Address, o.Log); err != nil {
 		return err
@@ -122,15 +147,27 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	undo = append(undo, func() error { d.attach.Close(); return nil })
+	undo = append(undo, d.abandon)
+	if err := d.succeed(ctx); err != nil {
+		return err
+	}
 	if err := d.preflight(); err != nil {
 		return err
 	}
-	web, err := d.listenMetrics()
-	if err != nil {
+	if d.web, err = d.listenMetrics(); err != nil {
 		return err
 	}
-	if web != nil {
-		undo = append(undo, func() error { return closed(web.Close()) })
+	if d.web != nil {
+		undo = append(undo, func() error { return closed(d.web.Close()) })
+	}
+	if d.socket, err = d.listenControl(); err != nil {
+		return err
+	}
+	undo = append(undo, func() error { return d.socket.Close() })
+	if d.before == nil {
+		if err := d.host.KeepJournal(journalPath(o.Config.Control.Socket)); err != nil {
+			return err
+		}
 	}
 
 	undo = append(undo, d.closeEngine)
@@ -143,23 +180,26 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	// Once more, so that a change under way ends before bridges are removed.
 	undo = append(undo, func() error { d.attach.Close(); return nil })
-
-	socket, err := control.Listen(o.Config.Control.Socket)
-	if err != nil {
-		return err
-	}
-	undo = append(undo, socket.Close)
 	if ctx.Err() != nil {
 		return nil
 	}
-	return d.serve(ctx, socket, web)
+	if d.before != nil {
+		if err := d.takeOver(); err != nil {
+			return err
+		}
+		d.socket.Own()
+	}
+	if err := d.settle(); err != nil {
+		return err
+	}
+	return d.serve(ctx)
 }
 
 // serve runs the daemon's tasks until ctx ends or one of them fails.
-func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
+func (d *daemon) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return control.Serve(ctx, socket, d, d.Log) })
-	if web != nil {
+	g.Go(func() error { return control.Serve(ctx, d.socket, d, d.Log) })
+	if web := d.web; web != nil {
 		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady, Reloads: d.reloads.state})
 		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
 	}
@@ -173,16 +213,30 @@ func (d *daemon) serve(ctx context.Context, socket, web net.Listener) error {
 		d.Log.Warn(w)
 	}
 	d.ready.start()
+	d.nowServing()
 	announce(d.Log, "ready",
 		"version", d.Version,
 		"underlay", d.conf().Underlay.Address,
 		"networks", len(d.conf().VXLAN)+len(d.conf().IPIP),
 		"socket", d.conf().Control.Socket)
-	notify(d.Log, "READY=1")
+	state := "READY=1"
+	if d.before != nil {
+		// To systemd the daemon before was the service.
+		state += fmt.Sprintf("\nMAINPID=%d", os.Getpid())
+	}
+	notify(d.Log, state)
 	<-ctx.Done()
-	notify(d.Log, "STOPPING=1")
+	if !d.yielded.Load() {
+		notify(d.Log, "STOPPING=1")
+	}
 	d.Log.Info("stopping")
 	return g.Wait()
+}
+
+func (d *daemon) nowServing() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.serving = true
 }
 
 // announce writes a line whatever the level of the log: somebody may wait for it.
@@ -208,11 +262,12 @@ func (d *daemon) preflight() error {
 	for _, t := range c.IPIP {
 		plan.Networks = append(plan.Networks, d.hostTunnel(dataplane.Tunnel{Name: t.Name, Device: t.Name, Routes: t.Routes}))
 	}
-	// First: against a daemon that runs already, all else would fail too.
-	if err := control.CheckFree(c.Control.Socket); err != nil {
-		return err
+	var errs []error
+	if d.before == nil {
+		errs = append(errs, control.TryListen(c.Control.Socket))
 	}
-	errs := []error{control.TryListen(c.Control.Socket), d.host.Preflight(plan)}
+	plan.Ports = d.freePorts(plan.Ports)
+	errs = append(errs, d.host.Preflight(plan))
 	if u, err := d.host.Underlay(c.Underlay.Address, c.Underlay.Device); err == nil {
 		// Else Preflight has said so.
 		d.mtu.Store(uint32(u.MTU))
@@ -265,6 +320,9 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 	if c.Metrics == "" {
 		return nil, nil
 	}
+	if l, err := d.inheritedMetrics(); l != nil || err != nil {
+		return l, err
+	}
 	l, err := net.Listen("tcp", c.Metrics)
 	switch {
 	case err == nil:
@@ -286,7 +344,10 @@ func (d *daemon) setupHost(n host.Network) error {
 		return fmt.Errorf("setting the host up: %w", err)
 	}
 	d.restoreAttachments(n.Name)
-	return nil
+	if !d.settled {
+		return nil
+	}
+	return d.engine.get().Persist(n.Name)
 }
 
 // hostNetwork is what the host shall look like around n's TAP.
@@ -294,9 +355,15 @@ func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
 	v := d.vxlan(n.Name)
 	return host.Network{
 		Name: n.Name, Device: n.Device, MTU: n.MTU,
-		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake,
+		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake, MaxMACs: bridgeMACs(n.MaxEntries),
 		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
 	}
+}
+
+// bridgeMACs is how many MACs a bridge learns at most: those of peers that the
+// network's own table has, and as many again of this host.
+func bridgeMACs(maxEntries int) uint32 {
+	return uint32(min(2*int64(maxEntries), math.MaxUint32))
 }
 
 func hostRoutes(routes []config.Route) []host.Route {
@@ -326,6 +393,9 @@ func (d *daemon) vxlan(name string) config.VXLAN {
 }
 
 func (d *daemon) undoHost() error {
+	if d.before != nil && !d.before.taken {
+		return nil // abandon does
+	}
 	if err := d.host.Undo(); err != nil {
 		return fmt.Errorf("undoing the host's set-up: %w", err)
 	}

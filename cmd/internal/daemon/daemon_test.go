@@ -297,7 +297,8 @@ func TestFailureUndoes(t *testing.T) {
 			// Not reached: it is found before anything is made.
 			o.NewEngine = func(dataplane.Options) (Engine, error) { return nil, errors.New("the engine starts") }
 		}, "making the control socket's directory: mkdir /proc/overtap: no such file or directory: make it, or set control.socket to another path"},
-		{"other daemon", func(t *testing.T, r *running, _ *Options) {
+		{"other daemon", func(t *testing.T, r *running, o *Options) {
+			o.NoTakeover = true
 			l, err := control.Listen(r.socket)
 			if err != nil {
 				t.Fatal(err)

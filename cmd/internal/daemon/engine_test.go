@@ -33,6 +33,8 @@ type fakeEngine struct {
 	applied  int
 	closeErr error
 	hung     atomic.Bool
+	drops    []dataplane.DropStats // in Stats
+	offloads []string              // granted to every device; nil = Info does not say
 }
 
 func newFakeEngine(t *testing.T) *fakeEngine {
@@ -92,7 +94,11 @@ func (e *fakeEngine) Stats() dataplane.Stats {
 	var s dataplane.Stats
 	for _, n := range e.desired.Networks {
 		s.Networks = append(s.Networks, dataplane.NetworkStats{Network: n.Name, Entries: len(n.FDB)})
+		for _, p := range n.Peers {
+			s.Peers = append(s.Peers, dataplane.PeerStats{Network: n.Name, Peer: p.Address})
+		}
 	}
+	s.Drops = slices.Clone(e.drops)
 	return s
 }
 
@@ -101,7 +107,7 @@ func (e *fakeEngine) Info() dataplane.Info {
 	defer e.mu.Unlock()
 	i := dataplane.Info{Workers: 2, SegmentationRefused: e.refused}
 	for _, n := range e.desired.Networks {
-		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU, Lost: e.lost[n.Device]})
+		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU, Lost: e.lost[n.Device], Offloads: e.offloads, Queues: len(e.offloads)})
 	}
 	return i
 }
@@ -116,6 +122,14 @@ func (e *fakeEngine) FDB(network string) ([]dataplane.FDBEntry, error) {
 		}
 	}
 	return append(out, e.learned...), nil
+}
+
+func (e *fakeEngine) EachFDB(network string, f func(*dataplane.FDBEntry)) error {
+	all, err := e.FDB(network)
+	for i := range all {
+		f(&all[i])
+	}
+	return err
 }
 
 func (e *fakeEngine) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
@@ -142,6 +156,21 @@ func (e *fakeEngine) Flush(m dataplane.Match) (int, error) {
 
 func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
 	return nil, errors.New("the engine in memory has no table to watch")
+}
+
+func (e *fakeEngine) Persist(string) error { return nil }
+
+func (e *fakeEngine) Bequeath() (*dataplane.Bequest, error) {
+	return nil, errors.New("the engine in memory cannot be left to another")
+}
+
+func (e *fakeEngine) Restore(entries []dataplane.FDBEntry) (int, error) { return len(entries), nil }
+
+func (e *fakeEngine) Start() {}
+
+func (e *fakeEngine) Leave(stopped func()) error {
+	stopped()
+	return e.Close()
 }
 
 func (e *fakeEngine) Alive() bool { return !e.hung.Load() }

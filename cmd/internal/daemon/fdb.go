@@ -5,9 +5,9 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -53,6 +53,16 @@ func (d *daemon) FDB(network string) ([]dataplane.FDBEntry, error) {
 		}
 	}
 	return d.engine.get().FDB(network)
+}
+
+// FDBPage implements control.Daemon.
+func (d *daemon) FDBPage(q control.FDBQuery) (control.FDBPage, error) {
+	if q.Network != "" {
+		if _, err := d.network(q.Network); err != nil {
+			return control.FDBPage{}, err
+		}
+	}
+	return q.Page(d.engine.get().EachFDB)
 }
 
 // Neighbors implements control.Daemon.
@@ -182,7 +192,7 @@ func (d *daemon) network(name string) (dataplane.Network, error) {
 	case len(known) == 0:
 		return dataplane.Network{}, fmt.Errorf("this daemon has no network: give it one in %s", d.Path)
 	case name == "":
-		return dataplane.Network{}, fmt.Errorf("there are several networks: name one of %s with --network", strings.Join(known, ", "))
+		return dataplane.Network{}, fmt.Errorf("there are several networks: name one of %s with --network", host.Some(known))
 	}
-	return dataplane.Network{}, fmt.Errorf("there is no network %q: name one of %s", name, strings.Join(known, ", "))
+	return dataplane.Network{}, fmt.Errorf("there is no network %q: name one of %s", name, host.Some(known))
 }

@@ -93,6 +93,17 @@ func TestDeleteLearned(t *testing.T) {
 	}
 }
 
+func TestFDBPage(t *testing.T) {
+	r, d := idle(t, twoNetworks)
+	r.engine.learned = []dataplane.FDBEntry{{Network: "red", MAC: ownMAC}, {Network: "red", MAC: configuredMAC}}
+	if p, err := d.FDBPage(control.FDBQuery{Contains: ownMAC.String(), Limit: 1}); err != nil || p.Matched != 1 || p.Total != 2 || len(p.Entries) != 1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	if _, err := d.FDBPage(control.FDBQuery{Network: "green"}); err == nil || err.Error() != `there is no network "green": name one of blue, red` {
+		t.Error(err)
+	}
+}
+
 func TestRefusals(t *testing.T) {
 	peer := addr("192.0.2.3")
 	const one = "[[vxlan]]\nname = \"blue\"\nvni = 100\n"

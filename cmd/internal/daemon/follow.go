@@ -47,6 +47,7 @@ type follower struct {
 	cares map[string]*care
 	tries int       // of the engine's restart
 	retry time.Time // of the same; zero = none is wanted
+	seen  time.Time // when the counters were looked at for warnings
 }
 
 // follow acts until ctx ends. It is an error when the engine cannot be opened
@@ -67,6 +68,11 @@ func (d *daemon) follow(ctx context.Context) error {
 		}
 		if err := f.look(ctx); err != nil {
 			return err
+		}
+		if time.Since(f.seen) >= slowest {
+			// So that a warning is as old as what it tells of, whoever asks.
+			f.seen = time.Now()
+			f.ownFrames.look(f.Stats(), f.seen)
 		}
 		timer.Reset(time.Until(f.next()))
 	}
@@ -127,7 +133,7 @@ func (f *follower) put(subject string, c *care) {
 	now := time.Now()
 	c.due, c.again = false, time.Time{}
 	if len(put) > 0 {
-		log.Warn("put back what somebody else removed or changed", "what", strings.Join(put, ", "))
+		f.limit.Warn("put back "+subject, log, "put back what somebody else removed or changed", "what", strings.Join(put, ", "))
 		if now.Sub(c.fought) > settled+2*c.rest {
 			c.rest = 0 // that was another story
 		} else {
@@ -137,7 +143,7 @@ func (f *follower) put(subject string, c *care) {
 	}
 	if err != nil {
 		if f.ready.blame(about, err.Error()) {
-			log.Warn("not all that is configured is in place", "err", err)
+			f.limit.Warn("in place "+subject, log, "not all that is configured is in place", "err", err)
 		}
 		c.wait = min(max(2*c.wait, f.backoff), slowest)
 		c.again = now.Add(c.wait)
@@ -145,7 +151,7 @@ func (f *follower) put(subject string, c *care) {
 	}
 	c.wait = 0
 	if f.ready.clear(about) {
-		log.Info("all that is configured is in place again")
+		f.limit.Info("in place "+subject, log, "all that is configured is in place again")
 	}
 }
 
@@ -169,10 +175,13 @@ func (f *follower) underlay(ctx context.Context) error {
 	}
 	if err != nil {
 		if f.ready.blame(theUnderlay, err.Error()) {
-			f.Log.Warn("the underlay is gone: nothing crosses until it is back", "err", err)
+			f.limit.Warn(theUnderlay, f.Log, "the underlay is gone: nothing crosses until it is back", "err", err)
 		}
 		// What failed without it says nothing of how it will be with it.
 		f.tries, f.retry = 0, time.Time{}
+		return nil
+	}
+	if f.yielded.Load() {
 		return nil
 	}
 	if f.closed || u.Index != f.link && f.bound() {
@@ -182,7 +191,7 @@ func (f *follower) underlay(ctx context.Context) error {
 	}
 	f.link = u.Index
 	if f.ready.clear(theUnderlay) {
-		f.Log.Info("the underlay is back", "device", u.Name)
+		f.limit.Info(theUnderlay, f.Log, "the underlay is back", "device", u.Name)
 	}
 	return f.underlayMTU(ctx, u.MTU)
 }

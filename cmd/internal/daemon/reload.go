@@ -246,6 +246,9 @@ func (c *change) run(d *daemon) (err error) {
 			return fmt.Errorf("setting the host up: %w", err)
 		}
 		undo = append(undo, func() error { return d.host.Remove(name) })
+		if err := d.engine.get().Persist(name); err != nil {
+			return err
+		}
 	}
 	undo = append(undo, func() error { return d.host.ChangeRoutes(hostRoutes(c.was.Routes)) })
 	if err := d.host.ChangeRoutes(hostRoutes(c.next.Routes)); err != nil {

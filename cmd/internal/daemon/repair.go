@@ -32,6 +32,7 @@ func (d *daemon) events(ctx context.Context) error {
 			return nil
 		case <-d.restarted: // there is another engine to listen to
 		case <-while.C:
+			d.tellFrozen()
 		case ev := <-d.engine.get().Events():
 			if err := d.heed(ev); err != nil {
 				return err
@@ -58,39 +59,18 @@ func (d *daemon) heed(ev dataplane.Event) error {
 	case dataplane.PathMTUChanged:
 		log := d.Log.With("network", ev.Network, "peer", ev.Peer)
 		if ev.PathMTU == 0 {
-			log.Info("the path to a peer takes whole packets again")
+			d.limit.Info("path "+ev.Network, log, "the path to a peer takes whole packets again")
 		} else {
-			log.Warn("the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
+			d.limit.Warn("path "+ev.Network, log, "the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
 		}
 	case dataplane.MACsFrozen:
-		d.frozen(ev)
+		d.heedFrozen(ev)
 	case dataplane.SegmentationRefused:
 		d.refused.Do(func() {
 			d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
 		})
 	}
 	return nil
-}
-
-// frozenEvery is how often the log tells of a network's frozen MACs.
-const frozenEvery = 30 * time.Second
-
-// frozen tells of MACs that move too often, and of those that came meanwhile.
-func (d *daemon) frozen(ev dataplane.Event) {
-	t := &d.told
-	t.macs[ev.Network] += ev.Count
-	if time.Since(t.at[ev.Network]) < frozenEvery {
-		return
-	}
-	d.Log.Warn("MACs move too often between hosts: frozen where they are (a loop, one MAC twice, or an impostor)",
-		"network", ev.Network, "mac", ev.MAC, "count", t.macs[ev.Network])
-	t.macs[ev.Network], t.at[ev.Network] = 0, time.Now()
-}
-
-// toldFrozen is what the log said of frozen MACs, by network.
-type toldFrozen struct {
-	macs map[string]int // not told yet
-	at   map[string]time.Time
 }
 
 // repairLost opens every lost device anew. A network that was repaired just now
@@ -107,7 +87,7 @@ func (d *daemon) repairLost(ctx context.Context, repaired map[string]time.Time) 
 		if ctx.Err() != nil {
 			return nil
 		}
-		d.Log.Warn("the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
+		d.limit.Warn("device "+network, d.Log, "the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
 		repaired[network] = time.Now()
 	}
 	return nil

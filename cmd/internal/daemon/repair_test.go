@@ -13,6 +13,7 @@ import (
 
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // A deleted TAP is opened anew and put on its bridge again, with the command
@@ -204,5 +205,22 @@ func TestPathMTUChanged(t *testing.T) {
 		if n := strings.Count(r.log.String(), want); n != 1 {
 			t.Errorf("%q is told %d times:\n%s", want, n, r.log)
 		}
+	}
+}
+
+// Paths that change all the time are told of a few times, and then summed up.
+func TestPathMTULines(t *testing.T) {
+	r, d := quick(t, twoNetworks)
+	for i := range 25 {
+		for _, mtu := range []encap.UnderlayMTU{1400, 0} {
+			do(t, d.heed(dataplane.Event{Kind: dataplane.PathMTUChanged, Network: "blue", Peer: addr(fmt.Sprintf("192.0.2.%d", 3+i)), PathMTU: mtu}))
+		}
+	}
+	if n := r.said("the path to a peer"); n != 4 {
+		t.Errorf("%d lines:\n%s", n, r.log)
+	}
+	d.limit.Stop()
+	if r.said("the path to a peer") != 5 || r.said(`network=blue peer=192.0.2.27 repeated="46 more in the last minute"`) != 1 {
+		t.Errorf("in the end:\n%s", r.log)
 	}
 }

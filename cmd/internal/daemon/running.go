@@ -20,13 +20,19 @@ func (c *current) set(e Engine) { c.p.Store(&e) }
 // mu, or is alone.
 func (d *daemon) startEngine() error {
 	c := d.conf()
-	e, err := d.NewEngine(dataplane.Options{
+	o := dataplane.Options{
 		Underlay:    c.Underlay.Address,
 		Device:      c.Underlay.Device,
 		Workers:     c.Engine.Workers,
 		SourcePorts: c.Engine.SourcePorts,
 		NoTunnelGSO: !c.Engine.TunnelGSO || !c.Engine.Offload,
-	})
+		Adopt:       d.adoptable,
+	}
+	if p := d.before; p != nil && !p.taken {
+		o.Inherit, o.Hold = p.Engine, true
+		d.inheritStatic()
+	}
+	e, err := d.NewEngine(o)
 	if err != nil {
 		return fmt.Errorf("starting the engine: %w", err)
 	}
@@ -43,6 +49,12 @@ func (d *daemon) startEngine() error {
 func (d *daemon) restartEngine(u host.Underlay) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.yielded.Load() {
+		return nil
+	}
+	if d.before != nil && !d.before.taken {
+		return errors.New("a port takes the underlay address to its bridge, for which every socket is opened anew: stop the daemon that runs first")
+	}
 	if !d.closed {
 		d.closed = true
 		if err := d.engine.get().Close(); err != nil {

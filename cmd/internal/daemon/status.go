@@ -57,9 +57,13 @@ func (d *daemon) Status() control.Status {
 			Entries: c.Entries, EntriesLearned: c.EntriesLearned, EntriesMax: c.EntriesMax,
 		})
 	}
+	for _, p := range stats.Peers {
+		s.Peers = append(s.Peers, control.PeerStatus{Network: p.Network, Peer: p.Peer, PathMTU: p.PathMTU})
+	}
 	var err error
 	if s.Attachments, err = d.attach.List(d.attachNetworks()); err != nil {
-		d.Log.Warn("cannot list what is attached", "err", err)
+		d.limit.Warn("attachments", d.Log, "cannot list what is attached", "err", err)
 	}
+	s.Warnings = append(s.Warnings, d.standing(info, s.Attachments)...)
 	return s
 }

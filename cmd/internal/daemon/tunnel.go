@@ -1,9 +1,7 @@
 package daemon
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/host"
@@ -58,20 +56,4 @@ func (d *daemon) overlayMTU(n host.Network, mtu encap.UnderlayMTU) (encap.Overla
 	}
 	v := d.vxlan(n.Name)
 	return v.OverlayMTU(mtu, d.conf().Underlay.Address)
-}
-
-// warnKernelIPIP is what may go wrong with the tunnels though all is in place.
-func (d *daemon) warnKernelIPIP() []string {
-	if len(d.conf().IPIP) == 0 {
-		return nil
-	}
-	names, err := d.host.KernelIPIP()
-	switch {
-	case err != nil:
-		return []string{err.Error()}
-	case len(names) == 0:
-		return nil
-	}
-	return []string{fmt.Sprintf("the kernel has IP-in-IP too (%s): it decapsulates what the tunnels here take a second time, "+
-		"or answers the peers that nobody wants it; unload the module with `modprobe -r ipip`", strings.Join(names, ", "))}
 }

@@ -90,14 +90,10 @@ func hostFor(add report, c *config.Config, runs bool) {
 		add("underlay", Fail, "ip link set "+u.Name+" up", "%s is down", u.Name)
 	}
 	mtu(add, c, u.MTU)
-	if len(c.IPIP) > 0 {
-		if names, err := h.KernelIPIP(); err == nil && len(names) > 0 {
-			add("ip-in-ip", Warn, "modprobe -r ipip", "the kernel has IP-in-IP too (%v): it takes the tunnels' packets a second time", names)
-		}
-	}
 	if runs {
-		return
+		return // it tells the rest itself
 	}
+	around(add, h, c, u.MTU)
 	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device}
 	for _, v := range c.VXLAN {
 		if !slices.Contains(plan.Ports, v.Port) {
@@ -114,6 +110,35 @@ func hostFor(add report, c *config.Config, runs bool) {
 	}
 	if len(obstacles) == 0 {
 		add("start", OK, "", "names, bridges and UDP ports %v are free", plan.Ports)
+	}
+}
+
+// around looks at the links that were there before the daemon.
+func around(add report, h *host.Host, c *config.Config, underlay encap.UnderlayMTU) {
+	s, err := h.Surroundings()
+	if err != nil {
+		add("links", Warn, "", "%v", err)
+		return
+	}
+	if len(c.IPIP) > 0 && len(s.IPIP) > 0 {
+		add("ip-in-ip", Warn, "modprobe -r ipip", "the kernel has IP-in-IP too (%v): it takes the tunnels' packets a second time", s.IPIP)
+	}
+	var ports []uint16
+	for i := range c.VXLAN {
+		v := &c.VXLAN[i]
+		if !slices.Contains(ports, v.Port) {
+			ports = append(ports, v.Port)
+			for _, text := range s.Clashes(v.Port) {
+				add("port", Warn, "", "%s", text)
+			}
+		}
+		fits, err := v.OverlayMTU(underlay, c.Underlay.Address)
+		if err != nil || v.Bridge == "" {
+			continue // mtu has said so
+		}
+		for _, text := range s.MTUs(host.Network{Name: v.Name, Bridge: v.Bridge, MTU: fits}, nil, nil) {
+			add("mtu", Warn, "", "%s", text)
+		}
 	}
 }
 

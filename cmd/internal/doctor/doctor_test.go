@@ -175,6 +175,39 @@ func TestUnderlay(t *testing.T) {
 	want(t, all, "mtu", "fail ", "leaves room for 1450")
 }
 
+// Devices that were there before the daemon, and will harm it: ports of the bridge
+// with another MTU, and a kernel device on the same UDP port.
+func TestSurroundings(t *testing.T) {
+	underlay(t)
+	add := func(l netlink.Link) {
+		t.Helper()
+		if err := netlink.LinkAdd(l); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { netlink.LinkDel(l) })
+	}
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "br-blue"
+	bridge := &netlink.Bridge{LinkAttrs: attrs}
+	add(bridge)
+	attrs.Name, attrs.MTU, attrs.MasterIndex = "p1", 1500, bridge.Index
+	add(&netlink.Veth{LinkAttrs: attrs, PeerName: "p2"})
+	attrs.Name, attrs.MTU, attrs.MasterIndex = "vx-old", 0, 0
+	add(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 5, Port: 4789})
+	c := parse(t, strings.Replace(blue, "vni = 100", "vni = 100\nbridge = \"br-blue\"", 1))
+	all := Run(t.Context(), Subject{Config: c, Status: none})
+	want(t, all, "mtu", "ok network blue: containers may have an MTU of 1450", "warn network blue has an MTU of 1450, but 1500: port p1: ")
+	want(t, all, "port", "warn the kernel's vxlan device vx-old has UDP port 4789 too")
+	// A daemon that runs knows better: which containers are attached.
+	all = Run(t.Context(), Subject{Config: c, Status: func(context.Context) (control.Status, error) {
+		return control.Status{Warnings: []string{"container web has another MTU"}}, nil
+	}})
+	want(t, all, "daemon", "warn container web has another MTU")
+	if text := says(all, "mtu") + says(all, "port"); strings.Contains(text, "warn") {
+		t.Errorf("told twice: %s", text)
+	}
+}
+
 // Routes need a host that forwards, and bridged frames may pass by iptables.
 func TestSysctls(t *testing.T) {
 	underlay(t)

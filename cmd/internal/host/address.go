@@ -10,16 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// address puts a on the link unless it stands there already. With undo, Undo
-// removes it; on a TAP it goes with the TAP.
-func (h *Host) address(l netlink.Link, a netip.Prefix, undo bool, p *pass) error {
+// address puts a on the link unless it stands there already.
+func (h *Host) address(l netlink.Link, a netip.Prefix, p *pass) error {
 	name := l.Attrs().Name
 	have, err := h.addresses(l)
 	if err != nil {
 		return fmt.Errorf("listing the addresses of %s: %w", name, err)
 	}
+	remove := Step{Do: removeAddress, Link: name, Index: l.Attrs().Index, Address: a}
 	for _, x := range have {
 		if have, ok := prefixOf(x.IPNet); ok && have == a {
+			h.keep(remove)
 			return nil
 		}
 	}
@@ -29,14 +30,12 @@ func (h *Host) address(l netlink.Link, a netip.Prefix, undo bool, p *pass) error
 		// be bound for a second.
 		addr.Flags = unix.IFA_F_NODAD
 	}
+	h.remember(remove)
 	if err := h.nl.AddrAdd(l, addr); err != nil {
+		h.forget(remove)
 		return fmt.Errorf("adding the address %s to %s: %w", a, name, err)
 	}
 	p.did("the address %s of %s", a, name)
-	if undo {
-		h.remember(fmt.Sprintf("removing the address %s from %s", a, name),
-			func() error { return h.nl.AddrDel(l, addr) })
-	}
 	return nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"overtap/encap"
@@ -33,14 +34,14 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	}
 
 	if p.first() {
-		if err := h.adoptBridge(l); err != nil {
+		if err := h.adopt(bridgeMark, l); err != nil {
 			return nil, err
 		}
 	}
 	index := l.Attrs().Index
-	if h.ours(l) {
+	if h.ours(bridgeMark, l) {
 		h.made[n.Bridge] = true
-		h.remember("removing the bridge "+n.Bridge, func() error { return h.removeBridge(n.Bridge, index) })
+		h.remember(Step{Do: removeBridge, Link: n.Bridge, Index: index})
 		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
 			if err := h.nl.LinkSetMTU(l, mtu); err != nil {
 				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
@@ -51,8 +52,9 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	if p.was.bridge == index {
 		return l, nil // whoever took it down meanwhile meant it
 	}
-	if !h.ours(l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		h.remember("taking "+n.Bridge+" down again", func() error { return h.nl.LinkSetDown(l) })
+	down := Step{Do: takeDown, Link: n.Bridge, Index: index}
+	if h.keep(down); !h.ours(bridgeMark, l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		h.remember(down)
 	}
 	if err := h.up(l); err != nil {
 		return nil, err
@@ -110,7 +112,10 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 			attrs.HardwareAddr = l.Attrs().HardwareAddr
 		}
 	}
+	intent := Step{Do: removeBridge, Link: n.Bridge}
+	h.remember(intent)
 	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
+		h.forget(intent)
 		return nil, fmt.Errorf("creating the bridge %s: %w", n.Bridge, err)
 	}
 	l, err := h.nl.LinkByName(n.Bridge)
@@ -121,11 +126,38 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 		return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 	}
 	l.Attrs().MTU = mtu
-	if err := h.markBridge(l); err != nil {
+	if err := h.mark(bridgeMark, l); err != nil {
 		return nil, err
+	}
+	if err := h.boundBridge(l, n.MaxMACs); err != nil {
+		return nil, fmt.Errorf("bounding what %s learns to %d: %w", n.Bridge, n.MaxMACs, err)
 	}
 	h.log.Debug("bridge created", "bridge", n.Bridge)
 	return l, nil
+}
+
+// boundBridge bounds what the bridge learns (IFLA_BR_FDB_MAX_LEARNED, kernel 6.7;
+// one before leaves the attribute unread). It learns too from what comes by the
+// TAP, and would without end: whoever speaks from ever new MACs is not to fill
+// the kernel's memory either.
+func (h *Host) boundBridge(l netlink.Link, macs uint32) error {
+	req := &nl.NetlinkRequest{
+		NlMsghdr: unix.NlMsghdr{
+			Len:   unix.SizeofNlMsghdr,
+			Type:  unix.RTM_NEWLINK,
+			Flags: unix.NLM_F_REQUEST | unix.NLM_F_ACK,
+		},
+		Sockets: h.raw,
+	}
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index = int32(l.Attrs().Index)
+	req.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(macs))
+	req.AddData(info)
+	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // removeBridge deletes the bridge unless it is no longer the one that was made.
@@ -134,7 +166,7 @@ func (h *Host) removeBridge(name string, index int) error {
 	if err != nil {
 		return err
 	}
-	if l.Attrs().Index != index || !h.ours(l) {
+	if index != 0 && l.Attrs().Index != index || !h.ours(bridgeMark, l) {
 		return nil
 	}
 	return h.nl.LinkDel(l)

@@ -7,8 +7,6 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink"
-
 	"overtap/encap"
 )
 
@@ -34,14 +32,10 @@ func Fixed(was, n Network) error {
 func (h *Host) Add(n Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	made := len(h.undo)
+	before := maps.Clone(h.done)
 	p := newPass(n, placed{})
 	if err := h.setup(p); err != nil {
-		fresh := make(map[string]bool)
-		for _, s := range h.undo[made:] {
-			fresh[s.what] = true
-		}
-		err = errors.Join(err, h.undoOnly(func(what string) bool { return fresh[what] }))
+		err = errors.Join(err, h.undoOnly(func(what string) bool { _, old := before[what]; return !old }))
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}
 	h.networks[n.Name] = p.now
@@ -81,6 +75,10 @@ func (h *Host) Remove(name string) error {
 	}
 	delete(h.networks, name)
 	h.marks.fault(name, nil)
+	defer func() {
+		mine := func(s *Step) bool { return s.Do == removeNeighbors && s.Network == name }
+		h.drop(func(what string) bool { return mine(&h.undo[h.done[what]]) })
+	}()
 	err := h.withdraw(was, Network{Name: name, Device: was.Device, Bridge: was.Bridge, Ports: was.Ports})
 	for _, other := range h.networks {
 		if other.Bridge == was.Bridge {
@@ -131,8 +129,6 @@ func (h *Host) withdraw(was placed, n Network) error {
 	for _, a := range was.Addresses {
 		switch {
 		case slices.Contains(n.Addresses, a) || h.claimed(carrier, a, n.Name):
-		case onTAP:
-			errs = append(errs, h.removeAddress(carrier, a))
 		default:
 			keys = append(keys, fmt.Sprintf("removing the address %s from %s", a, carrier))
 		}
@@ -176,33 +172,17 @@ func (h *Host) claimed(carrier string, a netip.Prefix, except string) bool {
 	return false
 }
 
-// removeAddress takes an address from a link that may be gone.
-func (h *Host) removeAddress(link string, a netip.Prefix) error {
-	l, err := h.nl.LinkByName(link)
-	if err == nil {
-		err = h.nl.AddrDel(l, &netlink.Addr{IPNet: ipNet(a)})
-	}
-	if err != nil && !gone(err) {
-		return fmt.Errorf("removing the address %s from %s: %w", a, link, err)
-	}
-	return nil
-}
-
 // undoOnly undoes the steps that match, the last first, and forgets them.
 func (h *Host) undoOnly(match func(what string) bool) error {
 	var errs []error
 	for _, s := range slices.Backward(h.undo) {
-		if !match(s.what) {
+		if !match(s.what()) {
 			continue
 		}
-		if err := s.do(); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
+		if err := h.undoes(&s); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("%s: %w", s.what(), err))
 		}
 	}
-	h.undo = slices.DeleteFunc(h.undo, func(s step) bool { return match(s.what) })
-	clear(h.done)
-	for i, s := range h.undo {
-		h.done[s.what] = i
-	}
+	h.drop(match)
 	return errors.Join(errs...)
 }

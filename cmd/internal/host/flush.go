@@ -100,7 +100,7 @@ func (h *Host) flush(n Network, log *slog.Logger) {
 		// The TAP is gone or no port any more (br_setlink): nothing to flush.
 		log.Debug("no bridge port to flush", "err", err)
 	default:
-		log.Warn("cannot flush the bridge entries of the TAP's port: a container that moved here may be unreachable until they age", "err", err)
+		h.limit.Warn("flush "+n.Name, log, "cannot flush the bridge entries of the TAP's port: a container that moved here may be unreachable until they age", "err", err)
 	}
 }
 
@@ -109,7 +109,7 @@ func (h *Host) flush(n Network, log *slog.Logger) {
 func (h *Host) checkMTU(l netlink.Link) {
 	for _, n := range h.on(l.Attrs().MasterIndex) {
 		if l.Attrs().Name != n.Device && l.Attrs().MTU > int(n.MTU) {
-			h.log.Warn("a bridge port's MTU is above the network's: its larger frames will be dropped; set the MTU of both its ends",
+			h.limit.Warn("mtu "+n.Name, h.log, "a bridge port's MTU is above the network's: its larger frames will be dropped; set the MTU of both its ends",
 				"network", n.Name, "port", l.Attrs().Name, "mtu", l.Attrs().MTU, "want", n.MTU)
 		}
 	}

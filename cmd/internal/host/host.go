@@ -20,6 +20,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/repeat"
 	"overtap/encap"
 )
 
@@ -35,6 +36,7 @@ type Network struct {
 	Device    string           // the TAP or TUN, opened by the engine and still down
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
+	MaxMACs   uint32           // that a bridge made for it learns at most; 0 = no bound
 	Ports     []string         // further devices for that bridge
 	PortsTake bool             // move the ports' addresses and routes to the bridge
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
@@ -48,12 +50,15 @@ type Host struct {
 	nl       *netlink.Handle
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
+	limit    repeat.Limiter // of lines that may come again and again
 	underlay netip.Addr
 	owner    owner
+	before   string // id of the daemon that this one takes the place of; "" = none
+	journal  journal
 	marks    marks
 
 	mu         sync.Mutex
-	undo       []step            // in the order things were made
+	undo       []Step            // in the order things were made
 	done       map[string]int    // index in undo, by what it is
 	networks   map[string]placed // set up, by name
 	made       map[string]bool   // bridges of this run, or adopted from one that crashed
@@ -96,12 +101,6 @@ func (p *pass) first() bool { return p.was.tap == 0 }
 
 func (p *pass) did(format string, args ...any) { p.put = append(p.put, fmt.Sprintf(format, args...)) }
 
-// step is one thing to undo.
-type step struct {
-	what string
-	do   func() error
-}
-
 // New opens a netlink socket in the calling thread's network namespace. The
 // underlay address takes part in the MACs of bridges made here.
 func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
@@ -139,6 +138,8 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 // Close closes the sockets. It undoes nothing: what was made and not undone is
 // the next run's to adopt.
 func (h *Host) Close() {
+	h.journal.close()
+	h.limit.Stop()
 	h.owner.close()
 	h.nl.Close()
 	h.raw[unix.NETLINK_ROUTE].Close()
@@ -170,6 +171,9 @@ func (h *Host) setup(p *pass) error {
 	tap, err := h.nl.LinkByName(n.Device)
 	if err != nil {
 		return fmt.Errorf("looking for the device %s: %w", n.Device, err)
+	}
+	if err := h.markDevice(tap); err != nil {
+		return err
 	}
 	if n.TUN && p.first() {
 		// Before it comes up: it would solicit routers that no tunnel carries.
@@ -204,7 +208,7 @@ func (h *Host) setup(p *pass) error {
 		return fmt.Errorf("%s is down: set it up", carrier.Attrs().Name)
 	}
 	for _, a := range n.Addresses {
-		if err := h.address(carrier, a, n.Bridge != "", p); err != nil {
+		if err := h.address(carrier, a, p); err != nil {
 			return err
 		}
 	}
@@ -250,7 +254,7 @@ func (h *Host) noIPv6Addresses(l netlink.Link) error {
 // underlay runs over must not, or the TAP's would be derived from its own.
 func (h *Host) keepMTU(n Network, bridge netlink.Link) error {
 	a := bridge.Attrs()
-	if h.ours(bridge) {
+	if h.ours(bridgeMark, bridge) {
 		return nil
 	}
 	want := h.takenMTU(n)
@@ -267,11 +271,13 @@ func (h *Host) keepMTU(n Network, bridge netlink.Link) error {
 	if err != nil {
 		return fmt.Errorf("looking for the bridge %s: %w", a.Name, err)
 	}
+	back := Step{Do: resetMTU, Link: a.Name, Index: a.Index, MTU: a.MTU}
 	if want <= now.Attrs().MTU {
+		h.keep(back)
 		return nil
 	}
 	if want != a.MTU {
-		h.remember("setting the MTU of "+a.Name+" back", func() error { return h.nl.LinkSetMTU(bridge, a.MTU) })
+		h.remember(back)
 	}
 	if err := h.nl.LinkSetMTU(bridge, want); err != nil {
 		return fmt.Errorf("setting the MTU of %s to %d: %w", a.Name, want, err)
@@ -290,17 +296,6 @@ func (h *Host) up(l netlink.Link) error {
 	return nil
 }
 
-// remember puts a step on the list of what Undo does. What is made a second
-// time, because somebody removed it, is undone once, as it stands by then.
-func (h *Host) remember(what string, do func() error) {
-	if i, ok := h.done[what]; ok {
-		h.undo[i].do = do
-		return
-	}
-	h.done[what] = len(h.undo)
-	h.undo = append(h.undo, step{what, do})
-}
-
 // Undo removes what Setup and SetupRoutes made, the last first, and forgets it.
 // It goes on after an error and returns all of them. What was done to a TAP goes
 // with the TAP, when the engine closes it.
@@ -310,10 +305,11 @@ func (h *Host) Undo() error {
 	var errs []error
 	for _, s := range slices.Backward(h.undo) {
 		// What somebody else removed meanwhile is as it shall be.
-		if err := s.do(); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("%s: %w", s.what, err))
+		if err := h.undoes(&s); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("%s: %w", s.what(), err))
 		}
 	}
+	errs = append(errs, h.journal.remove())
 	h.undo, h.routes = nil, nil
 	clear(h.done)
 	clear(h.networks)

@@ -145,7 +145,7 @@ func TestMadeBridge(t *testing.T) {
 	}
 
 	br, tap := link(t, "br-blue"), link(t, "vx-blue")
-	if br.Type() != "bridge" || !h.ours(br) || br.Attrs().MTU != 1450 ||
+	if br.Type() != "bridge" || !h.ours(bridgeMark, br) || br.Attrs().MTU != 1450 ||
 		br.Attrs().RawFlags&unix.IFF_UP == 0 {
 		t.Errorf("bridge: %s %+v", br.Type(), br.Attrs())
 	}
@@ -171,6 +171,64 @@ func TestMadeBridge(t *testing.T) {
 	absent(t, "br-blue")
 	if a := link(t, "lan0").Attrs(); a.MasterIndex != 0 || a.RawFlags&unix.IFF_UP != 0 || a.Index != eth.Attrs().Index {
 		t.Errorf("port after undo: %+v", a)
+	}
+}
+
+// A bridge that is made learns no more than it is told to, where the kernel knows
+// how to bound that.
+func TestMadeBridgeIsBounded(t *testing.T) {
+	h := newHost(t)
+	newTAP(t, "vx-blue")
+	newLink(t, &netlink.Veth{LinkAttrs: named("lan0"), PeerName: "lan1"})
+	n := blue()
+	n.MaxMACs = 10
+	n.Ports = []string{"lan0"}
+	if err := h.Setup(n); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.LinkSetUp(link(t, "lan1")); err != nil {
+		t.Fatal(err)
+	}
+	far := link(t, "lan1").Attrs().Index
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	learned := func() (n int) {
+		list, err := netlink.NeighList(link(t, "lan0").Attrs().Index, unix.AF_BRIDGE)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range list {
+			if e.State&netlink.NUD_PERMANENT == 0 {
+				n++
+			}
+		}
+		return n
+	}
+	for deadline := time.Now().Add(10 * time.Second); learned() < 10; time.Sleep(10 * time.Millisecond) {
+		for i := range byte(50) {
+			frame := append([]byte{2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 2, i, 0x88, 0xb5}, make([]byte, 46)...)
+			if err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: far}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the bridge learned %d MACs, want 10", learned())
+		}
+	}
+	time.Sleep(100 * time.Millisecond)
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		t.Fatal(err)
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if got := learned(); got > 10 && (major > 6 || major == 6 && minor >= 7) {
+		t.Errorf("the bridge learned %d MACs, want 10", got)
 	}
 }
 

@@ -103,13 +103,13 @@ func TestTunnelShadows(t *testing.T) {
 	}
 }
 
-func TestKernelIPIP(t *testing.T) {
+func TestSurroundingsIPIP(t *testing.T) {
 	h := newHost(t)
-	if names, err := h.KernelIPIP(); err != nil || len(names) > 0 {
-		t.Errorf("%v, %v", names, err)
+	if s, err := h.Surroundings(); err != nil || len(s.IPIP) > 0 {
+		t.Errorf("%v, %v", s.IPIP, err)
 	}
 	newLink(t, &netlink.Veth{LinkAttrs: named("tunl0"), PeerName: "tunl1"})
-	if names, err := h.KernelIPIP(); err != nil || !slices.Equal(names, []string{"tunl0"}) {
-		t.Errorf("%v, %v", names, err)
+	if s, err := h.Surroundings(); err != nil || !slices.Equal(s.IPIP, []string{"tunl0"}) {
+		t.Errorf("%v, %v", s.IPIP, err)
 	}
 }

@@ -13,14 +13,14 @@ import (
 
 // loan is what a port carried before its bridge took it over, and gets back.
 type loan struct {
-	addrs  []netlink.Addr
-	routes []netlink.Route
-	bridge int    // index of the bridge that has it all; 0 = still on its way
-	of     string // the bridge's name
-	// rest: what the bridge got meanwhile, of a lease say, goes to this port.
-	rest bool
-	// own is what the bridge had before any loan, or has by the configuration.
-	own map[string]bool
+	Addrs  []netlink.Addr
+	Routes []netlink.Route
+	Bridge int    // index of the bridge that has it all; 0 = still on its way
+	Of     string // the bridge's name
+	// Rest: what the bridge got meanwhile, of a lease say, goes to this port.
+	Rest bool
+	// Own is what the bridge had before any loan, or has by the configuration.
+	Own map[string]bool
 }
 
 // borrow notes what the port carries, before it joins the bridge.
@@ -38,7 +38,7 @@ func (h *Host) borrow(n Network, port, bridge netlink.Link) error {
 		// The bridge was made anew, and the port was released by the end of the
 		// old one; or it is another device now.
 		if len(addrs)+len(routes) > 0 {
-			ln.addrs, ln.routes, ln.bridge = append(ln.addrs, addrs...), append(ln.routes, routes...), 0
+			ln.Addrs, ln.Routes, ln.Bridge = append(ln.Addrs, addrs...), append(ln.Routes, routes...), 0
 		}
 		return nil
 	}
@@ -46,17 +46,15 @@ func (h *Host) borrow(n Network, port, bridge netlink.Link) error {
 	if err != nil {
 		return err
 	}
-	h.loans[name] = &loan{addrs: addrs, routes: routes, of: n.Bridge, rest: !h.lends(n.Bridge), own: own}
-	h.remember("giving the addresses and routes of "+name+" back", func() error {
-		return h.giveBack(name)
-	})
+	h.loans[name] = &loan{Addrs: addrs, Routes: routes, Of: n.Bridge, Rest: !h.lends(n.Bridge), Own: own}
+	h.remember(Step{Do: giveBack, Link: name, Loan: h.loans[name]})
 	return nil
 }
 
 // lends reports whether ports lent the bridge anything.
 func (h *Host) lends(bridge string) bool {
 	for _, ln := range h.loans {
-		if ln.of == bridge {
+		if ln.Of == bridge {
 			return true
 		}
 	}
@@ -66,33 +64,36 @@ func (h *Host) lends(bridge string) bool {
 // takeOver makes what a run that crashed left on its own bridge the loan of the
 // network's first port, so that it goes back there with the bridge's end.
 func (h *Host) takeOver(n Network, name string, bridge netlink.Link) error {
-	if !h.ours(bridge) || name != n.Ports[0] || h.loans[name] != nil {
+	if h.loans[name] != nil {
+		h.keep(Step{Do: giveBack, Link: name})
 		return nil
 	}
-	h.loans[name] = &loan{bridge: bridge.Attrs().Index, of: n.Bridge, rest: true, own: h.configured(n)}
-	h.remember("giving the addresses and routes of "+name+" back", func() error {
-		return h.giveBack(name)
-	})
+	if !h.ours(bridgeMark, bridge) || name != n.Ports[0] {
+		return nil
+	}
+	h.loans[name] = &loan{Bridge: bridge.Attrs().Index, Of: n.Bridge, Rest: true, Own: h.configured(n)}
+	h.remember(Step{Do: giveBack, Link: name, Loan: h.loans[name]})
 	return nil
 }
 
 // lend moves what the port carried to the bridge, unless it is there.
 func (h *Host) lend(name string, bridge netlink.Link) error {
 	ln := h.loans[name]
-	if ln == nil || ln.bridge == bridge.Attrs().Index {
+	if ln == nil || ln.Bridge == bridge.Attrs().Index {
 		return nil
 	}
 	port, err := h.nl.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("looking for the port %s: %w", name, err)
 	}
-	if err := h.move(ln.addrs, ln.routes, port, bridge); err != nil {
+	if err := h.move(ln.Addrs, ln.Routes, port, bridge); err != nil {
 		return err
 	}
-	ln.bridge = bridge.Attrs().Index
-	if len(ln.addrs) > 0 {
+	ln.Bridge = bridge.Attrs().Index
+	h.remember(Step{Do: giveBack, Link: name, Loan: ln})
+	if len(ln.Addrs) > 0 {
 		h.log.Info("the port's addresses and routes moved to the bridge", "port", name, "bridge", bridge.Attrs().Name,
-			"addresses", len(ln.addrs), "routes", len(ln.routes))
+			"addresses", len(ln.Addrs), "routes", len(ln.Routes))
 	}
 	return nil
 }
@@ -102,16 +103,19 @@ func (h *Host) lend(name string, bridge netlink.Link) error {
 // was at first.
 func (h *Host) giveBack(name string) error {
 	ln := h.loans[name]
+	if ln == nil {
+		return nil
+	}
 	delete(h.loans, name)
 	port, err := h.nl.LinkByName(name)
 	if err != nil {
-		if len(ln.addrs) > 0 {
+		if len(ln.Addrs) > 0 {
 			h.log.Warn("the port is gone, and so are the addresses that it should get back", "port", name)
 		}
 		return err
 	}
-	addrs, routes := ln.addrs, ln.routes
-	br, err := h.nl.LinkByName(ln.of)
+	addrs, routes := ln.Addrs, ln.Routes
+	br, err := h.nl.LinkByName(ln.Of)
 	if err != nil {
 		return h.move(addrs, routes, nil, port)
 	}
@@ -123,15 +127,15 @@ func (h *Host) giveBack(name string) error {
 	if err != nil {
 		return err
 	}
-	mine := func(key string, lent bool) bool { return lent || ln.rest && !ln.own[key] && !h.lent(key) }
+	mine := func(key string, lent bool) bool { return lent || ln.Rest && !ln.Own[key] && !h.lent(key) }
 	hasAddrs = slices.DeleteFunc(hasAddrs, func(a netlink.Addr) bool {
-		return !mine(addrKey(a), slices.ContainsFunc(ln.addrs, a.Equal))
+		return !mine(addrKey(a), slices.ContainsFunc(ln.Addrs, a.Equal))
 	})
 	hasRoutes = slices.DeleteFunc(hasRoutes, func(r netlink.Route) bool {
 		key := routeKey(r)
-		return r.Protocol == RouteProtocol || !mine(key, slices.ContainsFunc(ln.routes, func(x netlink.Route) bool { return routeKey(x) == key }))
+		return r.Protocol == RouteProtocol || !mine(key, slices.ContainsFunc(ln.Routes, func(x netlink.Route) bool { return routeKey(x) == key }))
 	})
-	if ln.bridge != 0 {
+	if ln.Bridge != 0 {
 		addrs, routes = hasAddrs, hasRoutes
 	}
 	return h.move(addrs, routes, br, port)
@@ -140,8 +144,8 @@ func (h *Host) giveBack(name string) error {
 // lent reports whether a port lent it that has not got it back.
 func (h *Host) lent(key string) bool {
 	for _, ln := range h.loans {
-		if slices.ContainsFunc(ln.addrs, func(a netlink.Addr) bool { return addrKey(a) == key }) ||
-			slices.ContainsFunc(ln.routes, func(r netlink.Route) bool { return routeKey(r) == key }) {
+		if slices.ContainsFunc(ln.Addrs, func(a netlink.Addr) bool { return addrKey(a) == key }) ||
+			slices.ContainsFunc(ln.Routes, func(r netlink.Route) bool { return routeKey(r) == key }) {
 			return true
 		}
 	}

@@ -28,9 +28,7 @@ func (h *Host) networkNeighbors(n Network, link netlink.Link, p *pass) error {
 	if err != nil {
 		return fmt.Errorf("listing the neighbours of %s: %w", name, err)
 	}
-	if n.Bridge != "" { // on a TAP they go with the TAP
-		h.remember("removing the neighbours of "+n.Name+" from "+name, func() error { return h.removeNeighbors(index, n.Neighbors) })
-	}
+	h.remember(Step{Do: removeNeighbors, Network: n.Name, Link: name, Index: index, Neighbors: n.Neighbors})
 	var errs []error
 	var set []string
 	for _, one := range n.Neighbors {

@@ -9,12 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// bridgeMark begins the alias of the bridges that were made here (IFLA_IFALIAS,
-// shown by `ip link`); the id of the run that owns the bridge follows. So a run
-// after a crash knows what its predecessor made, and removes it in its place.
-const bridgeMark = "overtap bridge "
+// The marks begin the alias (IFLA_IFALIAS, shown by `ip link`) of the bridges that
+// were made here and of the TAPs and TUNs that the engine opened; the id of the run
+// that owns the link follows. So a run after a crash knows what its predecessor
+// made, goes on with it, and removes it in its place.
+const (
+	bridgeMark = "overtap bridge "
+	deviceMark = "overtap device "
+)
 
-// owner is what this run's bridges are known by, for as long as it lives. A
+// owner is what this run's links are known by, for as long as it lives. A
 // socket with an abstract name says so: like a bridge it belongs to the network
 // namespace, so that a daemon with other process ids or another file system
 // finds it too, and it ends with its process, however that ends.
@@ -44,8 +48,8 @@ func lifeSign(id string) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "@overtap/" + id}
 }
 
-// alive reports whether the run of an id lives. In doubt it does.
-func alive(id string) (bool, error) {
+// Alive reports whether the run of an id lives. In doubt it does.
+func Alive(id string) (bool, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return true, fmt.Errorf("opening a socket: %w", err)
@@ -54,33 +58,52 @@ func alive(id string) (bool, error) {
 	return unix.Connect(fd, lifeSign(id)) != unix.ECONNREFUSED, nil
 }
 
-// ours reports whether the bridge, as it was read, belongs to this run.
-func (h *Host) ours(bridge netlink.Link) bool {
-	return bridge.Attrs().Alias == bridgeMark+h.owner.id
+// ours reports whether the link, as it was read, belongs to this run, or to the
+// one that this run takes the place of.
+func (h *Host) ours(mark string, l netlink.Link) bool {
+	id, marked := strings.CutPrefix(l.Attrs().Alias, mark)
+	return marked && (id == h.owner.id || id == h.before && id != "")
 }
 
-// markBridge makes the bridge this run's.
-func (h *Host) markBridge(bridge netlink.Link) error {
-	if err := h.nl.LinkSetAlias(bridge, bridgeMark+h.owner.id); err != nil {
-		return fmt.Errorf("marking the bridge %s as ours: %w", bridge.Attrs().Name, err)
+// mark makes the link this run's.
+func (h *Host) mark(mark string, l netlink.Link) error {
+	if err := h.nl.LinkSetAlias(l, mark+h.owner.id); err != nil {
+		return fmt.Errorf("marking %s as ours: %w", l.Attrs().Name, err)
 	}
-	bridge.Attrs().Alias = bridgeMark + h.owner.id
+	l.Attrs().Alias = mark + h.owner.id
 	return nil
 }
 
-// adoptBridge makes a bridge ours that belongs to a run which crashed. That of
-// a run which lives is one that was found.
-func (h *Host) adoptBridge(bridge netlink.Link) error {
-	id, marked := strings.CutPrefix(bridge.Attrs().Alias, bridgeMark)
-	if !marked || h.ours(bridge) {
-		return nil
+// orphan reports whether the link was marked by a run that is gone.
+func (h *Host) orphan(mark string, l netlink.Link) (bool, error) {
+	id, marked := strings.CutPrefix(l.Attrs().Alias, mark)
+	if !marked || h.ours(mark, l) {
+		return false, nil
 	}
-	lives, err := alive(id)
+	lives, err := Alive(id)
 	if err != nil {
-		return fmt.Errorf("looking for the owner of the bridge %s: %w", bridge.Attrs().Name, err)
+		return false, fmt.Errorf("looking for the owner of %s: %w", l.Attrs().Name, err)
 	}
-	if lives {
-		return nil
+	return !lives, nil
+}
+
+// adopt makes a link ours that belongs to a run which crashed. That of a run
+// which lives is one that was found.
+func (h *Host) adopt(mark string, l netlink.Link) error {
+	orphan, err := h.orphan(mark, l)
+	if err != nil {
+		return err
 	}
-	return h.markBridge(bridge)
+	if orphan || mark == bridgeMark && h.intended(l) {
+		return h.mark(mark, l)
+	}
+	return nil
+}
+
+// intended reports whether a run that crashed was about to make the bridge, which
+// did not exist, and died before it could mark it.
+func (h *Host) intended(bridge netlink.Link) bool {
+	s := Step{Do: removeBridge, Link: bridge.Attrs().Name}
+	i, ok := h.done[s.what()]
+	return ok && h.undo[i].inherited && h.undo[i].Index == 0 && bridge.Attrs().Alias == ""
 }

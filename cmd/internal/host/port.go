@@ -27,13 +27,14 @@ func (h *Host) port(n Network, name string, bridge netlink.Link, p *pass) error 
 	index := l.Attrs().Index
 	switch l.Attrs().MasterIndex {
 	case bridge.Attrs().Index:
+		h.keep(Step{Do: releasePort, Link: name})
 		if n.PortsTake && p.first() {
 			if err := h.takeOver(n, name, bridge); err != nil {
 				return err
 			}
 		}
 	case 0:
-		h.remember("releasing the port "+name, func() error { return h.release(name, bridge.Attrs().Name) })
+		h.remember(Step{Do: releasePort, Link: name, Bridge: bridge.Attrs().Name})
 		if n.PortsTake {
 			if err := h.borrow(n, l, bridge); err != nil {
 				return err
@@ -49,8 +50,9 @@ func (h *Host) port(n Network, name string, bridge netlink.Link, p *pass) error 
 		return portTaken(name, h.linkName(l.Attrs().MasterIndex))
 	}
 	if p.was.ports[name] != index {
-		if l.Attrs().RawFlags&unix.IFF_UP == 0 {
-			h.remember("taking "+name+" down again", func() error { return h.nl.LinkSetDown(l) })
+		down := Step{Do: takeDown, Link: name, Index: index}
+		if h.keep(down); l.Attrs().RawFlags&unix.IFF_UP == 0 {
+			h.remember(down)
 		}
 		if err := h.up(l); err != nil {
 			return err

@@ -83,15 +83,28 @@ func checkTun(path string) error {
 func (h *Host) checkNetwork(p Plan, n Network) error {
 	var errs []error
 	if l, err := h.nl.LinkByName(n.Device); err == nil {
+		if left, err := h.left(l); left || err != nil {
+			return errors.Join(err, h.checkAround(p, n))
+		}
 		key := "tap"
 		if n.TUN {
 			key = "the tunnel"
+		}
+		if strings.HasPrefix(l.Attrs().Alias, deviceMark) {
+			errs = append(errs, fmt.Errorf("the device %s belongs to another overtap daemon, which runs: stop that, or choose another name for %s", n.Device, key))
+			return errors.Join(append(errs, h.checkAround(p, n))...)
 		}
 		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for %s",
 			n.Device, l.Type(), n.Device, key))
 	} else if !gone(err) {
 		errs = append(errs, fmt.Errorf("looking for %s: %w", n.Device, err))
 	}
+	return errors.Join(append(errs, h.checkAround(p, n))...)
+}
+
+// checkAround looks at all of n but its device.
+func (h *Host) checkAround(p Plan, n Network) error {
+	var errs []error
 	bridge := 0
 	if n.Bridge != "" {
 		if l, err := h.nl.LinkByName(n.Bridge); err == nil {

@@ -114,16 +114,15 @@ func (h *Host) route(r Route, there []netlink.Route, index, flags int, p *pass) 
 		LinkIndex: index, Dst: ipNet(r.Prefix), Gw: r.Via.AsSlice(),
 		Protocol: RouteProtocol, Flags: flags, Scope: r.scope(),
 	}
+	remove := Step{Do: removeRoute, Route: r}
+	h.remember(remove)
 	if !stands {
 		if err := h.nl.RouteAdd(ours); err != nil {
+			h.forget(remove)
 			return fmt.Errorf("adding the route %s dev %s: %w", r, h.linkName(index), err)
 		}
 		p.did("the route %s", r)
 	}
-	h.remember("removing the route "+r.String(), func() error {
-		// By whatever link: it may be another by then.
-		return h.nl.RouteDel(&netlink.Route{Dst: ours.Dst, Gw: ours.Gw, Protocol: RouteProtocol, Scope: ours.Scope})
-	})
 	return nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"overtap/dataplane"
 )
@@ -16,18 +15,11 @@ func TestAlertsNameWhatExists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all dataplane.Stats
-	all.Networks = []dataplane.NetworkStats{{Network: "blue", Kind: dataplane.KindVXLAN}}
-	all.Wire = []dataplane.WireStats{{Port: 4789}}
+	page := fullPage(t)
 	reasons := make(map[string]bool)
 	for _, d := range dataplane.Drops() {
 		reasons[d.String()] = true
-		all.Drops = append(all.Drops, dataplane.DropStats{Network: "blue", Reason: d, Count: 1})
 	}
-	_, page := get(t, Source{
-		Stats: func() dataplane.Stats { return all }, Ready: func() bool { return true },
-		Reloads: func() (bool, time.Time) { return true, time.Unix(1, 0) },
-	}, "/metrics")
 	exprs := regexp.MustCompile(`(?m)^ +expr: (.*)$`).FindAllStringSubmatch(string(text), -1)
 	if len(exprs) < 8 {
 		t.Errorf("only %d rules", len(exprs))

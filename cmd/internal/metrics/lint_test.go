@@ -6,15 +6,17 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
 	"overtap/dataplane"
 )
 
-// The page is one that Prometheus reads, and its checker has nothing to say of
-// the names, types and texts on it. No label's value is a MAC.
-func TestPageIsSound(t *testing.T) {
+// fullPage is the page of a daemon of which every metric is there, with every
+// reason of drops.
+func fullPage(t *testing.T) string {
+	t.Helper()
 	all := dataplane.Stats{
 		Networks: []dataplane.NetworkStats{{Network: "blue", Kind: dataplane.KindVXLAN}, {Network: "green", Kind: dataplane.KindIPIP}},
 		Peers:    []dataplane.PeerStats{{Network: "blue", PathMTU: 1400}},
@@ -27,6 +29,24 @@ func TestPageIsSound(t *testing.T) {
 		Version: "v1", Stats: func() dataplane.Stats { return all }, Ready: func() bool { return true },
 		Reloads: func() (bool, time.Time) { return true, time.Unix(1, 0) },
 	}, "/metrics")
+	return page
+}
+
+// families are the metrics of a page.
+func families(t *testing.T, page string) map[string]*dto.MetricFamily {
+	t.Helper()
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	all, err := parser.TextToMetricFamilies(strings.NewReader(page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// The page is one that Prometheus reads, and its checker has nothing to say of
+// the names, types and texts on it. No label's value is a MAC.
+func TestPageIsSound(t *testing.T) {
+	page := fullPage(t)
 	problems, err := promlint.New(strings.NewReader(page)).Lint()
 	if err != nil {
 		t.Fatal(err)
@@ -36,13 +56,8 @@ func TestPageIsSound(t *testing.T) {
 			t.Errorf("%s: %s", p.Metric, p.Text)
 		}
 	}
-	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(page))
-	if err != nil {
-		t.Fatal(err)
-	}
 	ours := 0
-	for name, f := range families {
+	for name, f := range families(t, page) {
 		if !strings.HasPrefix(name, "overtap_") {
 			continue
 		}

@@ -1,0 +1,384 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"overtap/bench/netlab"
+	"overtap/bench/terminal"
+)
+
+// metricsAddr is where a bed's daemons show their metrics, each on its own host.
+const metricsAddr = "127.0.0.1:9472"
+
+// Observer is somebody who watches the daemons of a bed while traffic flows.
+type Observer struct {
+	Name string // on the command line
+	// watch begins, and returns once it is under way.
+	watch func(context.Context, *Bed) (*watch, error)
+}
+
+// watch is an observer at work.
+type watch struct {
+	// stop ends it; an error says that it could not watch all the while.
+	stop func() error
+	// programs are the ids of those that run for it on the daemon's host.
+	programs []int
+}
+
+// Observers lists all observers. What else an operator may leave on, and shall
+// cost nothing, joins them here.
+var Observers = []Observer{
+	{"metrics", scrape},
+	{"top", watchTop},
+}
+
+// ParseObservers reads a list of observers by their names, separated by commas.
+// Each counts once.
+func ParseObservers(list string) ([]Observer, error) {
+	return parseList("observer", list, Observers, func(o Observer) string { return o.Name })
+}
+
+// ObservePlan is a run that tells what observers cost: each load with and without
+// all of them, in turns, on one bed.
+type ObservePlan struct {
+	Row       Row // with a daemon
+	Underlay  netlab.Offload
+	Loads     []Load
+	Observers []Observer
+	Runs      int // turns with, and as many without; 0 = 5
+	Options   Options
+	Binary    string
+	// Progress is told of every turn; nil = nobody.
+	Progress func(string)
+}
+
+// Observed is what came of an ObservePlan.
+type Observed struct {
+	Machine   Machine
+	Started   time.Time
+	Runs      int
+	Seconds   float64 // of a turn
+	Underlay  string
+	Observers []string
+	// Idle and IdleWatched are the CPU seconds that daemons and observers take
+	// in a second without traffic, without the observers and with them.
+	Idle, IdleWatched float64
+	Lanes             []ObservedLane
+}
+
+// ObservedLane is one load in one direction.
+type ObservedLane struct {
+	Load, Lane string
+	Figure     Figure
+	// Alone and Watched are the figure without and with the observers. Ratio is
+	// the median of the ratios of a turn with them and the one before it without,
+	// turned round where less is better: below 1 they cost something. What the
+	// machine does beside the run falls on both turns of a pair.
+	Alone, Watched Value
+	Ratio          float64
+}
+
+// Run measures. What fails ends it.
+func (p ObservePlan) Run(ctx context.Context) (*Observed, error) {
+	if !p.Row.NeedsBinary() {
+		return nil, fmt.Errorf("row %s has no daemon to observe", p.Row)
+	}
+	if len(p.Loads) == 0 || len(p.Observers) == 0 {
+		return nil, errors.New("nothing to measure: want a load and an observer at least")
+	}
+	if p.Runs == 0 {
+		p.Runs = 5
+	}
+	if p.Progress == nil {
+		p.Progress = func(string) {}
+	}
+	p.Options = p.Options.withDefaults()
+	if err := Sweep(); err != nil {
+		return nil, err
+	}
+	machine, err := readMachine(ctx, p.Binary)
+	if err != nil {
+		return nil, err
+	}
+	r := &Observed{
+		Machine: machine, Started: time.Now().UTC().Truncate(time.Second), Runs: p.Runs,
+		Seconds: p.Options.Duration.Seconds(), Underlay: p.Underlay.String(),
+	}
+	for _, o := range p.Observers {
+		r.Observers = append(r.Observers, o.Name)
+	}
+	for _, l := range p.Loads {
+		if err := p.load(ctx, l, r); err != nil {
+			return nil, err
+		}
+	}
+	return r, nil
+}
+
+// load measures one load on a bed of its own.
+func (p ObservePlan) load(ctx context.Context, l Load, r *Observed) (err error) {
+	spec := l.bedSpec(p.Options)
+	spec.Row, spec.Offload, spec.Binary, spec.Metrics = p.Row, p.Underlay, p.Binary, true
+	b, err := NewBed(ctx, spec)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	if r.IdleWatched == 0 {
+		if err := p.idle(ctx, b, r); err != nil {
+			return err
+		}
+	}
+	for _, lane := range lanes(p.Row, l) {
+		var alone, watched []Sample
+		for n := range p.Runs {
+			p.Progress(fmt.Sprintf("%s, %s: turn %d of %d", l.Title, lane, n+1, p.Runs))
+			s, err := b.Measure(ctx, l, lane.Reverse, p.Options)
+			if err != nil {
+				return err
+			}
+			alone = append(alone, s)
+			if s, err = p.watched(ctx, b, l, lane.Reverse); err != nil {
+				return err
+			}
+			watched = append(watched, s)
+		}
+		for _, f := range l.Figures {
+			o := ObservedLane{Load: l.Title, Lane: title(lane, l), Figure: f, Alone: f.value(alone), Watched: f.value(watched)}
+			o.Ratio = f.pairRatio(watched, alone)
+			r.Lanes = append(r.Lanes, o)
+		}
+	}
+	return nil
+}
+
+// pairRatio returns the median of what each sample has of the one beside it in by;
+// of an even number the lower of the two in the middle, as value does.
+func (f Figure) pairRatio(of, by []Sample) float64 {
+	ratios := make([]float64, len(of))
+	for i := range of {
+		a, b := f.of(of[i]), f.of(by[i])
+		if f.LowerIsBetter {
+			a, b = b, a
+		}
+		if b > 0 {
+			ratios[i] = a / b
+		}
+	}
+	slices.Sort(ratios)
+	return ratios[(len(ratios)-1)/2]
+}
+
+// watched measures a turn that all observers watch.
+func (p ObservePlan) watched(ctx context.Context, b *Bed, l Load, reverse bool) (s Sample, err error) {
+	err = p.whileWatched(ctx, b, func([]int) error {
+		s, err = b.Measure(ctx, l, reverse, p.Options)
+		return err
+	})
+	return s, err
+}
+
+// whileWatched calls f, with the ids of the observers' programs, while all
+// observers watch.
+func (p ObservePlan) whileWatched(ctx context.Context, b *Bed, f func(programs []int) error) (err error) {
+	var programs []int
+	for _, o := range p.Observers {
+		w, failed := o.watch(ctx, b)
+		if failed != nil {
+			return fmt.Errorf("observer %s: %w", o.Name, failed)
+		}
+		defer func() {
+			if e := w.stop(); e != nil {
+				err = errors.Join(err, fmt.Errorf("observer %s: %w", o.Name, e))
+			}
+		}()
+		programs = append(programs, w.programs...)
+	}
+	return f(programs)
+}
+
+// idleTime is how long a bed without traffic is measured.
+const idleTime = 5 * time.Second
+
+// idle measures what the observers cost where nothing else is to do.
+func (p ObservePlan) idle(ctx context.Context, b *Bed, r *Observed) (err error) {
+	p.Progress("without traffic")
+	var daemons []int
+	for _, d := range b.daemons {
+		daemons = append(daemons, d.PID())
+	}
+	if r.Idle, err = busy(ctx, daemons, idleTime); err != nil {
+		return err
+	}
+	return p.whileWatched(ctx, b, func(programs []int) error {
+		r.IdleWatched, err = busy(ctx, append(programs, daemons...), idleTime)
+		return err
+	})
+}
+
+// busy returns which part of a CPU the processes take for a while.
+func busy(ctx context.Context, pids []int, d time.Duration) (float64, error) {
+	ticks := func() (n uint64, err error) {
+		for _, pid := range pids {
+			t, err := processTicks(pid)
+			if err != nil {
+				return 0, err
+			}
+			n += t
+		}
+		return n, nil
+	}
+	before, err := ticks()
+	if err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-time.After(d):
+	}
+	after, err := ticks()
+	if err != nil {
+		return 0, err
+	}
+	return float64(after-before) / userHZ / time.Since(start).Seconds(), nil
+}
+
+// WriteMarkdown writes the run as a table.
+func (r *Observed) WriteMarkdown(w io.Writer) error {
+	b := bufio.NewWriter(w)
+	fmt.Fprintf(b, "- Date: %s\n- Kernel: Linux %s, %s; CPU: %s, %d cores\n- Underlay: %s\n", r.Started.Format("2006-01-02 15:04 MST"),
+		r.Machine.Kernel, r.Machine.Arch, plainText(r.Machine.CPU), r.Machine.Cores, r.Underlay)
+	fmt.Fprintf(b, "- Method: turns of %g s without and with %s; medians of %d; the ratio is of neighbouring turns.\n\n", r.Seconds, strings.Join(r.Observers, " and "), r.Runs)
+	fmt.Fprintf(b, "Without traffic daemon and observers take %.1f %% of a CPU, the daemon alone %.1f %%.\n\n", 100*r.IdleWatched, 100*r.Idle)
+	b.WriteString("| load | row | unobserved (range) | observed (range) | ratio |\n| --- | --- | --- | --- | --- |\n")
+	for _, o := range r.Lanes {
+		figure := func(v Value) string { return fmt.Sprintf("%.4g %s (%.4g–%.4g)", v.Median, v.Unit, v.Min, v.Max) }
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %.3f |\n", o.Load, o.Lane, figure(o.Alone), figure(o.Watched), o.Ratio)
+	}
+	return b.Flush()
+}
+
+// scrape reads the metrics of each daemon every second, as Prometheus does.
+func scrape(ctx context.Context, b *Bed) (*watch, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	failed := make(chan error, len(b.daemons))
+	stop := func() error {
+		cancel()
+		var errs []error
+		for range b.daemons {
+			errs = append(errs, <-failed)
+		}
+		return errors.Join(errs...)
+	}
+	for _, d := range b.daemons {
+		client := d.metricsClient()
+		if err := scrapeOnce(ctx, client); err != nil {
+			cancel()
+			return nil, err
+		}
+		go func() { failed <- scrapeEach(ctx, client, time.Second) }()
+	}
+	return &watch{stop: stop}, nil
+}
+
+func scrapeEach(ctx context.Context, client *http.Client, every time.Duration) error {
+	defer client.CloseIdleConnections()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := scrapeOnce(ctx, client); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+func scrapeOnce(ctx context.Context, client *http.Client) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+metricsAddr+"/metrics", nil)
+	if err != nil {
+		return fmt.Errorf("scrape: %w", err)
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return fmt.Errorf("scrape: %w", err)
+	}
+	defer resp.Body.Close()
+	page, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return fmt.Errorf("scrape: %w", err)
+	}
+	if !strings.Contains(string(page), "overtap_tx_packets_total") {
+		return fmt.Errorf("scrape: %s, without the daemon's counters", resp.Status)
+	}
+	return nil
+}
+
+// metricsClient is a client on the daemon's host.
+func (d *daemon) metricsClient() *http.Client {
+	var dialer net.Dialer
+	return &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (c net.Conn, err error) {
+			err = d.site.Host.Do(func() error {
+				c, err = dialer.DialContext(ctx, network, addr)
+				return err
+			})
+			return c, err
+		},
+	}}
+}
+
+// watchTop runs `overtap top` beside each daemon on a terminal of 80 by 24.
+func watchTop(_ context.Context, b *Bed) (*watch, error) {
+	var all []*terminal.Terminal
+	var programs []int
+	stop := func() error {
+		var errs []error
+		for _, t := range all {
+			errs = append(errs, t.Close())
+		}
+		return errors.Join(errs...)
+	}
+	for _, d := range b.daemons {
+		cmd := exec.Command(d.binary, "top", "--socket", d.Socket())
+		cmd.Env = append(cmd.Environ(), "TERM=xterm-256color", "LC_ALL=C.UTF-8")
+		t, err := terminal.Start(cmd, 80, 24)
+		if err != nil {
+			return nil, errors.Join(err, stop())
+		}
+		all, programs = append(all, t), append(programs, t.PID())
+	}
+	for _, t := range all {
+		if err := awaitDrawn(t); err != nil {
+			return nil, errors.Join(err, stop())
+		}
+	}
+	return &watch{stop, programs}, nil
+}
+
+// aScreen is more than a program draws before its first screen, in bytes.
+const aScreen = 500
+
+func awaitDrawn(t *terminal.Terminal) error {
+	for deadline := time.Now().Add(readyLimit); t.Drawn() < aScreen; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			return fmt.Errorf("overtap top drew %d bytes within %v", t.Drawn(), readyLimit)
+		}
+	}
+	return nil
+}

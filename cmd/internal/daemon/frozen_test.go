@@ -1,0 +1,47 @@
+package daemon
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"overtap/dataplane"
+	"overtap/encap"
+)
+
+// The log tells of the first frozen MAC at once and of those that follow
+// together, of each freeze once.
+func TestFrozenIsTold(t *testing.T) {
+	r, d := quick(t, twoNetworks)
+	d.told.every = time.Hour
+	freeze := func(network string, mac encap.MAC, count int) {
+		t.Helper()
+		ev := dataplane.Event{Kind: dataplane.MACsFrozen, Network: network, MAC: 0x020000000000 + mac, Count: count}
+		if err := d.heed(ev); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lines := func(want ...string) {
+		t.Helper()
+		got := strings.Count(r.log.String(), "move too often")
+		if got != len(want) {
+			t.Errorf("told %d times, want %d:\n%s", got, len(want), r.log)
+		}
+		for _, w := range want {
+			if !strings.Contains(r.log.String(), w) {
+				t.Errorf("no line has %q:\n%s", w, r.log)
+			}
+		}
+	}
+	first, red := "network=blue mac=02:00:00:00:00:01 count=1", "network=red mac=02:00:00:00:00:04 count=16"
+	freeze("blue", 1, 1)
+	freeze("blue", 2, 1)
+	freeze("blue", 3, 2)
+	freeze("red", 4, 16)
+	d.tellFrozen()
+	lines(first, red)
+	d.told.every = 0
+	d.tellFrozen()
+	d.tellFrozen()
+	lines(first, red, "network=blue mac=02:00:00:00:00:02 count=3")
+}
