@@ -59,7 +59,7 @@ func (w *world) datagrams(ctx, end context.Context, r *report) {
 	pairs := w.steady()
 	for i := 0; pause(end, udpPause); i++ {
 		from, to := ends(pairs[i%len(pairs)], i/len(pairs)%2 == 0)
-		got, err := traffic.UDP(ctx, from, to, traffic.UDPOptions{Rate: udpRate, Batch: 4})
+		got, err := traffic.UDP(ctx, from, to, traffic.UDPOptions{Rate: udpRate, Batch: 4, Grace: stragglers})
 		if err != nil {
 			r.failed("datagrams", err)
 			continue
