@@ -19,6 +19,7 @@ type attack struct {
 	// guarded are keys of the network's table that this attack is what they are for;
 	// overtap is measured without and with them. nil = the defaults suffice.
 	guarded []string
+	pins    bool // as well, with each peer pinned to its MACs
 	run     func(ctx context.Context, s *scene) (sent int64, took time.Duration, err error)
 }
 
@@ -27,6 +28,7 @@ type column struct {
 	title  string
 	kernel bool
 	lines  []string // further keys of overtap's table
+	pins   bool     // its peers may send from their own MACs alone
 }
 
 func (a attack) columns() []column {
@@ -40,6 +42,9 @@ func (a attack) columns() []column {
 			title += "`" + key + "`"
 		}
 		all = append(all, column{title: "overtap, " + title, lines: a.guarded})
+	}
+	if a.pins {
+		all = append(all, column{title: "overtap, `macs` of each peer", pins: true})
 	}
 	return append(all, column{title: "kernel", kernel: true})
 }
@@ -70,7 +75,7 @@ var attacks = []attack{
 		return s.vxlan(ctx, []traffic.End{{Host: s.b.Host, Addr: s.b.Underlay}, s.stranger()},
 			traffic.VXLANOptions{Dst: s.a.MAC, Src: impostor, Batch: 1, Rate: moving, Duration: s.lasting})
 	}},
-	{name: "theft", title: "A peer claims the MAC of another's container, 10 k times a second", peer: true,
+	{name: "theft", title: "A peer claims the MAC of another's container, 10 k times a second", peer: true, pins: true,
 		run: func(ctx context.Context, s *scene) (int64, time.Duration, error) {
 			return s.vxlan(ctx, []traffic.End{s.stranger()},
 				traffic.VXLANOptions{Dst: s.a.MAC, Src: s.b.MAC, Batch: 1, Rate: moving, Duration: s.lasting})

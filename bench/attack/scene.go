@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -73,7 +74,7 @@ func (s *scene) build(ctx context.Context, a attack, c column, binary string) er
 	if c.kernel {
 		err = s.a.AddKernelVXLAN(vni, port, peers...)
 	} else {
-		err = s.start(ctx, binary, func(socket string) string { return config(s.a, socket, peers, c.lines) })
+		err = s.start(ctx, binary, func(socket string) string { return config(s.a, socket, peers, c) })
 	}
 	if err != nil {
 		return err
@@ -101,14 +102,17 @@ func (s *scene) start(ctx context.Context, binary string, toml func(socket strin
 }
 
 // config is that of overtap.
-func config(s *netlab.Site, socket string, peers []*netlab.Site, lines []string) string {
+func config(s *netlab.Site, socket string, peers []*netlab.Site, c column) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "[underlay]\naddress = %q\ndevice = %q\n", s.Underlay, netlab.UnderlayDev)
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
 	fmt.Fprintf(&b, "[[vxlan]]\nname = \"attacked\"\nvni = %d\nport = %d\ntap = %q\nmtu = %d\nbridge = %q\n%s\n",
-		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(lines, "\n"))
+		vni, port, tapDev, s.MTU, netlab.SiteBridge, strings.Join(c.lines, "\n"))
 	for _, p := range peers {
 		fmt.Fprintf(&b, "[[vxlan.peer]]\naddress = %q\n", p.Underlay)
+		if c.pins {
+			fmt.Fprintf(&b, "macs = [%q]\n", p.MAC)
+		}
 	}
 	return b.String()
 }
@@ -233,8 +237,12 @@ func (s *scene) look(ctx context.Context) (l seen, err error) {
 		l.memory, err = field("/proc/meminfo", slabs)
 		return l, err
 	}
-	if l.stats, err = s.daemon.Stats(ctx); err != nil {
-		return l, err
+	out, err := s.daemon.Verb(ctx, "stats", "--json")
+	if err == nil {
+		err = json.Unmarshal(out, &l.stats)
+	}
+	if err != nil {
+		return l, fmt.Errorf("overtap stats: %w", err)
 	}
 	for _, n := range l.stats.Networks {
 		l.entries += n.EntriesLearned

@@ -95,7 +95,8 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 	before := must[[]string](t)(h.Links())
 	for _, n := range c.networks {
 		for _, dev := range []string{n.tap(), n.bridge} {
-			if dev != "" && !slices.Contains(before, dev) {
+			// A TAP that is there already a daemon left that was killed.
+			if dev != "" && (dev == n.tap() || !slices.Contains(before, dev)) {
 				d.made = append(d.made, dev)
 			}
 		}

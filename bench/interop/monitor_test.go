@@ -96,6 +96,7 @@ func TestFDBMonitor(t *testing.T) {
 			}
 		}
 	}
+	d.verb("fdb", "flush", "--mac", b.MAC.String()) // of what it said before anybody watched
 	reaches(t, a.Container, b.IPv4)
 	want("learn", b.MAC.String())
 	d.verb("fdb", "flush", "--mac", b.MAC.String())

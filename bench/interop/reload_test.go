@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
 	"overtap/bench/traffic"
@@ -184,6 +186,108 @@ func TestReloadChangesHost(t *testing.T) {
 	has()
 }
 
+// goroutines is what the daemon's metrics listener says of them.
+func (d *daemon) goroutines(listener string) (n int) {
+	d.t.Helper()
+	var text []byte
+	check(d.t, d.host.Do(func() error {
+		// The namespace is that of the thread which opens the socket: the dialer
+		// must not give it to another.
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		at := netip.MustParseAddrPort(listener)
+		if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: at.Addr().As4(), Port: int(at.Port())}); err != nil {
+			return err
+		}
+		if _, err := unix.Write(fd, []byte("GET /metrics HTTP/1.0\r\n\r\n")); err != nil {
+			return err
+		}
+		for buf := make([]byte, 64<<10); ; {
+			n, err := unix.Read(fd, buf)
+			if n <= 0 || err != nil {
+				return err
+			}
+			text = append(text, buf[:n]...)
+		}
+	}))
+	for line := range strings.Lines(string(text)) {
+		if _, err := fmt.Sscanf(line, "go_goroutines %d", &n); err == nil {
+			return n
+		}
+	}
+	d.t.Fatalf("no go_goroutines in\n%s", text)
+	return 0
+}
+
+// A container that was attached and an entry of the command line are there after a
+// reload that changes their network.
+func TestReloadKeeps(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	c := at(a, blue(a, sites...))
+	file, socket := prepare(t, c)
+	d := startFile(t, a.Host, c, file, socket)
+	late := must[*netlab.Host](t)(lab.AddHost("late"))
+	made := ask[attached](d, "attach", "blue", late.Namespace(), "--address", late4.String()+"/24")
+	d.verb("fdb", "add", "--network", "blue", entered.String(), b.Underlay.String())
+	for _, more := range [][]string{{"ttl = 32", `addresses = ["198.51.100.201/24"]`}, {"learning = false"}, nil} {
+		check(t, os.WriteFile(file, []byte(at(a, blue(a, sites...).with(more...)).toml(socket)), 0o600))
+		if r := ask[reloaded](d, "reload"); !slices.Equal(r.Changed, []string{"blue"}) {
+			t.Errorf("%+v", r)
+		}
+		if all := d.attachments(); len(all) != 1 || all[0].Veth != made.Veth || all[0].Bridge != netlab.SiteBridge {
+			t.Errorf("attached: %+v", all)
+		}
+		if e, ok := d.entry("blue", entered); !ok || e.Origin != "static" || e.Peer != b.Underlay {
+			t.Errorf("the entry of the command line: %+v, %v", e, ok)
+		}
+		reachesAtOnce(t, late, b.IPv4)
+	}
+	d.verb("detach", "blue", late.Namespace())
+}
+
+// What a reload has made of the host when it fails is undone: all that was there
+// before is, and nothing else.
+func TestReloadFailsHalfWay(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	c := at(a, blue(a, sites...).with(`addresses = ["198.51.100.201/24"]`))
+	file, socket := prepare(t, c)
+	d := startFile(t, a.Host, c, file, socket)
+	reaches(t, a.Container, b.IPv4)
+	// IPv6 is off on what is made from now on.
+	check(t, a.Host.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
+	same := unchanged(t, a.Host)
+	before := d.status().Networks[0]
+	half := at(a, blue(a, sites...).with(`addresses = ["198.51.100.202/24"]`, "ttl = 32"),
+		network{name: "green", vni: 101, port: 8472, bridge: "br-green"}.with(`addresses = ["203.0.113.1/24"]`),
+		network{name: "red", vni: 102, port: 8472, bridge: "br-red"}.with(`addresses = ["203.0.114.1/24", "2001:db8:7::1/64"]`))
+	check(t, os.WriteFile(file, []byte(half.toml(socket)), 0o600))
+	if _, err := d.try("reload"); err == nil || !strings.Contains(err.Error(), "network red") || !strings.Contains(err.Error(), "2001:db8:7::1") {
+		t.Errorf("error: %v", err)
+	}
+	same("a reload that failed half-way")
+	if s := d.status(); len(s.Networks) != 1 || s.Networks[0].Device != before.Device || !s.Ready {
+		t.Errorf("%+v", s)
+	}
+	if !slices.ContainsFunc(d.fdb(), func(e dataplane.FDBEntry) bool { return e.MAC == b.MAC && e.Origin == "learned" }) {
+		t.Error("what was learned is lost")
+	}
+	reachesAtOnce(t, a.Container, b.IPv4)
+	// And the next one, which can be, is.
+	check(t, a.Host.Sysctl("net/ipv6/conf/default/disable_ipv6", "0"))
+	if r := ask[reloaded](d, "reload"); !slices.Equal(r.Added, []string{"green", "red"}) {
+		t.Errorf("%+v", r)
+	}
+}
+
 // Many reloads leave nothing behind: 200 of them, or as many as
 // OVERTAP_RELOADS says.
 func TestManyReloads(t *testing.T) {
@@ -198,19 +302,28 @@ func TestManyReloads(t *testing.T) {
 	a := sites[0]
 	c := at(a, blue(a, sites...))
 	file, socket := prepare(t, c)
+	const metrics = "192.0.2.1:9472"
+	listening := func(c config) string {
+		return strings.Replace(c.toml(socket), `metrics = ""`, fmt.Sprintf("metrics = %q", metrics), 1)
+	}
+	check(t, os.WriteFile(file, []byte(listening(c)), 0o600))
 	d := startFile(t, a.Host, c, file, socket)
 	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
-	texts := []string{at(a, blue(a, sites...).with("ttl = 32"), red).toml(socket), c.toml(socket)}
-	fds, memory := 0, 0
+	texts := []string{listening(at(a, blue(a, sites...).with("ttl = 32"), red)), listening(c)}
+	fds, memory, routines := 0, 0, 0
 	start := time.Now()
 	for i := range count {
 		check(t, os.WriteFile(file, []byte(texts[i%2]), 0o600))
 		d.verb("reload")
 		if i == count/4|1 {
-			fds, memory = d.fds(), d.rss()
+			fds, memory, routines = d.fds(), d.rss(), d.goroutines(metrics)
 		}
 	}
-	t.Logf("%d reloads in %v; %d files and %d KiB after a quarter, %d and %d at the end", count, time.Since(start), fds, memory, d.fds(), d.rss())
+	t.Logf("%d reloads in %v; %d files, %d goroutines and %d KiB after a quarter, %d, %d and %d at the end",
+		count, time.Since(start), fds, routines, memory, d.fds(), d.goroutines(metrics), d.rss())
+	if n := d.goroutines(metrics); n > routines+5 {
+		t.Errorf("%d goroutines, %d after a quarter of the reloads", n, routines)
+	}
 	if n := d.fds(); n > fds+2 {
 		t.Errorf("%d files are open, %d after a quarter of the reloads", n, fds)
 	}

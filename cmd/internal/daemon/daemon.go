@@ -393,6 +393,10 @@ func (d *daemon) vxlan(name string) config.VXLAN {
 }
 
 func (d *daemon) undoHost() error {
+	// A hand-over under way ends first, and none begins any more.
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.serving = false
 	if d.before != nil && !d.before.taken {
 		return nil // abandon does
 	}

@@ -56,9 +56,9 @@ func TestJournal(t *testing.T) {
 		newTAP(t, "vx-blue")
 		newLink(t, &netlink.Bridge{LinkAttrs: named("br-blue")})
 		lan := newLink(t, &netlink.Veth{LinkAttrs: named("lan0"), PeerName: "lan1"})
-		out := newLink(t, &netlink.Dummy{LinkAttrs: named("out0")})
+		out := newLink(t, &netlink.Veth{LinkAttrs: named("out0"), PeerName: "out1"})
 		stood := &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(192, 0, 2, 9), Mask: net.CIDRMask(24, 32)}}
-		if err := errors.Join(netlink.AddrAdd(out, stood), netlink.LinkSetUp(out)); err != nil {
+		if err := errors.Join(netlink.AddrAdd(out, stood), netlink.LinkSetUp(out), netlink.LinkSetUp(link(t, "out1"))); err != nil {
 			t.Fatal(err)
 		}
 		n := blue()

@@ -48,7 +48,7 @@ func build(ctx context.Context, version string, archs []string, out string) (mad
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory for packages: %w", err)
 	}
-	// The one that is stale is built first, once for all.
+	// The Go command builds the tool once, and says where it is.
 	nfpm, err := output(ctx, filepath.Join(root, here, "nfpm"), nil, "go", "tool", "-n", "nfpm")
 	if err != nil {
 		return nil, fmt.Errorf("building nfpm: %w", err)
@@ -143,8 +143,7 @@ func (s *stage) fill(ctx context.Context, arch string) error {
 // target is the environment of a build for an architecture.
 func target(arch string) []string { return []string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + arch} }
 
-// compile builds the binary. It has no build id of the linker's, and no path of
-// this machine in it.
+// compile builds the binary, with no path of this machine in it.
 func (s *stage) compile(ctx context.Context, arch, name string) error {
 	_, err := output(ctx, s.root, target(arch), "go", "build", "-trimpath", "-buildvcs=false",
 		"-ldflags", "-s -w -X main.version="+s.release.stamp, "-o", filepath.Join(s.dir, name), "./cmd/overtap")
@@ -191,11 +190,13 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		return err
 	}
 	for from, to := range map[string]string{
-		"config.example.toml":       "examples/overtap.toml",
-		"docs/alerts.yml":           "examples/alerts.yml",
-		here + "/deb/README.Debian": "README.Debian",
-		"docs/security.md":          "security.md",
-		"docs/migrating.md":         "migrating.md",
+		"config.example.toml":         "examples/overtap.toml",
+		"docs/alerts.yml":             "examples/alerts.yml",
+		"docs/grafana-dashboard.json": "examples/grafana-dashboard.json",
+		here + "/deb/README.Debian":   "README.Debian",
+		"docs/security.md":            "security.md",
+		"docs/operations.md":          "operations.md",
+		"docs/migrating.md":           "migrating.md",
 	} {
 		text, err := os.ReadFile(filepath.Join(s.root, from))
 		if err != nil {

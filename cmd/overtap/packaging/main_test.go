@@ -22,11 +22,11 @@ import (
 // The packages under test: two versions of amd64's and one of arm64's.
 const oldVersion, newVersion = "v1.0.0", "v1.1.0"
 
-// packages are built when the first test asks for them.
+// packages holds their paths; they are built when the first test asks for them.
 var packages struct {
 	once          sync.Once
 	dir           string
-	old, new, arm string // paths
+	old, new, arm string
 	err           error
 }
 

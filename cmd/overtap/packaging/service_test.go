@@ -16,7 +16,7 @@ import (
 )
 
 // serviceTime is how long the guest may take. On an idle machine it takes a minute.
-const serviceTime = 8 * time.Minute
+const serviceTime = 15 * time.Minute
 
 // proof is the unit that the guest boots into.
 const proof = `[Unit]

@@ -93,19 +93,21 @@ ping -c 3 -W 10 198.51.100.2
 
 say 'the watchdog is answered, and a daemon that hangs is started anew'
 mkdir -p /run/systemd/system/overtap.service.d
-printf '[Service]\nWatchdogSec=6s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
+printf '[Service]\nWatchdogSec=20s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
 systemctl daemon-reload
 systemctl restart overtap.service
-sleep 14
+sleep 45
 [ "$(systemctl show -P NRestarts overtap.service)" = 0 ]
 hanging=$(pid)
 kill -STOP "$hanging"
-restarted() { [ "$(systemctl show -P NRestarts overtap.service)" = 1 ] && [ "$(systemctl is-active overtap.service)" = active ]; }
-await restarted
-journal | grep -iF 'watchdog timeout'
-ping -c 3 -W 10 198.51.100.2
+hung() { journal | grep -iF 'watchdog timeout'; }
+await hung
 rm -r /run/systemd/system/overtap.service.d
 systemctl daemon-reload
+restarted() { [ "$(systemctl show -P NRestarts overtap.service)" != 0 ] && [ "$(systemctl is-active overtap.service)" = active ]; }
+await restarted
+[ "$(pid)" != "$hanging" ]
+ping -c 3 -W 10 198.51.100.2
 
 say 'removed, it has stopped and taken down what it made; the configuration stays'
 dpkg -r overtap
