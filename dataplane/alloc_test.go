@@ -108,6 +108,7 @@ func TestInboundAllocatesNothing(t *testing.T) {
 	}{
 		"small frames":            {datagrams: many(from(0, udp.complete(t, pattern(22))))},
 		"frames that are not IP":  {datagrams: many(from(0, helloBack.Data))},
+		"probes":                  {datagrams: many(from(0, helloBack.Data), from(0, request(1, 60)))},
 		"frames from all peers":   {datagrams: many(from(0, helloBack.Data), from(5, plainFrame(macA, macC, "x").Data))},
 		"a MAC that moves":        {datagrams: many(from(0, helloBack.Data), from(5, helloBack.Data))},
 		"congestion marks":        {datagrams: many(marked)},

@@ -33,7 +33,7 @@
 //  3. payload: the VXLAN header is parsed and gives the network.
 //  4. The sender is admitted, before anything behind the header is looked at.
 //  5. deliver: the inner Ethernet header is checked, a congestion mark carried
-//     in.
+//     in. A probe ends here (probe.go).
 //  6. learn: the source MAC is bound to the sender.
 //  7. queue: the vnet header tells the kernel which checksum to finish and
 //     where to cut (describe, in segment.go).
@@ -88,4 +88,6 @@
 // Control reaches the road through Engine.Apply, which takes plain data
 // (desired.go), and looks at it through Stats, FDB and Info (observe.go), WatchFDB
 // (watch.go) and Mirror.
+// (desired.go), and looks at it through Stats, FDB and Info (observe.go). Explain
+// (explain.go) says what the roads would do with a frame, by their own functions.
 package dataplane

@@ -223,6 +223,13 @@ type Edges interface {
 	// SegmentationRefused names the peers whose routes refused UDP_SEGMENT; nil
 	// while there is none.
 	SegmentationRefused() error
+	// SourcePort is that from which a Send of the flow leaves, with DF or without.
+	SourcePort(flow uint32, df bool) uint16
+	// TakesWhole reports whether superframes to the peer are tried uncut, those of
+	// packets by IP-in-IP, but for peers that were refused a moment ago.
+	TakesWhole(peer netip.Addr, packets bool) bool
+	// TakesRuns reports whether the route to the peer is given UDP_SEGMENT.
+	TakesRuns(peer netip.Addr) bool
 	// SendAlone sends one payload that is not of the road, and does not block; it
 	// returns the errno of a refusal, else 0. One goroutine may call it at a time,
 	// beside the roads. The bytes are the caller's again when it returns.

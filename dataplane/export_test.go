@@ -3,6 +3,7 @@ package dataplane
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"overtap/encap"
 	"overtap/fdb"
@@ -133,6 +134,7 @@ const (
 	AnswersPerSecond = answersPerSecond
 	MaxMirrors       = maxMirrors
 	RepliesPerSecond = repliesPerSecond
+	ProbeBoxSize     = probeBoxSize
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.
@@ -140,6 +142,30 @@ func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 	id, _ := r.net.peers.ID(peer)
 	r.net.peers.SetPathMTU(id, mtu)
 }
+
+// DrainStorms empties the buckets of flooded frames that drained says for an hour:
+// the network's, those of the peers' bounds, those of their shares. It fills the
+// others.
+func (r *Roads) DrainStorms(drained [3]bool) {
+	full := func(which int) uint64 {
+		if drained[which] {
+			return clockNow() + uint64(time.Hour)
+		}
+		return 0
+	}
+	for kind := range stormKinds {
+		for d := range r.net.storms {
+			r.net.storms[d][kind].Store(full(0))
+		}
+		for p := range r.net.peers.All() {
+			r.net.peers.Meter(p.ID, kind).Store(full(1))
+			r.net.peers.Meter(p.ID, stormKinds+kind).Store(full(2))
+		}
+	}
+}
+
+// ICMPTold is icmpTold.
+func ICMPTold(b []byte, packet bool) string { return icmpTold(b, packet) }
 
 // Tick lets a second go by, and does the table's upkeep.
 func (r *Roads) Tick() {

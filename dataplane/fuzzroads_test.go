@@ -215,6 +215,7 @@ func (j *journey) comeIn(d deed) {
 	}
 	after := j.Engine.Stats()
 	offered := after.Networks[0].RxOffered - before.Networks[0].RxOffered
+	offered += after.Networks[0].ProbesReceived - before.Networks[0].ProbesReceived
 	if strangers := dropsOfNone(after) - dropsOfNone(before); len(d.d.Data) > 0 && offered+strangers < uint64(d.times) {
 		j.t.Fatalf("%d datagrams, of which %d are counted", d.times, offered+strangers)
 	}

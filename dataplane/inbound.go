@@ -178,17 +178,14 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 	if err != nil {
 		return DropTooShort
 	}
-	src := eth.Src()
-	switch {
-	case !src.IsSource():
-		return DropMACInvalidSource
-	case src == in.p.mac:
-		return DropLocalMAC
-	case eth.Dst().IsBridgeControl():
+	switch drop := in.p.checkIn(eth); drop {
+	case dropNone:
+	case DropBridgeControl:
 		return in.takeProbe(frame, d.From)
-	case in.p.vlanDrop && eth.Tags() != 0:
-		return DropVLANTagged
+	default:
+		return drop
 	}
+	src := eth.Src()
 	if drop := in.decapECN(frame, d.TOS); drop != dropNone {
 		return drop
 	}
@@ -206,6 +203,27 @@ func (in *inbound) deliver(frame []byte, id fdb.PeerID, d *Datagram, segSize int
 			return stormDrops[kind]
 		}
 	}
+	return in.pass(frame, id, d, segSize)
+}
+
+// checkIn names what is wrong with a frame from the wire, whoever sent it.
+func (p *policy) checkIn(eth encap.Ethernet) Drop {
+	src := eth.Src()
+	switch {
+	case !src.IsSource():
+		return DropMACInvalidSource
+	case src == p.mac:
+		return DropLocalMAC
+	case eth.Dst().IsBridgeControl():
+		return DropBridgeControl
+	case p.vlanDrop && eth.Tags() != 0:
+		return DropVLANTagged
+	}
+	return dropNone
+}
+
+// pass takes a frame that nothing forbids to the device.
+func (in *inbound) pass(frame []byte, id fdb.PeerID, d *Datagram, segSize int) Drop {
 	t, isIP := encap.FindTransport(frame)
 	if in.p.clampMSS && isIP && t.Proto == encap.ProtoTCP {
 		in.clamp(frame, t, in.n.peers, id, vxlanOuter(d.From))

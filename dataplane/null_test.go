@@ -56,8 +56,12 @@ func (e *null) OpenGroup(netip.Addr, uint16) (dataplane.Wire, error) {
 
 func (e *null) SourcePorts() []uint16      { return nil }
 func (e *null) SegmentationRefused() error { return nil }
-func (e *null) Close() error               { return nil }
-func (e *null) Beat()                      {}
+
+func (e *null) SourcePort(uint32, bool) uint16       { return 0 }
+func (e *null) TakesWhole(_ netip.Addr, _ bool) bool { return e.onWhole != nil }
+func (e *null) TakesRuns(netip.Addr) bool            { return true }
+func (e *null) Close() error                         { return nil }
+func (e *null) Beat()                                {}
 
 func (e *null) SendAlone(*dataplane.Send) unix.Errno { return 0 }
 

@@ -106,13 +106,8 @@ func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 		return DropTooShort
 	}
 	src, dst := eth.Src(), eth.Dst()
-	switch {
-	case !src.IsSource():
-		return DropMACInvalidSource
-	case dst.IsBridgeControl():
-		return DropBridgeControl
-	case o.p.vlanDrop && eth.Tags() != 0:
-		return DropVLANTagged
+	if d := o.p.checkOut(eth); d != dropNone {
+		return d
 	}
 	// A MAC that speaks on our side has moved here: what was learned of it
 	// elsewhere goes at once.
@@ -134,6 +129,20 @@ func (o *outbound) forward(f *Frame, dev Device, w Wire) Drop {
 		return d
 	}
 	return o.flood(f, eth, w)
+}
+
+// checkOut names what keeps a frame from the TAP on this host, whatever is known
+// of its destination.
+func (p *policy) checkOut(eth encap.Ethernet) Drop {
+	switch {
+	case !eth.Src().IsSource():
+		return DropMACInvalidSource
+	case eth.Dst().IsBridgeControl():
+		return DropBridgeControl
+	case p.vlanDrop && eth.Tags() != 0:
+		return DropVLANTagged
+	}
+	return dropNone
 }
 
 // flood sends a frame whose destination is not known to everyone who asked for

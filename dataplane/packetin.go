@@ -71,21 +71,26 @@ func (in *packetIn) admit(from netip.Addr) (fdb.PeerID, fdb.Admission) {
 	if in.t == nil || in.from != from {
 		t := in.c.byPeer[from]
 		if t == nil {
-			return in.admitStranger(from)
+			t, id, admission := in.c.admitStranger(from, (*fdb.Peers).Admit)
+			if t != nil {
+				in.enter(t, from)
+			}
+			return id, admission
 		}
 		in.enter(t, from)
 	}
 	return in.t.peers.Admit(from)
 }
 
-func (in *packetIn) admitStranger(from netip.Addr) (fdb.PeerID, fdb.Admission) {
-	for _, t := range in.c.open {
-		if id, admission := t.peers.Admit(from); admission != fdb.AdmitDenied {
-			in.enter(t, from)
-			return id, admission
+// admitStranger asks the tunnels that admit others than listed peers, in order,
+// until one does not deny the sender.
+func (c *catalogue) admitStranger(from netip.Addr, ask func(*fdb.Peers, netip.Addr) (fdb.PeerID, fdb.Admission)) (*tunnel, fdb.PeerID, fdb.Admission) {
+	for _, t := range c.open {
+		if id, admission := ask(t.peers, from); admission != fdb.AdmitDenied {
+			return t, id, admission
 		}
 	}
-	return fdb.NoPeer, fdb.AdmitDenied
+	return nil, fdb.NoPeer, fdb.AdmitDenied
 }
 
 func (in *packetIn) enter(t *tunnel, from netip.Addr) {

@@ -44,41 +44,56 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 	return err
 }
 
-// forward decides where a packet goes and puts it on its way (steps 2 to 4).
+// forward takes a packet to where it goes.
 func (o *packetOut) forward(f *Frame, w Wire) Drop {
-	t, d := innerPacket(f.Data)
+	t, to, d := o.route(f.Data)
+	if d == DropNoRoute {
+		o.out.tellUnreachable(f.Data, encap.NetUnreachable)
+	}
 	if d != dropNone {
 		return d
 	}
-	ip := encap.IPv4(f.Data)
+	u, d := o.inspect(f, t, to.ID)
+	if d == dropNone {
+		o.out.settle(f, &u, 1)
+		o.deliver(&u, f, t, to, w)
+	}
+	return d
+}
+
+// route decides where a packet goes (steps 2 to 4).
+func (o *packetOut) route(packet []byte) (encap.Transport, fdb.Target, Drop) {
+	t, d := innerPacket(packet)
+	if d != dropNone {
+		return t, fdb.Target{}, d
+	}
+	ip := encap.IPv4(packet)
 	if ip.TTL() == 0 {
-		return DropTTLZero
+		return t, fdb.Target{}, DropTTLZero
 	}
 	src, dst := ip.Src(), ip.Dst()
 	to, ok := o.t.routes.Lookup(dst)
 	if !ok {
-		o.out.tellUnreachable(f.Data, encap.NetUnreachable)
-		return DropNoRoute
+		return t, to, DropNoRoute
 	}
 	if loops(src, dst, o.self, to.Addr) {
-		return DropLoop
+		return t, to, DropLoop
 	}
-	u, d := o.inspect(f, t, to.ID)
-	if d != dropNone {
-		return d
-	}
-	o.out.settle(f, &u, 1)
-	df := o.p.df || ip.DF()
+	return t, to, dropNone
+}
+
+// deliver puts a unit on its way to its peer.
+func (o *packetOut) deliver(u *unit, f *Frame, t encap.Transport, to fdb.Target, w Wire) {
+	df := o.p.df || encap.IPv4(f.Data).DF()
 	if df && o.t.peers.Narrow() && !o.out.fits(encap.IPIPOverhead+u.longest, to.ID) {
-		o.out.tooLong(&u, f.Data, to.Addr, to.ID)
-		return dropNone // it is counted
+		o.out.tooLong(u, f.Data, to.Addr, to.ID)
+		return
 	}
-	if u.segs > 1 && df && t.Proto == encap.ProtoTCP && w.TakesWhole(to.Addr) && o.writeWhole(&u, f, to, w) {
-		return dropNone
+	if u.segs > 1 && df && t.Proto == encap.ProtoTCP && w.TakesWhole(to.Addr) && o.writeWhole(u, f, to, w) {
+		return
 	}
-	o.encapsulate(&u, f, w)
-	o.queue(&u, to, df, w)
-	return dropNone
+	o.encapsulate(u, f, w)
+	o.queue(u, to, df, w)
 }
 
 // writeWhole sends a superframe uncut. One of UDP is always cut: a receiver's raw

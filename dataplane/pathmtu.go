@@ -105,13 +105,20 @@ func (o *outbound) learnPath(s *Send, w Wire) {
 		return
 	}
 	o.at.peers.SetPathMTU(s.peer, path)
-	if !s.copies {
-		frame := s.Parts[0]
-		if !o.at.packets {
-			frame = frame[encap.VXLANHeaderLen:]
-		}
-		o.tellPath(frame, path, to)
+	o.tellRefused(s, path)
+}
+
+// tellRefused tells the sender of what the path refused, unless it went to others
+// too.
+func (o *outbound) tellRefused(s *Send, path encap.UnderlayMTU) {
+	if s.copies {
+		return
 	}
+	frame := s.Parts[0]
+	if !o.at.packets {
+		frame = frame[encap.VXLANHeaderLen:]
+	}
+	o.tellPath(frame, path, s.To.Addr())
 }
 
 // believable is the path MTU to the peer, or 0 for less than can be.

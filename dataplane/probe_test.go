@@ -1,6 +1,7 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -177,6 +178,28 @@ func TestProbeAnswers(t *testing.T) {
 		t.Errorf("learned: %+v, %v", entries, err)
 	}
 	silent(t, a.TAP("vx0"))
+}
+
+// TestProbesWithoutProber has nobody take out what the thread puts by: what there is
+// no room for is dropped by name, and frames go on.
+func TestProbesWithoutProber(t *testing.T) {
+	r := newRoads(t, testNetwork(addrA, addrB))
+	defer r.Close()
+	var frames [][]byte
+	for range dataplane.ProbeBoxSize + 5 {
+		frames = append(frames, request(1, 60))
+	}
+	frames = append(frames, helloBack.Data)
+	if got := r.inAll(frames...); len(got) != 1 || !bytes.Equal(got[0], helloBack.Data) {
+		t.Errorf("%d frames arrived", len(got))
+	}
+	s := r.Engine.Stats()
+	if n := r.dropped(dataplane.DropProbeLimited); n != 5 || s.Networks[0].ProbesReceived != dataplane.ProbeBoxSize {
+		t.Errorf("%d dropped: %+v", n, s)
+	}
+	if problem := unbalanced(s); problem != "" {
+		t.Error(problem)
+	}
 }
 
 // TestProbesBesideTraffic asks while frames cross, of several workers, and has

@@ -158,8 +158,14 @@ func (p *sourcePool) socket(flow uint32, df bool) int {
 	return p.frag[p.pick(flow)]
 }
 
-// port returns the source port of the socket that sends the flow with DF.
-func (p *sourcePool) port(flow uint32) uint16 { return uint16(p.ports[p.pick(flow)].Load()) }
+// port returns the source port of the socket that sends the flow.
+func (p *sourcePool) port(flow uint32, df bool) uint16 {
+	i := p.pick(flow)
+	if !df {
+		i += len(p.df)
+	}
+	return uint16(p.ports[i].Load())
+}
 
 // pick spreads the hash evenly over a pool of any size, by multiply and shift.
 func (p *sourcePool) pick(flow uint32) int {

@@ -78,17 +78,30 @@ const (
 // holds those of so many nanoseconds, and reports whether there were so many. A
 // bucket that holds less than n when full gives them when it is full.
 func (m *meter) take(now, interval uint64, n int, depth uint64) bool {
-	need := interval * uint64(n)
 	for {
 		full := (*fdb.Meter)(m).Load()
-		next := max(full, now) + need
-		if next > now+max(depth, need) {
+		next, ok := emptied(full, now, interval, n, depth)
+		if !ok {
 			return false
 		}
 		if (*fdb.Meter)(m).CompareAndSwap(full, next) {
 			return true
 		}
 	}
+}
+
+// emptied is when a bucket that is full at the given time is full again if n
+// tokens are taken now, and whether it has so many.
+func emptied(full, now, interval uint64, n int, depth uint64) (next uint64, ok bool) {
+	need := interval * uint64(n)
+	next = max(full, now) + need
+	return next, next <= now+max(depth, need)
+}
+
+// holds reports whether take would take them.
+func (m *meter) holds(now, interval uint64, n int, depth uint64) bool {
+	_, ok := emptied((*fdb.Meter)(m).Load(), now, interval, n, depth)
+	return ok
 }
 
 // giveBack returns what a take of the same interval and n took.
@@ -148,4 +161,26 @@ func (n *network) spareFrom(id fdb.PeerID, kind int, p *policy, frames int) bool
 		share.giveBack(each, frames)
 	}
 	return false
+}
+
+// spares reports whether spare would, and takes nothing.
+func (n *network) spares(kind int, p *policy, frames int) bool {
+	interval := p.storm[kind]
+	return interval == 0 || n.storms[Outbound][kind].holds(clockNow(), interval, frames, depth)
+}
+
+// sparesFrom reports whether spareFrom would, and takes nothing. NoPeer is a peer
+// that is yet to be, and has sent nothing.
+func (n *network) sparesFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
+	now, own, whole := clockNow(), p.peerStorm[kind], p.storm[kind]
+	bound := (*meter)(n.peers.Meter(id, kind))
+	if bound != nil && own != 0 && !bound.holds(now, own, frames, depth) {
+		return false
+	}
+	share, each := (*meter)(n.peers.Meter(id, stormKinds+kind)), whole*uint64(max(n.peers.Len(), 1))
+	most := depth
+	if id == fdb.NoPeer || share != nil && share.holds(now, each, frames, depth) {
+		most += reserve
+	}
+	return whole == 0 || n.storms[Inbound][kind].holds(now, whole, frames, most)
 }

@@ -17,16 +17,7 @@ import (
 // bridge learns that it is reached by the TAP. Hence a neighbour whose MAC is
 // not known to be behind a peer is not answered for: it may stand on our side.
 func (o *outbound) suppress(f *Frame, eth encap.Ethernet, dev Device) bool {
-	if eth.Tags() != 0 || f.VNet.GSO() != encap.VnetGSONone {
-		return false
-	}
-	var n int
-	switch eth.EtherType() {
-	case encap.EtherTypeARP:
-		n = o.answerARP(eth)
-	case encap.EtherTypeIPv6:
-		n = o.answerNeighborSolicit(eth)
-	}
+	n := o.answerFor(f, eth)
 	if n == 0 || dev.Answer(o.answer[:n]) != 0 {
 		return false
 	}
@@ -35,6 +26,21 @@ func (o *outbound) suppress(f *Frame, eth encap.Ethernet, dev Device) bool {
 		o.mirror.showAnswer(o.at.of, o.answer[:n])
 	}
 	return true
+}
+
+// answerFor writes the answer to a question to o.answer and returns its length, 0
+// when there is none.
+func (o *outbound) answerFor(f *Frame, eth encap.Ethernet) int {
+	if eth.Tags() != 0 || f.VNet.GSO() != encap.VnetGSONone {
+		return 0
+	}
+	switch eth.EtherType() {
+	case encap.EtherTypeARP:
+		return o.answerARP(eth)
+	case encap.EtherTypeIPv6:
+		return o.answerNeighborSolicit(eth)
+	}
+	return 0
 }
 
 // answerARP writes the reply to a request to o.answer and returns its length, 0

@@ -41,7 +41,7 @@ type hostEdges struct {
 	heritage *Bequest                       // nil = none
 	up       *uplink                        // nil without one
 	noUplink error                          // why there is none
-	alone    *transmitter                   // of SendAlone
+	alone    transmitter                    // of SendAlone
 }
 
 // newHostEdges opens the pool of source ports on the underlay address, and the
@@ -52,7 +52,7 @@ func newHostEdges(o Options, workers int) (*hostEdges, error) {
 		n = defaultSourcePorts
 	}
 	e := &hostEdges{
-		underlay: o.Underlay, device: o.Device, steering: newSteering(), alone: new(transmitter),
+		underlay: o.Underlay, device: o.Device, steering: newSteering(),
 		adopt: o.Adopt, heritage: o.Inherit,
 	}
 	pool, err := openSources(e, n)
@@ -130,6 +130,17 @@ func (e *hostEdges) SegmentationRefused() error {
 	peers := slices.SortedFunc(maps.Keys(*refused), netip.Addr.Compare)
 	return fmt.Errorf("send segments to %v: %w", peers, (*refused)[peers[0]])
 }
+
+func (e *hostEdges) SourcePort(flow uint32, df bool) uint16 { return e.sources.port(flow, df) }
+
+func (e *hostEdges) TakesWhole(peer netip.Addr, packets bool) bool {
+	if e.up == nil || !e.up.offers(peer) || packets && e.up.ipipRefused.Load() != nil {
+		return false
+	}
+	return e.up.reason() == nil // else the program refuses them
+}
+
+func (e *hostEdges) TakesRuns(peer netip.Addr) bool { return e.sources.segments(peer) }
 
 // SourcePorts lists those that send with DF, as nearly every network does.
 func (e *hostEdges) SourcePorts() []uint16 {

@@ -8,7 +8,7 @@ import (
 
 // SendAlone sends by the socket of the flow, as the road does.
 func (e *hostEdges) SendAlone(s *Send) unix.Errno {
-	t := e.alone
+	t := &e.alone
 	iov := appendIovec(t.iovs[:0], s.Parts[0])
 	t.encode(0, s, iov)
 	for {

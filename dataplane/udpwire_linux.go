@@ -55,7 +55,7 @@ func (w *udpWire) PathMTU(peer netip.Addr) encap.UnderlayMTU { return w.paths.as
 func (w *udpWire) TakesWhole(peer netip.Addr) bool { return w.up != nil && w.up.takes(peer) }
 
 func (w *udpWire) WriteWhole(s *Whole) bool {
-	return w.up.send(s, w.sources.port(s.Flow))
+	return w.up.send(s, w.sources.port(s.Flow, true))
 }
 
 func (w *udpWire) Dropped() uint64 { return socketDrops(w.fd) }

@@ -314,9 +314,14 @@ func (u *uplink) reason() error {
 // fail gives the uplink up for good.
 func (u *uplink) fail(err error) { u.broken.CompareAndSwap(nil, &err) }
 
+// offers reports whether superframes to the peer are tried at all.
+func (u *uplink) offers(peer netip.Addr) bool {
+	return u.broken.Load() == nil && !u.ipsec.active.Load() && !peer.IsMulticast()
+}
+
 // takes reports whether superframes to the peer may be sent.
 func (w *uplinkWorker) takes(peer netip.Addr) bool {
-	if w.up.broken.Load() != nil || w.up.ipsec.active.Load() || peer.IsMulticast() {
+	if !w.up.offers(peer) {
 		return false
 	}
 	s := &w.shunned[shunSlot(peer)]

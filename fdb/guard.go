@@ -114,9 +114,12 @@ func (t *Table) own(p PeerID, n int32) {
 }
 
 // satiated reports whether p has as many learned entries as it may have.
-func (t *Table) satiated(p PeerID) bool {
+func (t *Table) satiated(p PeerID) bool { return t.satiatedBut(p, 0) }
+
+// satiatedBut is satiated as if so many of p's entries were gone.
+func (t *Table) satiatedBut(p PeerID, gone int) bool {
 	g := &t.guard
-	return g.limits.PerPeer != 0 && int(p) < len(g.owned) && int(g.owned[p]) >= g.limits.PerPeer
+	return g.limits.PerPeer != 0 && int(p) < len(g.owned) && int(g.owned[p])-gone >= g.limits.PerPeer
 }
 
 // hear notes that m, which is not in the table, was seen on our own side: it may
@@ -173,11 +176,12 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		}
 		r.become(m, now)
 	}
-	if since(now, r.first) >= int32(g.limits.Window) {
+	often := t.often(r, now)
+	if t.calmed(r, now) {
 		r.first, r.moves = now, 0
 	}
 	r.moves++
-	if int(r.moves) < g.limits.Moves {
+	if !often {
 		r.local = local
 		return false
 	}
@@ -187,6 +191,20 @@ func (t *Table) moved(m encap.MAC, local bool, now uint32) bool {
 		t.alarmed.Store(true)
 	}
 	return true
+}
+
+// calmed reports whether the window of r's moves is over.
+func (t *Table) calmed(r *mover, now uint32) bool {
+	return since(now, r.first) >= int32(t.guard.limits.Window)
+}
+
+// often reports whether one more move of r now is one too many.
+func (t *Table) often(r *mover, now uint32) bool {
+	moves := int(r.moves) + 1
+	if t.calmed(r, now) {
+		moves = 1
+	}
+	return moves >= t.guard.limits.Moves
 }
 
 // freeze keeps m, whose moves r counts, where it is for a window.

@@ -115,14 +115,8 @@ func (p *Peers) admit(a netip.Addr) (PeerID, Admission) {
 
 	// Another worker, or Set, may have been here first.
 	hash := p.hash.addr(a)
-	if r := p.index.Load().find(a, hash); r != nil {
-		return r.id, AdmitKnown
-	}
-	if !p.policy.Load().admits(a) {
-		return NoPeer, AdmitDenied
-	}
-	if p.LenLearned() >= p.max || p.idsLeft() == 0 {
-		return NoPeer, AdmitFull
+	if id, admission := p.consider(a, hash); admission != AdmitAdded {
+		return id, admission
 	}
 	r := p.newPeer(a, stateLearned)
 	x := p.index.Load()
@@ -133,6 +127,21 @@ func (p *Peers) admit(a netip.Addr) (PeerID, Admission) {
 	p.count.Add(1)
 	p.learned.Add(1)
 	return r.id, AdmitAdded
+}
+
+// consider is what becomes of a, for the token's holder: to be AdmitAdded it has
+// no ID yet.
+func (p *Peers) consider(a netip.Addr, hash uint64) (PeerID, Admission) {
+	if r := p.index.Load().find(a, hash); r != nil {
+		return r.id, AdmitKnown
+	}
+	if a == p.self || !p.policy.Load().admits(a) {
+		return NoPeer, AdmitDenied
+	}
+	if p.LenLearned() >= p.max || p.idsLeft() == 0 {
+		return NoPeer, AdmitFull
+	}
+	return NoPeer, AdmitAdded
 }
 
 // touch notes the time of a frame from r, which ages learned peers.

@@ -185,19 +185,24 @@ func (p *Peers) All() iter.Seq[PeerInfo] {
 			if r == nil {
 				continue
 			}
-			info := PeerInfo{ID: r.id, Addr: r.addr, PathMTU: r.pathMTU()}
-			switch r.state.Load() {
-			case stateRetired:
-				continue
-			case stateFlood:
-				info.Flood = true
-			case stateLearned:
-				info.Learned = true
-				info.Idle = uint32(max(0, since(p.clock.Now(), r.seen.Load())))
-			}
-			if !yield(info) {
+			if info, ok := r.info(p.clock.Now()); ok && !yield(info) {
 				return
 			}
 		}
 	}
+}
+
+// info copies out what is known of r, unless it is removed.
+func (r *peer) info(now uint32) (PeerInfo, bool) {
+	info := PeerInfo{ID: r.id, Addr: r.addr, PathMTU: r.pathMTU()}
+	switch r.state.Load() {
+	case stateRetired:
+		return PeerInfo{}, false
+	case stateFlood:
+		info.Flood = true
+	case stateLearned:
+		info.Learned = true
+		info.Idle = uint32(max(0, since(now, r.seen.Load())))
+	}
+	return info, true
 }

@@ -170,22 +170,27 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 	now := t.clock.Now()
 	s, v := t.find(m)
 	if s != nil {
-		same := peerOf(v) == p
-		switch {
-		case originOf(v) > Learned && same:
-			return LearnKnown
-		case originOf(v) > Learned:
-			return LearnOutranked
-		case same && !t.aged(v, now):
-			if since(now, tickOf(v)) > 0 {
+		if verdict, settled := t.judge(v, p, now); settled {
+			if verdict == LearnKnown && originOf(v) == Learned && since(now, tickOf(v)) > 0 {
 				s.val.CompareAndSwap(v, v&^tickBits|uint64(now))
 			}
-			return LearnKnown
-		case t.fixed(v, now):
-			return LearnFrozen
+			return verdict
 		}
 	}
 	return t.learn(m, p, now)
+}
+
+// judge is what Learn makes of the entry v when p claims its MAC; not settled is
+// an entry that is to move to p, or to begin anew.
+func (t *Table) judge(v uint64, p PeerID, now uint32) (_ Verdict, settled bool) {
+	same := peerOf(v) == p
+	switch {
+	case originOf(v) > Learned && !same:
+		return LearnOutranked, true
+	case originOf(v) > Learned || same && !t.aged(v, now):
+		return LearnKnown, true
+	}
+	return LearnFrozen, t.fixed(v, now)
 }
 
 // Forget notes that m was seen as a source on our own side: a learned entry is
@@ -198,8 +203,7 @@ func (t *Table) Forget(m encap.MAC) bool {
 		t.hear(m)
 		return false
 	}
-	now := t.clock.Now()
-	if originOf(v) != Learned || t.fixed(v, now) || t.aged(v, now) {
+	if !t.departs(v, t.clock.Now()) {
 		return false
 	}
 	if !t.writer.try() {
@@ -207,6 +211,11 @@ func (t *Table) Forget(m encap.MAC) bool {
 	}
 	defer t.writer.release()
 	return t.leave(m)
+}
+
+// departs reports whether an entry goes when its MAC is seen on our own side.
+func (t *Table) departs(v uint64, now uint32) bool {
+	return originOf(v) == Learned && !t.fixed(v, now) && !t.aged(v, now)
 }
 
 // Len returns the number of entries, of which aged-out ones are part until they

@@ -35,16 +35,11 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 	if found {
 		s := &t.slots[i]
 		v := s.val.Load()
-		same := peerOf(v) == p
-		switch {
-		case originOf(v) > Learned && same:
-			return LearnKnown
-		case originOf(v) > Learned:
-			return LearnOutranked
-		}
-		if same && !t.aged(v, now) {
-			s.val.Store(v&^tickBits | uint64(now))
-			return LearnKnown
+		if verdict, settled := t.judge(v, p, now); settled {
+			if verdict == LearnKnown && originOf(v) == Learned {
+				s.val.Store(v&^tickBits | uint64(now))
+			}
+			return verdict
 		}
 		return t.move(i, m, p, now)
 	}
@@ -56,7 +51,7 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 			return LearnFrozen
 		}
 	}
-	if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
+	if t.crowded(p) {
 		swept := 0
 		if t.ageing != never && !t.isSwept(now) {
 			swept = t.sweep(roomSlots, now)
@@ -78,23 +73,19 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 // already.
 func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	s := &t.slots[i]
-	if t.fixed(s.val.Load(), now) {
-		return LearnFrozen
-	}
 	t.melt(i)
 	v := s.val.Load()
 	from, aged := peerOf(v), t.aged(v, now)
-	switch {
-	case aged:
-	case t.moved(m, false, now):
+	verdict := t.moving(from, p, aged, !aged && t.moved(m, false, now))
+	switch verdict {
+	case LearnFrozen:
 		s.val.Store(v | valueFrozen)
-		return LearnFrozen
-	}
-	if from != p && t.satiated(p) {
+		return verdict
+	case LearnQuota:
 		// Where it was it is no longer: frames for it are flooded.
 		t.remove(i)
 		t.tell(gone(aged), m, from, NoPeer, Learned)
-		return LearnQuota
+		return verdict
 	}
 	t.own(from, -1)
 	t.own(p, 1)
@@ -102,9 +93,23 @@ func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	if aged {
 		t.tell(EntryAged, m, from, NoPeer, Learned)
 		t.tell(EntryLearned, m, NoPeer, p, Learned)
-		return LearnAdded
+		return verdict
 	}
 	t.tell(EntryMoved, m, from, p, Learned)
+	return verdict
+}
+
+// moving is what comes of a learned entry that is to move, or, aged out, to begin
+// anew; often says that its MAC moves once too often.
+func (t *Table) moving(from, to PeerID, aged, often bool) Verdict {
+	switch {
+	case often:
+		return LearnFrozen
+	case from != to && t.satiated(to):
+		return LearnQuota
+	case aged:
+		return LearnAdded
+	}
 	return LearnMoved
 }
 
@@ -119,7 +124,7 @@ func (t *Table) leave(m encap.MAC) bool {
 	s := &t.slots[i]
 	v := s.val.Load()
 	now := t.clock.Now()
-	if originOf(v) != Learned || t.fixed(v, now) || t.aged(v, now) {
+	if !t.departs(v, now) {
 		return false
 	}
 	t.melt(i)
@@ -198,6 +203,11 @@ func (t *Table) Delete(m encap.MAC, o Origin) bool {
 // the times of learned entries.
 
 func (t *Table) hasSlot() bool { return 4*t.Len() < 3*len(t.slots) }
+
+// crowded reports whether an entry behind p needs room to be made first.
+func (t *Table) crowded(p PeerID) bool {
+	return t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p)
+}
 
 // seek returns the index of m's slot, or of the empty one where it would go.
 func (t *Table) seek(m encap.MAC) (i uint64, found bool) {

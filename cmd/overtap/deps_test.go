@@ -29,6 +29,7 @@ var policy = []rule{
 		"readers of the forwarding state never wait: atomics, and one writer at a time"},
 	{"dataplane/outbound.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/inbound.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
+	{"dataplane/probebox.go", []string{"sync", "fmt", "log/slog"}, "the road neither locks nor prints"},
 	{"dataplane/packetout.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/packetin.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},
 	{"dataplane/segment.go", []string{"sync", "time", "fmt", "log/slog"}, "the road neither locks, waits nor prints"},

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -15,7 +18,10 @@ func newPeersCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "peers",
 		Short: "Show the peers and what travelled to and from each",
-		Args:  cobra.NoArgs,
+		Long: `Show the peers and what travelled to and from each. On a network with probe set,
+also whether each is alive, its round trip, and the longest outer packet that was
+proved to reach it. Only overtap answers probes.`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s, err := d.client().Stats(c.Context())
 			if err != nil {
@@ -39,6 +45,10 @@ func newPeersCommand() *cobra.Command {
 
 func peerTable(peers []dataplane.PeerStats) *table {
 	t := &table{header: []string{"NETWORK", "PEER", "FLOOD", "ORIGIN", "PMTU", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES"}}
+	probed := slices.ContainsFunc(peers, func(p dataplane.PeerStats) bool { return p.Probe != nil })
+	if probed {
+		t.header = append(t.header, "ALIVE", "RTT", "VERIFIED")
+	}
 	for _, p := range peers {
 		flood, origin, pmtu := "no", "static", "-"
 		if p.Flood {
@@ -50,7 +60,46 @@ func peerTable(peers []dataplane.PeerStats) *table {
 		if p.PathMTU != 0 {
 			pmtu = strconv.Itoa(int(p.PathMTU))
 		}
-		t.add(p.Network, p.Peer, flood, origin, pmtu, p.TxPackets, p.TxBytes, p.RxPackets, p.RxBytes)
+		row := []any{p.Network, p.Peer, flood, origin, pmtu, p.TxPackets, p.TxBytes, p.RxPackets, p.RxBytes}
+		if probed {
+			row = append(row, alive(p.Probe), roundTrip(p.Probe), verified(p.Probe))
+		}
+		t.add(row...)
 	}
 	return t
+}
+
+// alive says whether the peer answers probes, and since when it does not.
+func alive(p *dataplane.Probe) painted {
+	switch {
+	case p == nil:
+		return painted{}
+	case p.Alive:
+		return painted{green, "yes"}
+	case p.UnansweredSince.IsZero():
+		return painted{} // it was not asked yet
+	case !p.Answered:
+		return painted{yellow, "never"}
+	}
+	return painted{red, fmt.Sprintf("not for %v", time.Since(p.UnansweredSince).Round(time.Second))}
+}
+
+// roundTrip is that of the last probe that was answered.
+func roundTrip(p *dataplane.Probe) string {
+	if p == nil || p.RTT == 0 {
+		return ""
+	}
+	return time.Duration(p.RTT * float64(time.Second)).Round(time.Microsecond).String()
+}
+
+// verified is what was proved to reach the peer.
+func verified(p *dataplane.Probe) painted {
+	if p == nil || p.VerifiedMTU == 0 {
+		return painted{}
+	}
+	c := green
+	if p.IsNarrow() {
+		c = yellow
+	}
+	return painted{c, strconv.Itoa(int(p.VerifiedMTU))}
 }

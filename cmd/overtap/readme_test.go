@@ -65,3 +65,31 @@ func TestReadmeNamesEveryLab(t *testing.T) {
 		t.Errorf("README.md has the labs %v, want %v", named, lab.Names())
 	}
 }
+
+// docs/troubleshooting.md has a section for each drop, and no other by drop.
+func TestTroubleshootingNamesEveryDrop(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "troubleshooting.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, byDrop, found := strings.Cut(string(text), "\n## By drop\n")
+	if !found {
+		t.Fatal("docs/troubleshooting.md has no part “By drop”")
+	}
+	var named, want []string
+	for _, section := range strings.Split(byDrop, "\n### ")[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		named = append(named, title)
+		if way := regexp.MustCompile(`^\n(In|Out|Both)\. `); !way.MatchString(body) || len(body) < 60 {
+			t.Errorf("%s: want which way, what it means and what to do: %q", title, body)
+		}
+	}
+	for _, d := range dataplane.Drops() {
+		want = append(want, d.String())
+	}
+	slices.Sort(named)
+	slices.Sort(want)
+	if !slices.Equal(named, want) {
+		t.Errorf("docs/troubleshooting.md has sections for %v, want %v", named, want)
+	}
+}

@@ -35,13 +35,15 @@ func TestMain(m *testing.M) {
 }
 
 // TestScripts runs testdata/script/*.txtar. Each finds a stand-in for the
-// daemon at $SOCKET, filled by fakeDaemon, and another without any network at
-// $EMPTY.
+// daemon at $SOCKET, filled by fakeDaemon, one that probes peers at $PROBING, and
+// one without any network at $EMPTY.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			for name, d := range map[string]control.Daemon{"SOCKET": &fakeDaemon{full: true}, "EMPTY": &fakeDaemon{}} {
+			for name, d := range map[string]control.Daemon{
+				"SOCKET": &fakeDaemon{full: true}, "PROBING": &fakeDaemon{full: true, probe: true}, "EMPTY": &fakeDaemon{},
+			} {
 				path := filepath.Join(env.WorkDir, name)
 				l, err := control.Listen(path)
 				if err != nil {
@@ -143,6 +145,7 @@ func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 // fakeDaemon answers with one of everything that a verb prints.
 type fakeDaemon struct {
 	full  bool
+	probe bool // the networks probe
 	added []control.Entry
 	// attached is what Attach made last.
 	attached []attach.Attachment
@@ -186,6 +189,11 @@ func (f *fakeDaemon) Status() control.Status {
 		s.Peers = []control.PeerStatus{{Network: "blue", Peer: peer2}, {Network: "red", Peer: peer3, PathMTU: 1400}, {Network: "green", Peer: peer2, PathMTU: 1500}}
 		s.Attachments = f.attached
 	}
+	if f.probe {
+		for i, p := range f.Stats().Peers {
+			s.Peers[i].Probe = p.Probe
+		}
+	}
 	return s
 }
 
@@ -193,7 +201,7 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 	if !f.full {
 		return dataplane.Stats{}
 	}
-	return dataplane.Stats{
+	s := dataplane.Stats{
 		Networks: []dataplane.NetworkStats{
 			{Network: "blue", Kind: dataplane.KindVXLAN, VNI: 100, Port: 4789, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100, RxPackets: 22, RxBytes: 2200},
 				Flooded: 3, Suppressed: 4, Entries: 2, EntriesLearned: 1, EntriesMax: 65536},
@@ -210,6 +218,14 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 		},
 		Wire: []dataplane.WireStats{{Port: 4789, SocketDropped: 6}, {Port: 8472}},
 	}
+	if f.probe {
+		s.Peers[0].Probe = &dataplane.Probe{Alive: true, Answered: true, RTT: 0.00123456, VerifiedMTU: 1500, FullMTU: 1500}
+		s.Peers[1].Probe = &dataplane.Probe{UnansweredSince: time.Now().Add(-time.Hour), FullMTU: 1500}
+		s.Peers = append(s.Peers,
+			dataplane.PeerStats{Network: "red", Peer: peer2, Probe: &dataplane.Probe{
+				Answered: true, UnansweredSince: time.Now().Add(-time.Hour), FullMTU: 1500}})
+	}
+	return s
 }
 
 func (f *fakeDaemon) FDB(network string) ([]dataplane.FDBEntry, error) {
@@ -308,6 +324,33 @@ func (f *fakeDaemon) Reload() (control.Reloaded, error) {
 		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true}, nil
 	}
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
+}
+
+// Explain sends what has a destination, and drops what comes in.
+func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
+	if p.Network != "blue" {
+		return dataplane.Explanation{}, fmt.Errorf("there is no network %q: name one of blue, red", p.Network)
+	}
+	x := dataplane.Explanation{Network: "blue", Kind: dataplane.KindVXLAN}
+	if p.From.IsValid() {
+		x.Direction, x.Verdict, x.Reason = dataplane.Inbound, dataplane.OutcomeDropped, dataplane.DropPeerNotAdmitted
+		x.Steps = []dataplane.Step{
+			{Name: "vni", Verdict: "pass", Detail: fmt.Sprintf("VNI %d on port %d", *p.VNI, p.Port)},
+			{Name: "admission", Verdict: "drop", Reason: x.Reason, Detail: p.From.String() + " is no listed peer"},
+		}
+		return x, nil
+	}
+	x.Verdict = dataplane.OutcomeSent
+	x.Steps = []dataplane.Step{
+		{Name: "frame", Verdict: "pass", Detail: fmt.Sprintf("%x, %d bytes, segments of %d", p.Frame, p.Size, p.SegSize)},
+		{Name: "source", Verdict: "note", Detail: "it has moved here"},
+	}
+	x.Told = "Fragmentation Needed, at most 1350 bytes"
+	x.Copies = []dataplane.Copy{
+		{Peer: peer2, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1550, Overhead: 50, PathMTU: 1400, DF: true, TTL: 64, Way: "sendmmsg", Reason: dataplane.DropTooBig},
+		{Peer: peer3, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1570, Overhead: 70, PathMTU: 9000, DF: true, TTL: 64, Way: "sendmmsg"},
+	}
+	return x, nil
 }
 
 // HandOver refuses.

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -128,18 +129,32 @@ func networkTable(all []control.NetworkStatus) *table {
 
 // narrow reports whether the path to the peer takes less than the underlay.
 func narrow(p control.PeerStatus, underlay encap.UnderlayMTU) bool {
-	return p.PathMTU != 0 && p.PathMTU < underlay
+	return p.PathMTU != 0 && p.PathMTU < underlay || p.Probe != nil && p.IsNarrow()
+}
+
+// silent reports whether the peer is asked and does not answer.
+func silent(p control.PeerStatus) bool {
+	return p.Probe != nil && !p.Alive && !p.UnansweredSince.IsZero()
 }
 
 // peerSummary counts the peers of all networks.
 func peerSummary(all []control.PeerStatus, underlay encap.UnderlayMTU) string {
-	narrower := 0
+	narrower, probed, answering := 0, 0, 0
 	for _, p := range all {
 		if narrow(p, underlay) {
 			narrower++
 		}
+		if p.Probe != nil {
+			probed++
+			if p.Alive {
+				answering++
+			}
+		}
 	}
 	text := strconv.Itoa(len(all))
+	if probed > 0 {
+		text += fmt.Sprintf(", %d of %d probed are alive", answering, probed)
+	}
 	if narrower > 0 {
 		text += fmt.Sprintf(", %d with a path MTU below the underlay's", narrower)
 	}
@@ -149,10 +164,22 @@ func peerSummary(all []control.PeerStatus, underlay encap.UnderlayMTU) string {
 // pathTable shows the peers whose path is not as the underlay promises.
 func pathTable(all []control.PeerStatus, underlay encap.UnderlayMTU) *table {
 	t := &table{header: []string{"PATH TO", "NETWORK", "PMTU"}}
+	probed := slices.ContainsFunc(all, func(p control.PeerStatus) bool { return p.Probe != nil })
+	if probed {
+		t.header = append(t.header, "ALIVE", "RTT", "VERIFIED")
+	}
 	for _, p := range all {
-		if narrow(p, underlay) {
-			t.add(p.Peer, p.Network, painted{yellow, strconv.Itoa(int(p.PathMTU))})
+		if !narrow(p, underlay) && !silent(p) {
+			continue
 		}
+		row := []any{p.Peer, p.Network, painted{}}
+		if p.PathMTU != 0 {
+			row[2] = painted{yellow, strconv.Itoa(int(p.PathMTU))}
+		}
+		if probed {
+			row = append(row, alive(p.Probe), roundTrip(p.Probe), verified(p.Probe))
+		}
+		t.add(row...)
 	}
 	return t
 }

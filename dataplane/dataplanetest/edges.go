@@ -310,8 +310,23 @@ func (e *Edges) bind(table map[netip.AddrPort][]*Wire, at netip.AddrPort, n int)
 	return wires, nil
 }
 
-// SourcePorts returns a pool of one.
-func (e *Edges) SourcePorts() []uint16 { return []uint16{49152} }
+// The pool of source ports.
+const firstPort, ports = 49152, 32
+
+// SourcePorts returns the pool.
+func (e *Edges) SourcePorts() []uint16 {
+	var all []uint16
+	for i := range uint16(ports) {
+		all = append(all, firstPort+i)
+	}
+	return all
+}
+
+// SourcePort returns that of the pool by which the flow leaves.
+func (e *Edges) SourcePort(flow uint32, _ bool) uint16 { return firstPort + uint16(flow%ports) }
+
+// TakesRuns says that every route takes runs.
+func (e *Edges) TakesRuns(netip.Addr) bool { return true }
 
 // SegmentationRefused returns what RefuseSegmentation was told.
 func (e *Edges) SegmentationRefused() error {
@@ -328,6 +343,9 @@ func (e *Edges) Beat() {}
 func (e *Edges) Uplink() dataplane.UplinkInfo {
 	return dataplane.UplinkInfo{Active: e.whole.Load(), Reason: "in memory"}
 }
+
+// TakesWhole reports what TakeWhole asked for.
+func (e *Edges) TakesWhole(netip.Addr, bool) bool { return e.whole.Load() }
 
 // TakeWhole makes the wires take superframes uncut, or no longer.
 func (e *Edges) TakeWhole(on bool) { e.whole.Store(on) }

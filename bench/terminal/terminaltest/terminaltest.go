@@ -100,6 +100,16 @@ func (s *Screen) Text() string {
 	return string(out)
 }
 
+// All returns what stands on the screen and above it.
+func (s *Screen) All() string {
+	s.tb.Helper()
+	out, err := s.tmux(nil, "capture-pane", "-p", "-S", "-")
+	if err != nil {
+		s.tb.Fatalf("tmux capture-pane: %v: %s", err, out)
+	}
+	return string(out)
+}
+
 // Styled returns what stands on the screen with the sequences that set colours
 // and the like.
 func (s *Screen) Styled() string {
@@ -197,7 +207,11 @@ func (s *Screen) Over() int {
 	if settings(stty[0]) != settings(stty[1]) || settings(stty[0]) == "" {
 		s.tb.Errorf("stty -a before:\n%s\nand after:\n%s", stty[0], stty[1])
 	}
-	s.Shows("the screen before", "the screen after")
+	for _, line := range []string{"the screen before", "the screen after"} {
+		if all := s.All(); !strings.Contains(all, line) {
+			s.tb.Errorf("no %q on the terminal:\n%s", line, all)
+		}
+	}
 	modes, err := s.tmux(nil, "display-message", "-p", "alternate #{alternate_on} cursor #{cursor_flag} keypad #{keypad_cursor_flag} mouse #{mouse_any_flag}")
 	if err != nil {
 		s.tb.Fatalf("tmux display-message: %v: %s", err, modes)

@@ -96,6 +96,8 @@ type VXLAN struct {
 	VLANDrop     bool // drop inner 802.1Q-tagged frames
 	ReservedDrop bool // drop datagrams with reserved bits set in the VXLAN header
 
+	Probe time.Duration // between two probes to each listed peer; 0 = none
+
 	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
 	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
 	Pins  []dataplane.StaticEntry // from the macs of [[vxlan.peer]]

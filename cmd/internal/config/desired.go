@@ -39,6 +39,7 @@ func (c *Config) Desired(underlay encap.UnderlayMTU) (dataplane.Desired, error) 
 			VLANDrop: v.VLANDrop, ReservedDrop: v.ReservedDrop,
 			Group: v.Group, TTL: v.TTL, TOS: v.TOS, DF: v.DF, ClampMSS: v.ClampMSS,
 			Peers: v.allPeers(), FDB: slices.Clone(v.FDB), Pins: slices.Clone(v.Pins),
+			Probe:    v.Probe,
 			Suppress: v.Suppress, Neighbors: slices.Clone(v.Neighbors),
 		})
 	}

@@ -36,6 +36,7 @@ ageing = "60s"
 max_entries = 10
 vlan = "drop"
 reserved = "drop"
+probe = "1500ms"
 
   [[vxlan.fdb]]
   mac  = "02:42:0a:00:01:05"
@@ -81,6 +82,7 @@ func TestDesired(t *testing.T) {
 	want := dataplane.Desired{Networks: []dataplane.Network{{
 		Name: "blue", VNI: 100, Port: 4789,
 		Device: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1400, Plain: true,
+		Probe:  1500 * time.Millisecond,
 		Ageing: time.Minute, MaxEntries: 10, MaxMoves: 5, MoveWindow: 180 * time.Second,
 		Admit:    dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}},
 		VLANDrop: true, ReservedDrop: true,

@@ -81,6 +81,7 @@ type rawVXLAN struct {
 	ClampMSS           leaf[bool]    `toml:"mss_clamp"`
 	VLAN               leaf[string]  `toml:"vlan"`
 	Reserved           leaf[string]  `toml:"reserved"`
+	Probe              leaf[string]  `toml:"probe" want:"a string with a unit, such as \"10s\""`
 	Peer               []rawPeer     `toml:"peer"`
 	FDB                []rawFDB      `toml:"fdb"`
 	Neighbor           []rawNeighbor `toml:"neighbor"`

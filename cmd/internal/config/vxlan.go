@@ -28,6 +28,7 @@ const (
 	maxAgeing  = 365 * 24 * time.Hour
 	maxMoves   = 1000
 	maxWindow  = 24 * time.Hour
+	maxProbe   = time.Hour
 	maxRate    = 100_000_000 // frames a second
 )
 
@@ -88,6 +89,7 @@ func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
 		TOS:          c.tos(raw.TOS),
 		DF:           raw.DF.or(true),
 		VLANDrop:     c.oneOf(raw.VLAN, "pass", "pass", "drop") == "drop",
+		Probe:        c.probe(raw.Probe),
 		ReservedDrop: c.oneOf(raw.Reserved, "ignore", "ignore", "drop") == "drop",
 	}
 	c.segment(raw, names)
@@ -200,6 +202,22 @@ func (c *checker) ageing(l leaf[string]) time.Duration {
 		c.fail(l.at, "is out of range; %s", want)
 	case d%time.Second != 0:
 		c.fail(l.at, "is not a whole number of seconds; %s", want)
+	}
+	return d
+}
+
+// probe checks how often peers are asked whether they are alive.
+func (c *checker) probe(l leaf[string]) time.Duration {
+	if !l.ok {
+		return 0
+	}
+	d, err := time.ParseDuration(l.v)
+	const want = `want "100ms" to "1h", such as "10s", or "0s" for none`
+	switch {
+	case err != nil:
+		c.fail(l.at, "is not a duration; %s", want)
+	case d != 0 && (d < dataplane.MinProbe || d > maxProbe):
+		c.fail(l.at, "is out of range; %s", want)
 	}
 	return d
 }

@@ -19,16 +19,17 @@ const SocketVar = "OVERTAP_SOCKET"
 
 // The paths.
 const (
-	pathStatus = "/v1/status"
-	pathStats  = "/v1/stats"
-	pathFDB    = "/v1/fdb"
-	pathFlush  = "/v1/fdb/flush"
-	pathPage   = "/v1/fdb/page"
-	pathNeigh  = "/v1/neigh"
-	pathAttach = "/v1/attach"
-	pathDetach = "/v1/detach"
-	pathReload = "/v1/reload"
-	pathWatch  = "/v1/fdb/watch"
+	pathStatus  = "/v1/status"
+	pathStats   = "/v1/stats"
+	pathFDB     = "/v1/fdb"
+	pathFlush   = "/v1/fdb/flush"
+	pathPage    = "/v1/fdb/page"
+	pathNeigh   = "/v1/neigh"
+	pathAttach  = "/v1/attach"
+	pathDetach  = "/v1/detach"
+	pathReload  = "/v1/reload"
+	pathWatch   = "/v1/fdb/watch"
+	pathExplain = "/v1/explain"
 
 	pathCapture  = "/v1/capture"
 	pathTakeover = "/v1/takeover"
@@ -60,6 +61,8 @@ type Daemon interface {
 	// Capture calls emit with what is seen on the road, and how many frames were
 	// lost, until ctx ends or emit fails; first of all with none.
 	Capture(ctx context.Context, spec dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error
+	// Explain says what would become of a frame, and changes nothing.
+	Explain(p dataplane.Query) (dataplane.Explanation, error)
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
 	// Reload reads the configuration again and makes what runs be what it says.
@@ -144,6 +147,7 @@ type PeerStatus struct {
 	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
 	// where nothing is known to be too long.
 	PathMTU encap.UnderlayMTU `json:"pmtu"`
+	*dataplane.Probe
 }
 
 // flushed answers a flush.

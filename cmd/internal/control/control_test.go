@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -112,6 +113,17 @@ func (f *fake) FlushFDB(m Match) (int, error) {
 	defer f.mu.Unlock()
 	f.match = m
 	return 3, nil
+}
+
+// Explain tells the length of the query's frame.
+func (f *fake) Explain(p dataplane.Query) (dataplane.Explanation, error) {
+	if p.Network != "blue" {
+		return dataplane.Explanation{}, errors.New("there is no such network")
+	}
+	return dataplane.Explanation{
+		Network: p.Network, Direction: dataplane.Inbound, Verdict: dataplane.OutcomeDropped, Reason: dataplane.DropTooBig,
+		Steps: []dataplane.Step{{Name: "size", Verdict: "drop", Reason: dataplane.DropTooBig, Detail: fmt.Sprint(len(p.Frame))}},
+	}, nil
 }
 
 func (f *fake) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
@@ -436,4 +448,17 @@ func TestTryListen(t *testing.T) {
 		t.Errorf("a path that no socket can have: %v", err)
 	}
 	empty()
+}
+
+func TestExplain(t *testing.T) {
+	socket, _ := serve(t, &fake{})
+	c := NewClient(socket)
+	x, err := c.Explain(t.Context(), dataplane.Query{Network: "blue", Frame: make([]byte, dataplane.MaxFrame)})
+	if err != nil || x.Reason != dataplane.DropTooBig || x.Direction != dataplane.Inbound || len(x.Steps) != 1 ||
+		x.Steps[0].Reason != dataplane.DropTooBig || x.Steps[0].Detail != fmt.Sprint(dataplane.MaxFrame) {
+		t.Errorf("Explain = %+v, %v", x, err)
+	}
+	if _, err := c.Explain(t.Context(), dataplane.Query{Network: "green"}); err == nil || err.Error() != "there is no such network" {
+		t.Errorf("of an unknown network: %v", err)
+	}
 }

@@ -117,6 +117,7 @@ func handler(d Daemon) http.Handler {
 	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleCapture(mux, d)
+	handleExplain(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
@@ -126,8 +127,11 @@ func handler(d Daemon) http.Handler {
 }
 
 // request reads a request's body into v. When it cannot, it has answered.
-func request(w http.ResponseWriter, r *http.Request, v any) bool {
-	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody))
+func request(w http.ResponseWriter, r *http.Request, v any) bool { return requestOf(w, r, v, maxBody) }
+
+// requestOf is request for a body of another length at most.
+func requestOf(w http.ResponseWriter, r *http.Request, v any, most int64) bool {
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, most))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil {

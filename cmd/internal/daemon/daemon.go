@@ -42,6 +42,7 @@ type Engine interface {
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
 	Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error)
+	Explain(dataplane.Query) (dataplane.Explanation, error)
 	Persist(network string) error
 	Bequeath() (*dataplane.Bequest, error)
 	Restore([]dataplane.FDBEntry) (int, error)

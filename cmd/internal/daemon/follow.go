@@ -184,8 +184,8 @@ func (f *follower) underlay(ctx context.Context) error {
 	if f.yielded.Load() {
 		return nil
 	}
-	if f.closed || u.Index != f.link && f.bound() {
-		if err := f.restart(u); err != nil || f.closed {
+	if f.isClosed() || u.Index != f.link && f.bound() {
+		if err := f.restart(u); err != nil || f.isClosed() {
 			return err
 		}
 	}

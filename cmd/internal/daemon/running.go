@@ -86,7 +86,16 @@ func (d *daemon) bound() bool {
 	return false
 }
 
+// isClosed reports whether no engine works.
+func (d *daemon) isClosed() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.closed
+}
+
 func (d *daemon) closeEngine() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	if d.closed {
 		return nil
 	}

@@ -58,7 +58,7 @@ func (d *daemon) Status() control.Status {
 		})
 	}
 	for _, p := range stats.Peers {
-		s.Peers = append(s.Peers, control.PeerStatus{Network: p.Network, Peer: p.Peer, PathMTU: p.PathMTU})
+		s.Peers = append(s.Peers, control.PeerStatus{Network: p.Network, Peer: p.Peer, PathMTU: p.PathMTU, Probe: p.Probe})
 	}
 	var err error
 	if s.Attachments, err = d.attach.List(d.attachNetworks()); err != nil {

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -52,9 +53,35 @@ func (d *daemon) warnTraffic(s dataplane.Stats) []string {
 				"`overtap fdb show --network %s --frozen` names them", n.Network, n.Frozen, n.Network))
 		}
 	}
+	all = append(all, warnPeers(s.Peers)...)
 	for _, back := range d.ownFrames.look(s, time.Now()) {
 		all = append(all, fmt.Sprintf("network %s: %d frames of this host's own came back, the last %s: there is a loop, or another host has the TAP's MAC",
 			back.network, back.count, ago(back.age)))
+	}
+	return all
+}
+
+// warnPeers is what probes tell: of peers that answered once and do not any more,
+// and of paths that swallow what they do not take. A peer that never answered may
+// be no overtap.
+func warnPeers(peers []dataplane.PeerStats) []string {
+	silent, narrow := make(map[string][]string), make(map[string][]string)
+	for _, p := range peers {
+		switch {
+		case p.Probe == nil:
+		case p.Answered && !p.Alive:
+			silent[p.Network] = append(silent[p.Network], fmt.Sprintf("%s (for %v)", p.Peer, time.Since(p.UnansweredSince).Round(time.Second)))
+		case p.IsNarrow() && p.VerifiedMTU < p.PathMTU, p.IsNarrow() && p.PathMTU == 0:
+			narrow[p.Network] = append(narrow[p.Network], fmt.Sprintf("%s (%d)", p.Peer, p.VerifiedMTU))
+		}
+	}
+	var all []string
+	for _, network := range slices.Sorted(maps.Keys(silent)) {
+		all = append(all, fmt.Sprintf("network %s: peers answered probes before and do not now: %s: they or the way to them are down", network, host.Some(silent[network])))
+	}
+	for _, network := range slices.Sorted(maps.Keys(narrow)) {
+		all = append(all, fmt.Sprintf("network %s: the path takes shorter packets than the network sends, and no router says so (ICMP is filtered): to %s: "+
+			"lower the network's mtu, or widen the path", network, host.Some(narrow[network])))
 	}
 	return all
 }

@@ -11,6 +11,7 @@ import (
 
 	"overtap/cmd/internal/attach"
 	"overtap/dataplane"
+	"overtap/encap"
 )
 
 // warned returns the status' warnings, a line each.
@@ -148,5 +149,27 @@ func TestOwnFrames(t *testing.T) {
 		if got := ago(age); got != want {
 			t.Errorf("%v is %q, want %q", age, got, want)
 		}
+	}
+}
+
+// Peers that went are named, and paths that swallow what is long without a word;
+// peers that never answered are no overtap, and told paths are known.
+func TestWarnPeers(t *testing.T) {
+	peer := func(last byte, pmtu encap.UnderlayMTU, p *dataplane.Probe) dataplane.PeerStats {
+		return dataplane.PeerStats{Network: "blue", Peer: netip.AddrFrom4([4]byte{192, 0, 2, last}), PathMTU: pmtu, Probe: p}
+	}
+	got := strings.Join(warnPeers([]dataplane.PeerStats{
+		peer(2, 0, nil),
+		peer(3, 0, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1500, FullMTU: 1500}),
+		peer(4, 0, &dataplane.Probe{UnansweredSince: time.Now(), FullMTU: 1500}),
+		peer(5, 1400, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1400, FullMTU: 1500}),
+		peer(6, 0, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1397, FullMTU: 1500}),
+		peer(7, 0, &dataplane.Probe{Answered: true, UnansweredSince: time.Now().Add(-time.Minute), FullMTU: 1500}),
+	}), "\n")
+	want := "network blue: peers answered probes before and do not now: 192.0.2.7 (for 1m0s): they or the way to them are down\n" +
+		"network blue: the path takes shorter packets than the network sends, and no router says so (ICMP is filtered): to 192.0.2.6 (1397): " +
+		"lower the network's mtu, or widen the path"
+	if got != want {
+		t.Errorf("%s\nwant %s", got, want)
 	}
 }

@@ -124,6 +124,11 @@ var (
 	answered      = desc("overtap_too_big_answered_total", "Senders of frames too big that were told so by ICMP.", "network")
 	unreachable   = desc("overtap_unreachable_answered_total", "Senders of a tunnel's packets that were told by ICMP that these did not arrive.", "network")
 	pathMTU       = desc("overtap_peer_pmtu_bytes", "Longest outer packet that reaches the peer; absent where nothing is known to be too long.", "network", "peer")
+	peerUp        = desc("overtap_peer_up", "1 when the peer answers probes, else 0; absent where it is not asked.", "network", "peer")
+	peerRTT       = desc("overtap_peer_probe_rtt_seconds", "Round trip of the last probe that was answered; absent when the peer does not answer.", "network", "peer")
+	verifiedMTU   = desc("overtap_peer_verified_mtu_bytes", "Longest outer packet that a probe proved to reach the peer; absent while that is not known.", "network", "peer")
+	probes        = desc("overtap_probes_received_total", "Probes received: requests and replies.", "network")
+	probesRefused = desc("overtap_probes_refused_total", "Requests left without a reply because their peer asks too often.", "network")
 	entries       = desc("overtap_fdb_entries", "Forwarding entries.", "network", "origin")
 	entriesMax    = desc("overtap_fdb_entries_max", "Bound of learned forwarding entries.", "network")
 	drops         = desc("overtap_drops_total", "Frames dropped, by reason; a reason is listed once it happened.", "network", "direction", "reason")
@@ -166,6 +171,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(frozen, n.Frozen, n.Network)
 		counter(answered, n.Answered, n.Network)
 		counter(unreachable, n.UnreachableAnswered, n.Network)
+		counter(probes, n.ProbesReceived, n.Network)
+		counter(probesRefused, n.ProbesRefused, n.Network)
 		gauge(entries, n.EntriesLearned, n.Network, "learned")
 		gauge(entries, n.Entries-n.EntriesLearned, n.Network, "static")
 		gauge(entriesMax, n.EntriesMax, n.Network)
@@ -175,11 +182,30 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if p.PathMTU != 0 {
 			gauge(pathMTU, int(p.PathMTU), p.Network, p.Peer.String())
 		}
+		if p.Probe != nil && (p.Probe.Answered || !p.UnansweredSince.IsZero()) {
+			collectProbe(ch, p)
+		}
 	}
 	for _, d := range s.Drops {
 		counter(drops, d.Count, d.Network, d.Direction.String(), d.Reason.String())
 	}
 	for _, w := range s.Wire {
 		counter(socketDropped, w.SocketDropped, strconv.Itoa(int(w.Port)))
+	}
+}
+
+// collectProbe sends what probes tell of a peer that is asked.
+func collectProbe(ch chan<- prometheus.Metric, p dataplane.PeerStats) {
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, p.Network, p.Peer.String())
+	}
+	up := 0.0
+	if p.Alive {
+		up = 1
+		gauge(peerRTT, p.RTT)
+	}
+	gauge(peerUp, up)
+	if p.VerifiedMTU != 0 {
+		gauge(verifiedMTU, float64(p.VerifiedMTU))
 	}
 }

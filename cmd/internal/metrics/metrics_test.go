@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"time"
 
 	"overtap/dataplane"
 )
@@ -26,10 +27,14 @@ func TestMetrics(t *testing.T) {
 				Networks: []dataplane.NetworkStats{{
 					Network: "blue", Traffic: traffic, Flooded: 5, Suppressed: 14, ReservedBits: 6,
 					Entries: 10, EntriesLearned: 7, EntriesMax: 65536, LearnRefused: 8, LearnMoved: 9, Answered: 15,
+					ProbesReceived: 16, ProbesRefused: 17,
 				}},
 				Peers: []dataplane.PeerStats{
 					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::2"), Traffic: traffic},
 					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::3"), PathMTU: 1400},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::4"), Probe: &dataplane.Probe{Alive: true, Answered: true, RTT: 0.25, VerifiedMTU: 1500}},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::5"), Probe: &dataplane.Probe{UnansweredSince: time.Unix(1, 0)}},
+					{Network: "blue", Peer: netip.MustParseAddr("2001:db8::6"), Probe: &dataplane.Probe{}}, // not asked yet
 				},
 				Drops: []dataplane.DropStats{
 					{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 11},
@@ -60,6 +65,12 @@ func TestMetrics(t *testing.T) {
 		`overtap_learn_moved_total{network="blue"} 9`,
 		`overtap_too_big_answered_total{network="blue"} 15`,
 		`overtap_peer_pmtu_bytes{network="blue",peer="2001:db8::3"} 1400`,
+		`overtap_peer_up{network="blue",peer="2001:db8::4"} 1`,
+		`overtap_peer_probe_rtt_seconds{network="blue",peer="2001:db8::4"} 0.25`,
+		`overtap_peer_verified_mtu_bytes{network="blue",peer="2001:db8::4"} 1500`,
+		`overtap_peer_up{network="blue",peer="2001:db8::5"} 0`,
+		`overtap_probes_received_total{network="blue"} 16`,
+		`overtap_probes_refused_total{network="blue"} 17`,
 		`overtap_drops_total{direction="inbound",network="",reason="vxlan_vni_not_found"} 11`,
 		`overtap_drops_total{direction="outbound",network="blue",reason="too_big"} 12`,
 		`overtap_socket_dropped_total{port="4789"} 13`,
@@ -72,6 +83,11 @@ func TestMetrics(t *testing.T) {
 	}
 	if strings.Contains(body, `overtap_peer_pmtu_bytes{network="blue",peer="2001:db8::2"}`) {
 		t.Error("a path MTU of a peer that has none")
+	}
+	for _, none := range []string{`overtap_peer_up{network="blue",peer="2001:db8::3"}`, `overtap_peer_up{network="blue",peer="2001:db8::6"}`, `overtap_peer_probe_rtt_seconds{network="blue",peer="2001:db8::5"}`} {
+		if strings.Contains(body, none) {
+			t.Errorf("%s of a peer that does not answer, or is not asked", none)
+		}
 	}
 }
 

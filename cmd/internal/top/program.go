@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -49,15 +51,21 @@ func (o Options) Run(ctx context.Context, in, out *os.File) error {
 	m := &model{ctx: ctx, o: o, state: newState(o.Interval, o.View, unicodeLocale(o.Getenv), o.Getenv("NO_COLOR") == "")}
 	m.state.observe(first)
 	options := []tea.ProgramOption{
-		tea.WithContext(ctx), tea.WithoutSignalHandler(), tea.WithInput(in), tea.WithOutput(out), tea.WithFPS(framesPerSecond),
+		tea.WithoutSignalHandler(), tea.WithInput(in), tea.WithOutput(out), tea.WithFPS(framesPerSecond),
 	}
 	if !m.state.color {
 		options = append(options, tea.WithColorProfile(colorprofile.ASCII))
 	}
-	_, err = tea.NewProgram(m, options...).Run()
+	p := tea.NewProgram(m, options...)
+	m.end = p.Quit
+	// Not tea.WithContext: a program that is killed does not wait for who reads the
+	// keys.
+	defer context.AfterFunc(ctx, p.Quit)()
+	_, err = p.Run()
+	crash := m.crash.Load()
 	switch {
-	case errors.Is(err, tea.ErrProgramPanic):
-		return fmt.Errorf("drawing the screen: %w", err)
+	case crash != nil:
+		return *crash
 	case err != nil && ctx.Err() == nil:
 		return fmt.Errorf("using the terminal: %w", err)
 	}
@@ -88,6 +96,19 @@ type model struct {
 	state  *state
 	asking bool // for a sample
 	pages  int  // asked for: of the answers the last counts
+
+	end   func() // ends the program
+	crash atomic.Pointer[error]
+}
+
+// guard, deferred, has a panic end the program in order, so that the terminal is
+// as it was before the panic is told.
+func (m *model) guard() {
+	if r := recover(); r != nil {
+		err := fmt.Errorf("drawing the screen: panic: %v\n%s", r, debug.Stack())
+		m.crash.CompareAndSwap(nil, &err)
+		go m.end()
+	}
 }
 
 type (
@@ -119,6 +140,7 @@ func (m *model) ask() tea.Cmd {
 	}
 	m.asking = true
 	return func() tea.Msg {
+		defer m.guard()
 		s, err := m.o.take(m.ctx)
 		return sampled{s, err, time.Now()}
 	}
@@ -132,24 +154,28 @@ func (m *model) askPage() tea.Cmd {
 	m.pages++
 	number, q := m.pages, m.state.query(m.o.Network)
 	return func() tea.Msg {
+		defer m.guard()
 		p, err := m.o.page(m.ctx, q)
 		return paged{number, p, err}
 	}
 }
 
 // Update implements tea.Model.
-func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) { return m, m.update(msg) }
+
+func (m *model) update(msg tea.Msg) tea.Cmd {
+	defer m.guard()
 	s := m.state
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		s.width, s.height = msg.Width, msg.Height
 		s.arrange()
-		return m, m.askPage()
+		return m.askPage()
 	case beat:
 		if s.paused {
-			return m, m.wait()
+			return m.wait()
 		}
-		return m, tea.Batch(m.wait(), m.ask(), m.askPage())
+		return tea.Batch(m.wait(), m.ask(), m.askPage())
 	case sampled:
 		m.asking = false
 		switch {
@@ -173,25 +199,26 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.KeyPressMsg:
 		return m.do(s.press(msg.String(), msg.Text))
 	}
-	return m, nil
+	return nil
 }
 
 // do what a key leads to.
-func (m *model) do(t then) (tea.Model, tea.Cmd) {
+func (m *model) do(t then) tea.Cmd {
 	switch t {
 	case quit:
-		return m, tea.Quit
+		return tea.Quit
 	case ask:
-		return m, tea.Batch(m.ask(), m.askPage())
+		return tea.Batch(m.ask(), m.askPage())
 	case askPage:
-		return m, m.askPage()
+		return m.askPage()
 	}
-	return m, nil
+	return nil
 }
 
 // View implements tea.Model.
-func (m *model) View() tea.View {
-	v := tea.NewView(strings.Join(m.state.lines(), "\n"))
+func (m *model) View() (v tea.View) {
 	v.AltScreen = true
+	defer m.guard()
+	v.SetContent(strings.Join(m.state.lines(), "\n"))
 	return v
 }

@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 }
 
 // acts is a daemon that behaves as told: "well", "gone" (from the tenth sample to
-// the twentieth), or it has the view "panic" where it asks, or "draw" badly.
+// the twentieth), or whose answer panics ("panic").
 func acts(act string) Source {
 	s := source()
 	well := s.Sample
@@ -47,11 +47,6 @@ func acts(act string) Source {
 			panic("the daemon's answer is too much")
 		}
 		return well(ctx)
-	}
-	if act == "draw" {
-		s.Page = func(context.Context, control.FDBQuery) (control.FDBPage, error) {
-			return control.FDBPage{Matched: -1 << 62, Entries: make([]dataplane.FDBEntry, 1)}, nil
-		}
 	}
 	return s
 }
@@ -88,12 +83,31 @@ func TestSignalsRestore(t *testing.T) {
 	}
 }
 
+// After a panic the terminal is as it was, and then the panic is told.
 func TestPanicRestores(t *testing.T) {
 	s := onScreen(t, "panic")
 	if code := s.Over(); code != 1 {
 		t.Errorf("exit status %d", code)
 	}
-	s.Shows("the screen after")
+	if got := s.All(); !strings.Contains(got, "drawing the screen: panic: the daemon's answer is too much") {
+		t.Errorf("it does not say so:\n%s", got)
+	}
+}
+
+// Who draws, and who is told of keys, ends the program in order too.
+func TestPanicEnds(t *testing.T) {
+	for name, do := range map[string]func(*model){
+		"View":   func(m *model) { m.View() },
+		"Update": func(m *model) { m.Update(beat{}) },
+	} {
+		ended := make(chan struct{})
+		m := &model{end: func() { close(ended) }} // without a state
+		do(m)
+		<-ended
+		if err := m.crash.Load(); err == nil || !strings.Contains((*err).Error(), "nil pointer") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func TestKeysOnTerminal(t *testing.T) {
