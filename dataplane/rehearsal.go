@@ -104,7 +104,7 @@ func (s *stage) dropped() uint64 { return s.tally.drops[DropTooBig].Load() }
 // rehearsedInbound returns a road in with counters of its own, and a device for
 // its end.
 func rehearsedInbound() (*inbound, *rehearsedDevice) {
-	in := newInbound(1, 0, new(tally), nil)
+	in := newInbound(1, 0, new(tally), nil, new(armed))
 	in.tally = new(tally)
 	return in, new(rehearsedDevice)
 }
