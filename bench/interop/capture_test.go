@@ -177,9 +177,9 @@ func TestCaptureOfTunnel(t *testing.T) {
 	w := newTunnelled(t, 2, "")
 	reaches(t, w.containers[0], inner(1, 2, false))
 	file := filepath.Join(t.TempDir(), "x.pcapng")
-	c := w.daemons[0].capture(t, "capture", "-w", file, "--network", "tun0", "icmp")
+	c := w.daemons[0].capture(t, "capture", "-w", file, "--network", "tun0", "--count", "4", "icmp")
 	reaches(t, w.containers[0], inner(1, 2, false))
-	c.end()
+	check(t, c.cmd.Wait()) // four points: it has enough
 	from, to := inner(0, 2, false), inner(1, 2, false)
 	lines := shark(t, file, "icmp", "ip.src", "ip.dst", "icmp.type")
 	has(t, lines, fmt.Sprintf("tun0 tap-in\t\t%s\t%s\t8", from, to))
