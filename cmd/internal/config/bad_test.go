@@ -12,7 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "rewrite testdata/*.bad.txt from what Load says")
+var update = flag.Bool("update", false, "rewrite testdata/*.bad.txt from what Load says, and docs/configuration.md")
 
 // TestBad compares, for every kind of mistake, all that is said of a file with
 // what stands beside it.

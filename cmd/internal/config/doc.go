@@ -15,4 +15,9 @@
 //
 // A Config in turn becomes the engine's plain data in desired.go. Nothing
 // outside this package knows of TOML.
+//
+// docs/configuration.md is made of the schema, of what the checks answer, and of
+// the comments of config.example.toml: reference_test.go.
 package config
+
+//go:generate go test -run ^TestReference$ . -update

@@ -1,7 +1,9 @@
 package config
 
 // The raw structs are the schema: every key the file may hold, with its TOML
-// type. A tag `want` says what is accepted where the type alone does not.
+// type. A tag `want` says what is accepted where the type alone does not. A tag
+// `reload` says what a change needs where reloading the file is not enough: a new
+// "network" or a new "daemon". It is for the reference; the daemon refuses by itself.
 
 // section is embedded in the struct of every table.
 type section struct {
@@ -13,10 +15,10 @@ func (s *section) place(n *node) { s.at, s.ok = n, true }
 
 type rawConfig struct {
 	section
-	Underlay rawUnderlay `toml:"underlay"`
-	Control  rawControl  `toml:"control"`
-	Engine   rawEngine   `toml:"engine"`
-	Log      rawLog      `toml:"log"`
+	Underlay rawUnderlay `toml:"underlay" reload:"daemon"`
+	Control  rawControl  `toml:"control" reload:"daemon"`
+	Engine   rawEngine   `toml:"engine" reload:"daemon"`
+	Log      rawLog      `toml:"log" reload:"daemon"`
 	VXLAN    []rawVXLAN  `toml:"vxlan"`
 	IPIP     []rawIPIP   `toml:"ipip"`
 	Route    []rawRoute  `toml:"route"`
@@ -51,19 +53,19 @@ type rawLog struct {
 
 type rawVXLAN struct {
 	section
-	Name               leaf[string]  `toml:"name"`
-	VNI                leaf[int64]   `toml:"vni"`
-	Port               leaf[int64]   `toml:"port"`
-	TAP                leaf[string]  `toml:"tap"`
-	MAC                leaf[string]  `toml:"mac"`
-	MTU                leaf[int64]   `toml:"mtu"`
-	Bridge             leaf[string]  `toml:"bridge"`
-	Ports              list          `toml:"ports" want:"a list of interface names, such as [\"eth1\"]"`
-	PortsTake          leaf[bool]    `toml:"ports_take_addresses"`
+	Name               leaf[string]  `toml:"name" reload:"network"`
+	VNI                leaf[int64]   `toml:"vni" reload:"network"`
+	Port               leaf[int64]   `toml:"port" reload:"network"`
+	TAP                leaf[string]  `toml:"tap" reload:"network"`
+	MAC                leaf[string]  `toml:"mac" reload:"network"`
+	MTU                leaf[int64]   `toml:"mtu" reload:"network"`
+	Bridge             leaf[string]  `toml:"bridge" reload:"network"`
+	Ports              list          `toml:"ports" reload:"network" want:"a list of interface names, such as [\"eth1\"]"`
+	PortsTake          leaf[bool]    `toml:"ports_take_addresses" reload:"network"`
 	Addresses          list          `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/24\"]"`
 	Learning           leaf[bool]    `toml:"learning"`
-	Ageing             leaf[string]  `toml:"ageing" want:"a string with a unit, such as \"300s\""`
-	MaxEntries         leaf[int64]   `toml:"max_entries"`
+	Ageing             leaf[string]  `toml:"ageing" reload:"network" want:"a string with a unit, such as \"300s\""`
+	MaxEntries         leaf[int64]   `toml:"max_entries" reload:"network"`
 	MaxPerPeer         leaf[int64]   `toml:"max_entries_per_peer"`
 	MaxMoves           leaf[int64]   `toml:"max_moves"`
 	MoveWindow         leaf[string]  `toml:"move_window" want:"a string with a unit, such as \"180s\""`
@@ -74,7 +76,7 @@ type rawVXLAN struct {
 	PeerStormMulticast leaf[int64]   `toml:"peer_storm_multicast"`
 	Admit              union         `toml:"admit"`
 	Suppress           leaf[bool]    `toml:"suppress"`
-	Group              leaf[string]  `toml:"group"`
+	Group              leaf[string]  `toml:"group" reload:"network"`
 	TTL                leaf[int64]   `toml:"ttl"`
 	TOS                union         `toml:"tos"`
 	DF                 leaf[bool]    `toml:"df"`
@@ -109,9 +111,9 @@ type rawNeighbor struct {
 
 type rawIPIP struct {
 	section
-	Name      leaf[string]   `toml:"name"`
+	Name      leaf[string]   `toml:"name" reload:"network"`
 	Addresses list           `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/30\"]"`
-	MTU       leaf[int64]    `toml:"mtu"`
+	MTU       leaf[int64]    `toml:"mtu" reload:"network"`
 	Admit     union          `toml:"admit"`
 	Check     leaf[bool]     `toml:"check_source"`
 	TTL       leaf[int64]    `toml:"ttl"`
