@@ -87,7 +87,6 @@
 //
 // Control reaches the road through Engine.Apply, which takes plain data
 // (desired.go), and looks at it through Stats, FDB and Info (observe.go), WatchFDB
-// (watch.go) and Mirror.
-// (desired.go), and looks at it through Stats, FDB and Info (observe.go). Explain
-// (explain.go) says what the roads would do with a frame, by their own functions.
+// (watch.go) and Mirror. Explain (explain.go) says what the roads would do with a
+// frame, by their own functions.
 package dataplane

@@ -137,15 +137,18 @@ func (o *packetOut) inspect(f *Frame, t encap.Transport, id fdb.PeerID) (u unit,
 	if f.VNet.GSO() != encap.VnetGSONone {
 		return u, o.out.planUnit(&u, f, t, true, o.p.mtu, 0)
 	}
-	u.segs, u.bytes, u.longest = 1, len(f.Data), len(f.Data)
+	// What stands behind the packet, as a sender on a packet socket may leave it,
+	// stays here.
+	u.segs, u.bytes, u.longest = 1, t.End, t.End
 	if o.p.clampMSS && t.Proto == encap.ProtoTCP {
 		o.out.clamp(f, t, id)
 	}
+	whole := Frame{VNet: f.VNet, Data: f.Data[:t.End]}
 	switch {
-	case len(f.Data) > int(o.p.mtu):
+	case t.End > int(o.p.mtu):
 		o.out.tell(f.Data, o.p.mtu)
 		return u, DropTooBig
-	case f.VNet.Flags&encap.VnetNeedsCsum != 0 && (int(f.VNet.CsumStart) < t.L4 || !finishChecksum(f)):
+	case f.VNet.Flags&encap.VnetNeedsCsum != 0 && (int(f.VNet.CsumStart) < t.L4 || !finishChecksum(&whole)):
 		return u, DropBadOffload
 	}
 	return u, dropNone
@@ -159,7 +162,7 @@ func (o *packetOut) encapsulate(u *unit, f *Frame, w Wire) {
 	if !u.super {
 		out.reserve(1, 0, w)
 		u.first, u.parts = len(out.parts), 1
-		out.parts = append(out.parts, f.Data)
+		out.parts = append(out.parts, f.Data[:u.bytes])
 		return
 	}
 	p := &out.plan

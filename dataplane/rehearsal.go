@@ -86,7 +86,7 @@ type stage struct {
 func newStage(edges Edges, at atHand) *stage {
 	s := &stage{
 		outbound: &outbound{
-			tally: new(tally), at: at,
+			tally: new(tally), at: at, mirror: mirroring{armed: new(armed)},
 			sends: make([]Send, 0, outSends), parts: make([][]byte, 0, outParts),
 			slots: make([]byte, outHeaders*headerSlot),
 		},

@@ -152,7 +152,7 @@ func (p *plan) segment(slot, frame []byte, i int) (inner, payload []byte) {
 // what is neither TCP nor UDP.
 func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, segSize int) (v encap.VnetHdr, headers int, ok bool) {
 	if !isIP {
-		return v, 0, len(frame)-encap.EthernetHeaderLen-2*encap.VLANTagLen <= int(mtu)
+		return v, 0, len(frame)-payloadAt(frame) <= int(mtu)
 	}
 	big := len(frame)-t.L3 > int(mtu) // padding that the TAP would not take counts
 	headers, field, ok := transportHeader(frame, t)
@@ -180,6 +180,17 @@ func describe(frame []byte, t encap.Transport, isIP bool, mtu encap.OverlayMTU, 
 		v.GSOType |= encap.VnetGSOECN
 	}
 	return v, headers, v.GSOSize != 0 && headers-t.L3+int(v.GSOSize) <= int(mtu) && t.End == len(frame)
+}
+
+// payloadAt is where the packet begins in a frame in which no whole IP header was
+// found. The tags of what is not IP at all may be of a kind that is not known here.
+func payloadAt(frame []byte) int {
+	if eth, err := encap.ParseEthernet(frame); err == nil {
+		if t := eth.EtherType(); t == encap.EtherTypeIPv4 || t == encap.EtherTypeIPv6 {
+			return eth.L3Offset()
+		}
+	}
+	return encap.EthernetHeaderLen + 2*encap.VLANTagLen
 }
 
 // mss is the payload that fits an MTU behind headers of IP and TCP.

@@ -14,7 +14,10 @@ import (
 func TestPeersModel(t *testing.T) { rapid.Check(t, peersProperty) }
 
 // FuzzPeers is TestPeersModel with the calls that a fuzzer finds.
-func FuzzPeers(f *testing.F) { f.Fuzz(rapid.MakeFuzz(peersProperty)) }
+func FuzzPeers(f *testing.F) {
+	seedCalls(f)
+	f.Fuzz(rapid.MakeFuzz(peersProperty))
+}
 
 func peersProperty(t *rapid.T) {
 	type known struct {
@@ -157,7 +160,7 @@ func peersProperty(t *rapid.T) {
 		},
 		"release": func(t *rapid.T) {
 			if len(retired) == 0 {
-				t.Skip("none is removed")
+				return // a script may ask for this again and again, and Skip ends one
 			}
 			ids := slices.Sorted(maps.Keys(retired))
 			ids = ids[:rapid.IntRange(1, len(ids)).Draw(t, "n")]

@@ -95,7 +95,10 @@ func (m *tableModel) entries() map[encap.MAC]Entry {
 func TestTableModel(t *testing.T) { rapid.Check(t, tableProperty) }
 
 // FuzzTable is TestTableModel with the calls that a fuzzer finds.
-func FuzzTable(f *testing.F) { f.Fuzz(rapid.MakeFuzz(tableProperty)) }
+func FuzzTable(f *testing.F) {
+	seedCalls(f)
+	f.Fuzz(rapid.MakeFuzz(tableProperty))
+}
 
 func tableProperty(t *rapid.T) {
 	c := NewClock()

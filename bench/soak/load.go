@@ -59,17 +59,19 @@ func (w *world) datagrams(ctx, end context.Context, r *report) {
 	pairs := w.steady()
 	for i := 0; pause(end, udpPause); i++ {
 		from, to := ends(pairs[i%len(pairs)], i/len(pairs)%2 == 0)
-		got, err := traffic.UDP(ctx, from, to, traffic.UDPOptions{Rate: udpRate, Batch: 4})
+		got, err := traffic.UDP(ctx, from, to, traffic.UDPOptions{Rate: udpRate, Batch: 4, Grace: stragglers})
 		if err != nil {
 			r.failed("datagrams", err)
 			continue
 		}
+		// What the receiver's own socket had no room for did arrive.
+		lost := max(got.Lost-got.Overflowed, 0)
 		r.add(func() {
 			r.datagrams.sent += got.Offered
-			// What the receiver's own socket had no room for did arrive.
-			r.datagrams.lost += max(got.Lost-got.Overflowed, 0)
+			r.datagrams.lost += lost
 			r.datagrams.twice += got.Duplicated
 		})
+		r.missed("datagrams from "+from.Addr.String()+" to "+to.Addr.String(), lost)
 		if got.Corrupted != 0 {
 			r.failed("datagrams", fmt.Errorf("from %v to %v: %v", from.Addr, to.Addr, got))
 		}
@@ -83,6 +85,7 @@ func (w *world) pings(end context.Context, r *report) {
 	for i := 0; pause(end, pingPause); i++ {
 		from, to := ends(pairs[i%len(pairs)], i/len(pairs)%2 == 1)
 		// What is not there need not be forgotten.
+		to.Addr = second(to.Addr)
 		_ = from.Host.DeleteNeighbor(netlab.ContainerDev, to.Addr)
 		got, err := netlab.Ping(from.Host, to.Addr, netlab.PingOptions{
 			Count: pingCount, Size: pingSize, Interval: 20 * time.Millisecond, Timeout: 3 * time.Second, DF: true,
@@ -96,6 +99,7 @@ func (w *world) pings(end context.Context, r *report) {
 			r.pings.lost += int64(got.Sent - got.Received)
 			r.pings.twice += int64(got.Duplicates)
 		})
+		r.missed("pings from "+from.Addr.String()+" to "+to.Addr.String(), int64(got.Sent-got.Received))
 		if got.Corrupted+got.Errors != 0 {
 			r.failed("ping", fmt.Errorf("from %v to %v: %v", from.Addr, to.Addr, got))
 		}

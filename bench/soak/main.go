@@ -122,7 +122,7 @@ func soak(ctx context.Context, o options) (r *report, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.close()) }()
-	r = &report{options: o, began: time.Now()}
+	r = &report{options: o, began: time.Now(), kernelDrops: make(map[string]uint64)}
 	if err := w.run(ctx, o, r); err != nil {
 		return nil, err
 	}

@@ -73,15 +73,26 @@ func (w *world) probe(ctx context.Context) (probes []*probe, stop func(), err er
 			stop()
 		}
 	}()
-	for _, h := range []*netlab.Host{w.sites[0].Container, w.sites[1].Container, w.sites[2].Container, w.mover} {
+	// Bound to the address that is asked, which answers are from then.
+	serve := func(h *netlab.Host, a netip.Addr) error {
 		var ear net.PacketConn
 		if err := h.Do(func() (err error) {
-			ear, err = net.ListenPacket("udp", fmt.Sprintf(":%d", echo.Port))
+			ear, err = net.ListenPacket("udp", netip.AddrPortFrom(a, echo.Port).String())
 			return err
 		}); err != nil {
-			return nil, stop, fmt.Errorf("host %s: echo: %w", h.Name(), err)
+			return fmt.Errorf("host %s: echo: %w", h.Name(), err)
 		}
 		servers.Go(func() { _ = echo.Serve(serving, nil, ear) })
+		return nil
+	}
+	for _, s := range w.sites[:guest] {
+		if err := errors.Join(serve(s.Container, s.IPv4), serve(s.Container, s.IPv6)); err != nil {
+			return nil, stop, err
+		}
+	}
+	// The one that moves has its address no longer and again.
+	if err := serve(w.mover, netip.IPv4Unspecified()); err != nil {
+		return nil, stop, err
 	}
 	add := func(from *netlab.Site, to string, dst netip.Addr) error {
 		p := &probe{name: from.Container.Name() + " → " + to}

@@ -40,6 +40,8 @@ type report struct {
 	samples                    [2][]sample
 	drops                      [2]dropCounts
 	frames, socketDropped      [2]uint64
+	kernelDrops                map[string]uint64 // by host and device
+	misses                     []string          // the first losses of several frames
 }
 
 func (r *report) add(f func()) {
@@ -72,11 +74,24 @@ func (r *report) failed(what string, err error) {
 	}
 }
 
+// missed notes when several frames were lost together.
+func (r *report) missed(what string, lost int64) {
+	if lost == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.misses) < maxFailures {
+		r.misses = append(r.misses, fmt.Sprintf("%s: %d lost, after %v", what, lost, time.Since(r.began).Round(time.Second)))
+	}
+}
+
 // congestion is what honest frames may be dropped as on a machine that is too busy.
 var congestion = []dataplane.Drop{dataplane.DropTapFull, dataplane.DropWireFull}
 
 // losses are the frames that were lost without a move being the reason, and how many
-// of them the daemons say they dropped because the machine was too busy.
+// of them the daemons and the kernel say they dropped because the machine was too
+// busy.
 func (r *report) losses() (lost, named int64) {
 	lost = r.datagrams.lost + r.pings.lost + r.stations.lost
 	for _, p := range r.probes {
@@ -88,6 +103,9 @@ func (r *report) losses() (lost, named int64) {
 			named += int64(r.drops[i][d])
 		}
 	}
+	for _, n := range r.kernelDrops {
+		named += int64(n)
+	}
 	return lost, min(named, lost)
 }
 
@@ -95,10 +113,7 @@ func (r *report) losses() (lost, named int64) {
 func (r *report) failures() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	all := slices.Clone(r.wrong)
-	if lost, named := r.losses(); lost > named {
-		all = append(all, fmt.Sprintf("%d frames were lost, of which the daemons account for %d", lost, named))
-	}
+	all, misses := slices.Clone(r.wrong), slices.Clone(r.misses)
 	for _, p := range r.probes {
 		if p.sent == 0 || p.sent == p.lost {
 			all = append(all, fmt.Sprintf("probe %s: nothing came back", p.name))
@@ -107,8 +122,12 @@ func (r *report) failures() []string {
 			all = append(all, fmt.Sprintf("probe %s: %d answers to nothing that was sent", p.name, p.strange))
 		}
 		for _, at := range p.worst {
-			all = append(all, fmt.Sprintf("probe %s: lost after %v", p.name, at.Sub(r.began).Round(time.Millisecond)))
+			misses = append(misses, fmt.Sprintf("probe %s: lost after %v", p.name, at.Sub(r.began).Round(time.Millisecond)))
 		}
+	}
+	if lost, named := r.losses(); lost > named {
+		all = append(all, fmt.Sprintf("%d frames were lost, of which the daemons and the kernel account for %d", lost, named))
+		all = append(all, misses...)
 	}
 	if r.streams == 0 || r.datagrams.sent == 0 || r.pings.sent == 0 || r.stations.sent == 0 || len(r.moving) == 0 {
 		all = append(all, "not every kind of traffic and churn took place")
@@ -193,8 +212,11 @@ func (r *report) write(w io.Writer) error {
 			fmt.Fprintf(&b, "| %s | | at the socket's full buffer | %d |\n", hostNames[i], r.socketDropped[i])
 		}
 	}
+	for _, dev := range slices.Sorted(maps.Keys(r.kernelDrops)) {
+		fmt.Fprintf(&b, "| %s | | by the kernel, which had no room | %d |\n", dev, r.kernelDrops[dev])
+	}
 	lost, named := r.losses()
-	fmt.Fprintf(&b, "\nLost without a move: %d, of which the daemons name %d. What each daemon took it sent, answered or dropped: %s.\n",
+	fmt.Fprintf(&b, "\nLost without a move: %d, of which the daemons and the kernel name %d. What each daemon took it sent, answered or dropped: %s.\n",
 		lost, named, verdict(r.kinds["conservation"] > 0, "no", "yes, to the frame"))
 	if len(wrong) == 0 {
 		b.WriteString("\nEverything is as it shall be.\n")

@@ -79,8 +79,8 @@ func TestFailures(t *testing.T) {
 		t.Fatal(all)
 	}
 	for want, spoil := range map[string]func(*report){
-		"1 frames were lost, of which the daemons account for 0": func(r *report) { r.probes[0].excused = 1 },
-		"2 frames were lost, of which the daemons account for 1": func(r *report) {
+		"1 frames were lost, of which the daemons and the kernel account for 0": func(r *report) { r.probes[0].excused = 1 },
+		"2 frames were lost, of which the daemons and the kernel account for 1": func(r *report) {
 			r.pings.lost = 2
 			r.drops[1] = dropCounts{congestion[0]: 1}
 		},

@@ -163,6 +163,35 @@ func (n *node) stats(ctx context.Context) (s dataplane.Stats, err error) {
 	return s, nil
 }
 
+// kernelDrops are the frames that the kernel found no room for at the devices of the
+// hosts and containers, by host and device: a TAP whose ring is full, a veth pair
+// whose other end has too much waiting (tun_net_xmit, veth_forward_skb).
+func (w *world) kernelDrops() (map[string]uint64, error) {
+	names, err := w.lab.Hosts()
+	if err != nil {
+		return nil, err
+	}
+	all := make(map[string]uint64)
+	for _, name := range names {
+		h, err := w.lab.Host(name)
+		if err != nil {
+			return nil, err
+		}
+		links, err := h.Links()
+		if err != nil {
+			return nil, err
+		}
+		for _, dev := range links {
+			c, err := h.Counters(dev)
+			if err != nil {
+				return nil, err
+			}
+			all[name+" "+dev] = c.TxDropped
+		}
+	}
+	return all, nil
+}
+
 // dropCounts are frames dropped, by reason.
 type dropCounts map[dataplane.Drop]uint64
 

@@ -139,16 +139,45 @@ func (w *world) build(ctx context.Context, binary string) (err error) {
 			w.visitor = c
 		}
 	}
-	// Its neighbours' own question is no part of a move.
-	for _, s := range w.sites[:guest] {
-		if err := s.Container.AddNeighbor(netlab.ContainerDev, moverIP, moverMAC); err != nil {
-			return err
-		}
+	if err := w.introduce(); err != nil {
+		return err
 	}
 	if err := w.attach(ctx, w.nodes[0], w.mover, moverIP); err != nil {
 		return err
 	}
 	return w.awaitReach(ctx)
+}
+
+// introduce has the steady containers know each other and the mover for good, for a
+// question that is late on a busy machine loses what waits for it. Each has second
+// addresses, which are asked for all the time.
+func (w *world) introduce() error {
+	for _, s := range w.sites[:guest] {
+		for _, p := range []netip.Prefix{netip.PrefixFrom(second(s.IPv4), 24), netip.PrefixFrom(second(s.IPv6), 64)} {
+			if err := s.Container.AddAddr(netlab.ContainerDev, p); err != nil {
+				return err
+			}
+		}
+		if err := s.Container.AddNeighbor(netlab.ContainerDev, moverIP, moverMAC); err != nil {
+			return err
+		}
+	}
+	for _, pair := range w.steady() {
+		for _, a := range []netip.Addr{pair[1].IPv4, pair[1].IPv6} {
+			if err := pair[0].Container.AddNeighbor(netlab.ContainerDev, a, pair[1].MAC); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// second is the other address of the container that has a.
+func second(a netip.Addr) netip.Addr {
+	b := a.AsSlice()
+	b[len(b)-1] += 100
+	a, _ = netip.AddrFromSlice(b)
+	return a
 }
 
 // awaitReach waits until every container answers every other.
@@ -243,6 +272,10 @@ func (w *world) run(ctx context.Context, o options, r *report) error {
 		}
 		n.settled = dropsOf(s)
 	}
+	before, err := w.kernelDrops()
+	if err != nil {
+		return err
+	}
 	probes, stop, err := w.probe(ctx)
 	if err != nil {
 		return err
@@ -267,6 +300,15 @@ func (w *world) run(ctx context.Context, o options, r *report) error {
 	}
 	if err := errors.Join(ctx.Err(), w.alive()); err != nil {
 		return err
+	}
+	after, err := w.kernelDrops()
+	if err != nil {
+		return err
+	}
+	for dev, n := range after {
+		if n > before[dev] {
+			r.kernelDrops[dev] = n - before[dev]
+		}
 	}
 	return w.account(ctx, r)
 }

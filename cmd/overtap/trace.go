@@ -72,21 +72,26 @@ Without --ip the frame holds no IP packet, and its source port is not that of a
 container's flow.
 
 What depends on the moment is left out: full buffers, and how many ICMP errors were
-sent in this second. That a frame is dropped is an answer: the exit code is 0.`
+sent in this second. That a frame is dropped is an answer: the exit code is 0.
+
+With --live real frames that match a filter, as of overtap capture, are followed for
+a bounded time, and for each it is printed where it came from and what became of it:
+to whom it was sent, or why it was dropped.`
 
 func newTraceCommand() *cobra.Command {
 	var d daemonFlags
 	var t traced
 	var json bool
 	c := &cobra.Command{
-		Use:   "trace",
-		Short: "Explain what would become of a frame, step by step",
+		Use:   "trace [flags] | trace --live [flags] [filter...]",
+		Short: "Explain what would become of a frame, step by step, or follow real ones",
 		Long:  traceLong,
 		Example: `  overtap trace --network blue --src 02:42:0a:00:01:02 --dst 02:42:0a:00:01:04 \
       --ip 198.51.100.1,198.51.100.2 --proto tcp --sport 40000 --dport 443
   overtap trace --network blue --src 02:42:0a:00:01:02 --arp 198.51.100.2 --ip-src 198.51.100.1
   overtap trace --network blue --from 192.0.2.2 --src 02:42:0a:00:01:04 --dst 02:42:0a:00:01:02
-  overtap trace --network tun0 --ip 172.245.0.2,172.246.0.2 --size 1480`,
+  overtap trace --network tun0 --ip 172.245.0.2,172.246.0.2 --size 1480
+  overtap trace --live --network blue host 198.51.100.2 and icmp`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			p, err := t.query(c)

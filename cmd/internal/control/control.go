@@ -30,8 +30,8 @@ const (
 	pathReload  = "/v1/reload"
 	pathWatch   = "/v1/fdb/watch"
 	pathExplain = "/v1/explain"
+	pathCapture = "/v1/capture"
 
-	pathCapture  = "/v1/capture"
 	pathTakeover = "/v1/takeover"
 )
 
@@ -58,11 +58,11 @@ type Daemon interface {
 	// table, or of all for "", and how many were lost, until ctx ends or emit
 	// fails; first of all with none.
 	WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error
+	// Explain says what would become of a frame, and changes nothing.
+	Explain(p dataplane.Query) (dataplane.Explanation, error)
 	// Capture calls emit with what is seen on the road, and how many frames were
 	// lost, until ctx ends or emit fails; first of all with none.
 	Capture(ctx context.Context, spec dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error
-	// Explain says what would become of a frame, and changes nothing.
-	Explain(p dataplane.Query) (dataplane.Explanation, error)
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
 	// Reload reads the configuration again and makes what runs be what it says.

@@ -116,8 +116,8 @@ func handler(d Daemon) http.Handler {
 	})
 	handlePage(mux, d)
 	handleWatch(mux, d)
-	handleCapture(mux, d)
 	handleExplain(mux, d)
+	handleCapture(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {

@@ -41,8 +41,8 @@ type Engine interface {
 	Events() <-chan dataplane.Event
 	Alive() bool
 	WatchFDB(network string) (*dataplane.FDBWatch, error)
-	Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error)
 	Explain(dataplane.Query) (dataplane.Explanation, error)
+	Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error)
 	Persist(network string) error
 	Bequeath() (*dataplane.Bequest, error)
 	Restore([]dataplane.FDBEntry) (int, error)

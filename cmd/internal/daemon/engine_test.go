@@ -158,12 +158,12 @@ func (e *fakeEngine) WatchFDB(string) (*dataplane.FDBWatch, error) {
 	return nil, errors.New("the engine in memory has no table to watch")
 }
 
-func (e *fakeEngine) Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error) {
-	return nil, errors.New("the engine in memory has no road to look at")
-}
-
 func (e *fakeEngine) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	return dataplane.Explanation{Network: p.Network, Verdict: dataplane.OutcomeDropped}, nil
+}
+
+func (e *fakeEngine) Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error) {
+	return nil, errors.New("the engine in memory has no road to look at")
 }
 
 func (e *fakeEngine) Persist(string) error { return nil }
