@@ -114,11 +114,9 @@ type Mirror struct {
 	spec   MirrorSpec
 	rings  []*ring // by thread
 
-	read    []int  // of each ring, by the last Read
-	lost    uint64 // as far as it was told
-	outer   []byte // of the last Read
-	sources []uint16
-	asked   time.Time // for sources
+	read  []int  // of each ring, by the last Read
+	lost  uint64 // as far as it was told
+	outer []byte // of the last Read
 }
 
 // Mirror opens one. What the road sees from now on, it shows.
@@ -185,20 +183,13 @@ func (m *Mirror) Close() {
 	e.mirrors.Store(&rest)
 }
 
-const (
-	// mirrorReads are taken from a ring by one Read at most.
-	mirrorReads = 1024
-	// sourcesAge is how long the list of source ports is believed.
-	sourcesAge = time.Second
-)
+// mirrorReads are taken from a ring by one Read at most.
+const mirrorReads = 1024
 
 // Read appends to records what was seen since the last call, as far as it takes it
 // at once, in the order of time, and returns how many frames were lost meanwhile.
 // It does not wait. The bytes of the records are valid until the next call.
 func (m *Mirror) Read(records []Record) (_ []Record, lost uint64) {
-	if now := time.Now(); now.Sub(m.asked) > sourcesAge {
-		m.sources, m.asked = m.engine.edges.SourcePorts(), now
-	}
 	m.outer = m.outer[:0]
 	first, filled := len(records), 0
 	for i, r := range m.rings {

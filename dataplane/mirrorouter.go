@@ -34,7 +34,7 @@ func (m *Mirror) outerHeaders(s *sighting, data []byte, r *Record) []byte {
 		port = s.of.udpPort
 	}
 	if s.way == Outbound {
-		source = m.source(s)
+		source = m.engine.edges.SourcePort(s.flow, s.has&hasDF != 0)
 	}
 	m.outer = binary.BigEndian.AppendUint16(m.outer, source)
 	m.outer = binary.BigEndian.AppendUint16(m.outer, port)
@@ -52,14 +52,6 @@ func (m *Mirror) outerHeaders(s *sighting, data []byte, r *Record) []byte {
 		finishOuter6(m.outer[udp:], r.Frame, src, dst)
 	}
 	return m.outer[first:len(m.outer):len(m.outer)]
-}
-
-// source is the outer source port of what goes out, 0 where that is not known.
-func (m *Mirror) source(s *sighting) uint16 {
-	if s.has&hasDF == 0 || len(m.sources) == 0 {
-		return 0
-	}
-	return m.sources[pickSource(s.flow, len(m.sources))]
 }
 
 // putIP appends an outer IP header before length bytes of the protocol.

@@ -169,10 +169,8 @@ func (p *sourcePool) port(flow uint32, df bool) uint16 {
 
 // pick spreads the hash evenly over a pool of any size, by multiply and shift.
 func (p *sourcePool) pick(flow uint32) int {
-	return pickSource(flow, len(p.df))
+	return int(uint64(flow) * uint64(len(p.df)) >> 32)
 }
-
-func pickSource(flow uint32, n int) int { return int(uint64(flow) * uint64(n) >> 32) }
 
 // segments reports whether runs may be sent to the peer as one.
 func (p *sourcePool) segments(to netip.Addr) bool {
