@@ -45,8 +45,8 @@ func TestEndsDuringTraffic(t *testing.T) {
 	}
 }
 
-// A daemon that dies with no chance to clean up leaves its bridge; the next one
-// takes it over, and removes it in its place.
+// A daemon that dies with no chance to clean up leaves its TAP and its bridge; the
+// next one takes them over, and removes them in its place.
 func TestStartsAfterCrash(t *testing.T) {
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
@@ -65,9 +65,10 @@ func TestStartsAfterCrash(t *testing.T) {
 	reaches(t, b.Container, a.IPv4)
 	for range 2 {
 		d.kill()
-		check(t, gone(a.Host, "vx-blue"))
-		if gone(a.Host, "br-blue") == nil {
-			t.Fatal("the bridge is gone without anybody removing it")
+		for _, dev := range made {
+			if gone(a.Host, dev) == nil {
+				t.Fatalf("%s is gone without anybody removing it", dev)
+			}
 		}
 		d = startFile(t, a.Host, conf, file, socket)
 		d.made = made
