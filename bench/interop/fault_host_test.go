@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"sync/atomic"
 	"syscall"
@@ -83,6 +84,7 @@ var hostFaults = []fault{
 		}
 	}},
 	{name: "control client that never reads", build: besideKernel, sites: 2, strike: strikeControl},
+	{name: "10 k reloads", build: fromFile, sites: 2, quiet: true, strike: strikeReloads},
 	{name: "SIGKILL", build: besideKernel, sites: 2, loss: 1, strike: strikeKill},
 }
 
@@ -105,6 +107,17 @@ func onOwnBridge(t *testing.T, f *fault) *scene {
 	n.bridge = "br-blue"
 	s.d = start(t, s.a.Host, at(s.a, n))
 	check(t, s.a.Host.SetMaster(s.a.Container.Name(), "br-blue"))
+	return s
+}
+
+// fromFile has the kernel's device at b, and the daemon's file at hand.
+func fromFile(t *testing.T, f *fault) *scene {
+	t.Helper()
+	s := place(t, f)
+	kernel.end(t, s.b, blue(s.b, s.a), []*netlab.Site{s.a, s.b})
+	s.conf = at(s.a, blue(s.a, s.b))
+	s.file, s.socket = prepare(t, s.conf)
+	s.d = startFile(t, s.a.Host, s.conf, s.file, s.socket)
 	return s
 }
 
@@ -192,6 +205,23 @@ func strikeControl(s *scene) {
 		}
 		return nil
 	})
+}
+
+// strikeReloads has the daemon read in turns a file with another network and
+// another TTL, one with a mistake, and its first.
+func strikeReloads(s *scene) {
+	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
+	first := s.conf.toml(s.socket)
+	texts := []string{at(s.a, blue(s.a, s.b).with("ttl = 32"), red).toml(s.socket), first + "[[vxlan]]\n", first}
+	for i := range sized(30, 10_000) {
+		text := texts[i%len(texts)]
+		check(s.t, os.WriteFile(s.file, []byte(text), 0o600))
+		if _, err := s.d.try("reload"); (err == nil) != (i%len(texts) != 1) {
+			s.t.Fatalf("reload %d: %v", i, err)
+		}
+	}
+	check(s.t, os.WriteFile(s.file, []byte(first), 0o600))
+	s.d.verb("reload")
 }
 
 // strikeKill kills the daemon at random moments, every second time also the one

@@ -43,7 +43,9 @@ type scene struct {
 	f       *fault
 	a, b, c *netlab.Site
 	d       *daemon
-	conf    config  // d's
+	conf    config // d's
+	file    string // with it, and the control socket, where a fault is of these
+	socket  string
 	far     *daemon // b's, where it has one
 	farConf config
 	line    *line // the underlay, where it is one

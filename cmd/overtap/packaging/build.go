@@ -197,6 +197,8 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		"docs/security.md":            "security.md",
 		"docs/operations.md":          "operations.md",
 		"docs/migrating.md":           "migrating.md",
+		"docs/configuration.md":       "configuration.md",
+		"docs/troubleshooting.md":     "troubleshooting.md",
 	} {
 		text, err := os.ReadFile(filepath.Join(s.root, from))
 		if err != nil {
