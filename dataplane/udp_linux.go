@@ -14,10 +14,10 @@ import (
 )
 
 const (
-	// socketBuffer is asked for on every socket that carries traffic: at
+	// SocketBuffer, in bytes, is asked for on every socket that carries traffic: at
 	// 10 Gbit/s it holds some milliseconds, the time a busy CPU may take to
 	// come round.
-	socketBuffer = 8 << 20
+	SocketBuffer = 8 << 20
 	// receiveBatch datagrams are taken by one recvmmsg at most. Their buffers
 	// hold 64 KiB each, of which small datagrams touch only the first page.
 	receiveBatch = 256
@@ -344,14 +344,14 @@ func (e *hostEdges) prepare(fd, family int, share bool) error {
 	return nil
 }
 
-// growBuffers asks for socketBuffer, past rmem_max and wmem_max where
+// growBuffers asks for SocketBuffer, past rmem_max and wmem_max where
 // CAP_NET_ADMIN allows it, else as far as they go.
 func growBuffers(fd int) {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, socketBuffer)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, SocketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, SocketBuffer)
 	}
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, socketBuffer)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, SocketBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, SocketBuffer)
 	}
 }
 

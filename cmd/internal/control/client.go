@@ -23,6 +23,9 @@ import (
 // takes a few seconds.
 const clientTimeout = time.Minute
 
+// ErrNobody says that nobody listens on a socket.
+var ErrNobody = errors.New("no overtap daemon answers")
+
 // Client asks the daemon behind one socket.
 type Client struct {
 	socket string
@@ -143,13 +146,18 @@ func (c *Client) refused(resp *http.Response) error {
 	return errors.New(f.Error)
 }
 
+// mayNotOpen says what to do about a socket that is another user's.
+func mayNotOpen(socket string) error {
+	return fmt.Errorf("may not open %s: run the command as root", socket)
+}
+
 // explain says what to do about a daemon that does not answer.
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("no overtap daemon answers at %s: start one with `overtap run --config FILE`, or name its socket with --socket", c.socket)
+		return fmt.Errorf("%w at %s: start one with `overtap run --config FILE`, or name its socket with --socket", ErrNobody, c.socket)
 	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("may not open %s: run the command as root", c.socket)
+		return mayNotOpen(c.socket)
 	}
 	return fmt.Errorf("asking the daemon at %s: %w", c.socket, err)
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"slices"
 
 	"overtap/cmd/internal/config"
@@ -53,6 +52,7 @@ func Run(ctx context.Context, s Subject) []Finding {
 	tun(add)
 	capabilities(add, s.Config)
 	kernel(add)
+	buffers(add)
 	if s.Config != nil {
 		hostFor(add, s.Config, runs)
 		forwarding(add, s.Config)
@@ -90,6 +90,7 @@ func hostFor(add report, c *config.Config, runs bool) {
 		add("underlay", Fail, "ip link set "+u.Name+" up", "%s is down", u.Name)
 	}
 	mtu(add, c, u.MTU)
+	reversePath(add, h, c, u.Name)
 	if runs {
 		return // it tells the rest itself
 	}
@@ -181,7 +182,11 @@ func mtu(add report, c *config.Config, underlay encap.UnderlayMTU) {
 // daemon tells what the running one says of itself.
 func daemon(add report, s control.Status, err error) {
 	if err != nil {
-		add("daemon", Warn, "overtap run --config FILE", "%v", err)
+		remedy := ""
+		if errors.Is(err, control.ErrNobody) {
+			remedy = "overtap run --config FILE"
+		}
+		add("daemon", Warn, remedy, "%v", err)
 		return
 	}
 	for _, p := range s.Problems {
@@ -199,28 +204,4 @@ func daemon(add report, s control.Status, err error) {
 	if s.Ready && len(s.Problems) == 0 {
 		add("daemon", OK, "", "it runs as PID %d and is ready", s.PID)
 	}
-}
-
-// addressesOf are the peers that the configuration names, each once.
-func addressesOf(c *config.Config) []netip.Addr {
-	seen := make(map[netip.Addr]bool)
-	for _, v := range c.VXLAN {
-		for _, p := range v.Peers {
-			seen[p.Address] = true
-		}
-		for _, e := range v.FDB {
-			seen[e.Peer] = true
-		}
-	}
-	for _, t := range c.IPIP {
-		for _, r := range t.Routes {
-			seen[r.Peer] = true
-		}
-	}
-	var all []netip.Addr
-	for a := range seen {
-		all = append(all, a)
-	}
-	slices.SortFunc(all, netip.Addr.Compare)
-	return all
 }

@@ -3,8 +3,10 @@ package doctor
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -54,7 +56,7 @@ func parse(t *testing.T, text string) *config.Config {
 
 // none is the status of a daemon that does not run.
 func none(context.Context) (control.Status, error) {
-	return control.Status{}, errors.New("no daemon answers")
+	return control.Status{}, fmt.Errorf("%w at x", control.ErrNobody)
 }
 
 // says is what the findings of a check say, a line each.
@@ -103,7 +105,7 @@ func TestSound(t *testing.T) {
 	want(t, all, "start", "ok ")
 	want(t, all, "peer 192.0.2.9", "warn it does not answer")
 	want(t, all, "peer 203.0.113.9", "fail there is no route to it")
-	want(t, all, "daemon", "warn no daemon answers")
+	want(t, all, "daemon", "warn no overtap daemon answers")
 	if !Failed(all) || Failed(all[:3]) {
 		t.Error("Failed does not tell failures")
 	}
@@ -118,13 +120,61 @@ func release(t *testing.T) string {
 	return strings.TrimSpace(string(b))
 }
 
+// Only where nobody answers a start helps.
+func TestDaemonRemedy(t *testing.T) {
+	for _, x := range []struct {
+		err  error
+		want string
+	}{
+		{fmt.Errorf("%w at x", control.ErrNobody), "overtap run --config FILE"},
+		{errors.New("may not open x: run the command as root"), ""},
+	} {
+		all := Run(t.Context(), Subject{Status: func(context.Context) (control.Status, error) { return control.Status{}, x.err }})
+		if f := all[len(all)-1]; f.Check != "daemon" || f.Remedy != x.want {
+			t.Errorf("%v: %+v, want the remedy %q", x.err, f, x.want)
+		}
+	}
+}
+
+// What an echo leaves open is named by what the peer is spoken to by.
+func TestUntold(t *testing.T) {
+	c := parse(t, blue+`
+[[vxlan]]
+name = "red"
+vni = 101
+port = 8472
+  [[vxlan.peer]]
+  address = "192.0.2.9"
+[[ipip]]
+name = "tun1"
+  [[ipip.route]]
+  prefix = "172.248.1.0/24"
+  peer = "192.0.2.9"
+  [[ipip.route]]
+  prefix = "172.248.2.0/24"
+  peer = "192.0.2.10"
+`)
+	var got []string
+	for _, p := range peersOf(c) {
+		got = append(got, p.address.String()+" "+p.untold())
+	}
+	wanted := []string{
+		"192.0.2.9 that says nothing of UDP port 4789, UDP port 8472, IP protocol 4: `probe` or `overtap trace --live` tells",
+		"192.0.2.10 that says nothing of IP protocol 4: `overtap trace --live` tells",
+		"203.0.113.9 that says nothing of UDP port 4789: `probe` or `overtap trace --live` tells",
+	}
+	if !slices.Equal(got, wanted) {
+		t.Errorf("%q", got)
+	}
+}
+
 // A peer that is there answers.
 func TestPeerAnswers(t *testing.T) {
 	netnstest.Require(t)
 	c := parse(t, strings.NewReplacer("192.0.2.1\"", "127.0.0.1\"", "192.0.2.9", "127.0.0.2", "203.0.113.9", "127.0.0.3").Replace(blue))
 	all := Run(t.Context(), Subject{Config: c, Status: none})
-	want(t, all, "peer 127.0.0.2", "ok it answers")
-	want(t, all, "peer 127.0.0.3", "ok it answers")
+	want(t, all, "peer 127.0.0.2", "ok it answers ping; that says nothing of UDP port 4789: `probe` or `overtap trace --live` tells")
+	want(t, all, "peer 127.0.0.3", "ok it answers ping; ")
 	if Failed(all) {
 		t.Errorf("%+v", all)
 	}
@@ -196,7 +246,7 @@ func TestSurroundings(t *testing.T) {
 	add(&netlink.Vxlan{LinkAttrs: attrs, VxlanId: 5, Port: 4789})
 	c := parse(t, strings.Replace(blue, "vni = 100", "vni = 100\nbridge = \"br-blue\"", 1))
 	all := Run(t.Context(), Subject{Config: c, Status: none})
-	want(t, all, "mtu", "ok network blue: containers may have an MTU of 1450", "warn network blue has an MTU of 1450, but 1500: port p1: ")
+	want(t, all, "mtu", "ok network blue: containers may have an MTU of 1450", "warn port p1 has an MTU of 1500, network blue 1450: ")
 	want(t, all, "port", "warn the kernel's vxlan device vx-old has UDP port 4789 too")
 	// A daemon that runs knows better: which containers are attached.
 	all = Run(t.Context(), Subject{Config: c, Status: func(context.Context) (control.Status, error) {

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,16 +29,16 @@ const (
 
 // peers looks for a route to each peer, and whether it answers.
 func peers(ctx context.Context, add report, c *config.Config) {
-	all := addressesOf(c)
+	all := peersOf(c)
 	if len(all) > maxAsked {
 		add("peers", OK, "", "the first %d of %d peers are asked", maxAsked, len(all))
 		all = all[:maxAsked]
 	}
 	texts := make([]func(), len(all))
 	var wait sync.WaitGroup
-	for i, peer := range all {
+	for i, p := range all {
 		wait.Go(func() {
-			texts[i] = look(ctx, add, c.Underlay.Address, peer)
+			texts[i] = look(ctx, add, c.Underlay.Address, p)
 		})
 	}
 	wait.Wait()
@@ -46,18 +48,18 @@ func peers(ctx context.Context, add report, c *config.Config) {
 }
 
 // look asks one peer, and returns what tells of it.
-func look(ctx context.Context, add report, from, peer netip.Addr) func() {
-	check := "peer " + peer.String()
-	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(peer, 9)))
+func look(ctx context.Context, add report, from netip.Addr, p *peer) func() {
+	check := "peer " + p.address.String()
+	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.address, 9)))
 	if err != nil {
 		return func() {
-			add(check, Fail, "ip route get "+peer.String(), "there is no route to it from %s: %v", from, err)
+			add(check, Fail, "ip route get "+p.address.String(), "there is no route to it from %s: %v", from, err)
 		}
 	}
 	conn.Close()
 	for range echoTries {
-		if err = echo(ctx, from, peer); err == nil {
-			return func() { add(check, OK, "", "it answers") }
+		if err = echo(ctx, from, p.address); err == nil {
+			return func() { add(check, OK, "", "it answers ping; %s", p.untold()) }
 		}
 	}
 	return func() {
@@ -109,4 +111,62 @@ func echo(ctx context.Context, from, peer netip.Addr) error {
 			return nil
 		}
 	}
+}
+
+// peer is one that the configuration names.
+type peer struct {
+	address netip.Addr
+	ports   []uint16 // UDP, that it is spoken to on
+	ipip    bool
+}
+
+// peersOf are the peers that the configuration names, each once, in order.
+func peersOf(c *config.Config) []*peer {
+	known := make(map[netip.Addr]*peer)
+	of := func(a netip.Addr) *peer {
+		if known[a] == nil {
+			known[a] = &peer{address: a}
+		}
+		return known[a]
+	}
+	udp := func(a netip.Addr, port uint16) {
+		if p := of(a); !slices.Contains(p.ports, port) {
+			p.ports = append(p.ports, port)
+		}
+	}
+	for _, v := range c.VXLAN {
+		for _, p := range v.Peers {
+			udp(p.Address, v.Port)
+		}
+		for _, e := range v.FDB {
+			udp(e.Peer, v.Port)
+		}
+	}
+	for _, t := range c.IPIP {
+		for _, r := range t.Routes {
+			of(r.Peer).ipip = true
+		}
+	}
+	var all []*peer
+	for _, p := range known {
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b *peer) int { return a.address.Compare(b.address) })
+	return all
+}
+
+// untold is what an answered ping leaves open, and what tells.
+func (p *peer) untold() string {
+	var of []string
+	for _, port := range p.ports {
+		of = append(of, fmt.Sprintf("UDP port %d", port))
+	}
+	tells := "`overtap trace --live` tells"
+	if len(of) > 0 {
+		tells = "`probe` or " + tells
+	}
+	if p.ipip {
+		of = append(of, "IP protocol 4")
+	}
+	return "that says nothing of " + strings.Join(of, ", ") + ": " + tells
 }

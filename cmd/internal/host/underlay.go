@@ -78,6 +78,28 @@ func (h *Host) underlayLink(addr netip.Addr, device string) (netlink.Link, error
 	return nil, fmt.Errorf("the underlay address %s is not on this host (%s): set underlay.address to one of its own", addr, there)
 }
 
+// LeavesBy names the devices that the routes from one address to another lead by, of
+// several next hops all; none where the other is this host's own.
+func (h *Host) LeavesBy(from, to netip.Addr) ([]string, error) {
+	routes, err := h.nl.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice(), FIBMatch: true})
+	if err != nil {
+		return nil, fmt.Errorf("looking for the route to %s: %w", to, err)
+	}
+	var all []string
+	for _, r := range routes {
+		if r.Type == unix.RTN_LOCAL {
+			continue
+		}
+		if r.LinkIndex != 0 {
+			all = append(all, h.linkName(r.LinkIndex))
+		}
+		for _, hop := range r.MultiPath {
+			all = append(all, h.linkName(hop.LinkIndex))
+		}
+	}
+	return all, nil
+}
+
 // linkNames lists the links for an error.
 func (h *Host) linkNames() string {
 	links, err := h.links()
