@@ -55,7 +55,7 @@ func TestWarnings(t *testing.T) {
 	port := &netlink.Veth{LinkAttrs: attrs, PeerName: "p2"}
 	do(t, netlink.LinkAdd(port))
 	defer netlink.LinkDel(port)
-	if text := r.warned(t); !strings.Contains(text, "network blue has an MTU of 1450, but 1500: container c1 (eth0), port p1: ") ||
+	if text := r.warned(t); !strings.Contains(text, "container c1 (eth0), port p1 have an MTU of 1500, network blue 1450: ") ||
 		strings.Contains(text, "\n") {
 		t.Errorf("MTUs: %s", text)
 	}

@@ -97,15 +97,25 @@ func (s Surroundings) MTUs(n Network, own map[string]bool, containers []Containe
 	}
 	var all []string
 	for mtu, names := range above {
-		all = append(all, fmt.Sprintf("network %s has an MTU of %d, but %d: %s: longer packets from there are dropped as too_big; set the MTU of both ends to %d",
-			n.Name, n.MTU, mtu, Some(names), n.MTU))
+		has, its := number(names)
+		all = append(all, fmt.Sprintf("%s %s an MTU of %d, network %s %d: %s longer packets are dropped, by overtap as too_big or unseen by the veth: set both ends to %d",
+			Some(names), has, mtu, n.Name, n.MTU, its, n.MTU))
 	}
 	for mtu, names := range below {
-		all = append(all, fmt.Sprintf("network %s has an MTU of %d, but %d: %s: the bridge drops longer packets for it; set the MTU of both ends to %d",
-			n.Name, n.MTU, mtu, Some(names), n.MTU))
+		has, _ := number(names)
+		all = append(all, fmt.Sprintf("%s %s an MTU of %d, network %s %d: the bridge drops longer packets on the way there: set both ends to %d",
+			Some(names), has, mtu, n.Name, n.MTU, n.MTU))
 	}
 	slices.Sort(all)
 	return all
+}
+
+// number is what a sentence about the names says of one or of several.
+func number(names []string) (has, its string) {
+	if len(names) == 1 {
+		return "has", "its"
+	}
+	return "have", "their"
 }
 
 // Some lists names for a sentence: sorted, the first few, and how many more there

@@ -43,21 +43,21 @@ func TestSurroundingsMTUs(t *testing.T) {
 	port("br-blue", "high0", 1500)
 	port("br-blue", "low", 1400)
 	const (
-		low  = "network blue has an MTU of 1450, but 1400: port low: the bridge drops longer packets for it; set the MTU of both ends to 1450"
-		high = "network blue has an MTU of 1450, but 1500: %s: longer packets from there are dropped as too_big; set the MTU of both ends to 1450"
+		low  = "port low has an MTU of 1400, network blue 1450: the bridge drops longer packets on the way there: set both ends to 1450"
+		high = "%s have an MTU of 1500, network blue 1450: their longer packets are dropped, by overtap as too_big or unseen by the veth: set both ends to 1450"
 	)
-	if text, want := look(), low+"\n"+fmt.Sprintf(high, "port high0, port high1"); text != want {
+	if text, want := look(), fmt.Sprintf(high, "port high0, port high1")+"\n"+low; text != want {
 		t.Errorf("%s\nwant %s", text, want)
 	}
 	text := look(Container{"container web (eth0)", "good", 1500}, Container{"container db (eth0)", "high0", 1450})
-	if want := low + "\n" + fmt.Sprintf(high, "container web (eth0), port high1"); text != want {
+	if want := fmt.Sprintf(high, "container web (eth0), port high1") + "\n" + low; text != want {
 		t.Errorf("%s\nwant %s", text, want)
 	}
 	var many []Container
 	for i := range maxNamed + 3 {
 		many = append(many, Container{fmt.Sprintf("c%02d", i), fmt.Sprintf("v%02d", i), encap.OverlayMTU(9000)})
 	}
-	if text := look(many...); !strings.Contains(text, "9000: c00, c01, c02, c03, c04, c05, c06, c07 and 3 more: ") {
+	if text := look(many...); !strings.Contains(text, "c00, c01, c02, c03, c04, c05, c06, c07 and 3 more have an MTU of 9000, ") {
 		t.Errorf("of many: %s", text)
 	}
 }
