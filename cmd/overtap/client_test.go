@@ -66,9 +66,17 @@ func TestNoPermission(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, verb := range []string{"status", "stats", "peers", "fdb show", "fdb flush", "fdb monitor", "neigh show", "reload"} {
+	file := filepath.Join(filepath.Dir(socket), "overtap.toml")
+	if err := os.WriteFile(file, []byte("[underlay]\naddress = \"127.0.0.1\"\n[control]\nsocket = \""+socket+"\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, verb := range []string{"run", "status", "stats", "peers", "fdb show", "fdb flush", "fdb monitor", "neigh show", "reload"} {
 		// testscript's main runs the command that the program is called by.
-		cmd := exec.Command(program, append(strings.Fields(verb), "--socket", socket)...)
+		args := append(strings.Fields(verb), "--socket", socket)
+		if verb == "run" {
+			args = []string{verb, "--config", file}
+		}
+		cmd := exec.Command(program, args...)
 		cmd.Dir, cmd.Env = "/", []string{"HOME=/"}
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 		var stdout, stderr bytes.Buffer

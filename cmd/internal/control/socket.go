@@ -146,6 +146,8 @@ func CheckFree(path string) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return mayNotOpen(path)
 	case err != nil:
 		return fmt.Errorf("looking for the control socket: %w", err)
 	case info.Mode()&fs.ModeSocket == 0:
@@ -158,6 +160,8 @@ func CheckFree(path string) error {
 		return fmt.Errorf("%w at %s: stop it, or set control.socket to another path", ErrAnswered, path)
 	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
 		return nil
+	case errors.Is(err, fs.ErrPermission):
+		return mayNotOpen(path)
 	}
 	return fmt.Errorf("trying the control socket: %w", err)
 }
