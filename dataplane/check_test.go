@@ -32,7 +32,7 @@ func TestImmutableKeys(t *testing.T) {
 		change(&n)
 		red := renamed(blue, "red", "vx1", 200)
 		diff, err := a.Apply(dataplane.Desired{Networks: []dataplane.Network{red, n}})
-		if err == nil || !diff.Empty() || !strings.Contains(err.Error(), key+" ") || !strings.Contains(err.Error(), `"blue"`) {
+		if err == nil || !diff.Empty() || !strings.Contains(err.Error(), key+" ") || !strings.Contains(err.Error(), "remove the network by one reload and add it by the next") || !strings.Contains(err.Error(), `"blue"`) {
 			t.Errorf("%s: %+v, %v", key, diff, err)
 		}
 	}

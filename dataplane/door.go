@@ -254,7 +254,7 @@ type fixed struct {
 func unchanged(kind string, keys ...fixed) error {
 	for _, key := range keys {
 		if !key.same {
-			return fmt.Errorf("%s cannot change while the %s runs", key.name, kind)
+			return fmt.Errorf("%s cannot change while the %s runs: remove the %s by one reload and add it by the next, or start a new daemon beside it", key.name, kind, kind)
 		}
 	}
 	return nil

@@ -22,7 +22,7 @@ func Fixed(was, n Network) error {
 		{"ports_take_addresses", was.PortsTake == n.PortsTake},
 	} {
 		if !key.same {
-			return fmt.Errorf("%s cannot change while the network runs", key.name)
+			return fmt.Errorf("%s cannot change while the network runs: remove the network by one reload and add it by the next, or start a new daemon beside it", key.name)
 		}
 	}
 	return nil
