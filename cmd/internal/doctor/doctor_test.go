@@ -100,6 +100,8 @@ func TestSound(t *testing.T) {
 	want(t, all, "tun", "ok ")
 	want(t, all, "capabilities", "ok ")
 	want(t, all, "kernel", release(t))
+	want(t, all, "rp_filter", "ok ")
+	want(t, all, "socket buffers", "ok ")
 	want(t, all, "underlay", "ok 192.0.2.1 is on u1, MTU 1500")
 	want(t, all, "mtu", "ok network blue: containers may have an MTU of 1450")
 	want(t, all, "start", "ok ")

@@ -51,8 +51,7 @@ func reversePath(add report, h *host.Host, c *config.Config, device string) {
 		add(check, Warn, remedy, "strict for %s, by which no route leads to %s: what comes from there by %s is dropped", device, host.Some(elsewhere), device)
 		return
 	}
-	add(check, OK, "", "strict for %s, by which all peers are reached; where one's packets come in by another device: %s", device,
-		"sysctl -w net/ipv4/conf/DEVICE/rp_filter=2")
+	add(check, OK, "", "strict for %s, by which all peers are reached; for a device that their packets come in by otherwise: sysctl -w net/ipv4/conf/DEVICE/rp_filter=2", device)
 }
 
 // buffers looks whether sockets get the buffers that the daemon asks for: any size

@@ -2,6 +2,8 @@ package doctor
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"runtime"
@@ -12,8 +14,17 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 )
+
+// gather returns the findings of one check.
+func gather(check func(report)) (all []Finding) {
+	check(func(check string, level Level, remedy, format string, args ...any) {
+		all = append(all, Finding{check, level, fmt.Sprintf(format, args...), remedy})
+	})
+	return all
+}
 
 // Strict filtering is in the way where a peer's route leaves by another device; the
 // greater of the two values counts.
@@ -21,7 +32,7 @@ func TestReversePath(t *testing.T) {
 	underlay(t)
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "other"
-	other := &netlink.Dummy{LinkAttrs: attrs}
+	other := &netlink.Bridge{LinkAttrs: attrs}
 	if err := errors.Join(netlink.LinkAdd(other), netlink.LinkSetUp(other)); err != nil {
 		t.Fatal(err)
 	}
@@ -36,9 +47,14 @@ func TestReversePath(t *testing.T) {
 	}
 	defer set(sysctl("net/ipv4/conf/all/rp_filter"), "0")
 	c := parse(t, blue)
+	h, err := host.New(c.Underlay.Address, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.Close()
 	look := func(what string) {
 		t.Helper()
-		want(t, Run(t.Context(), Subject{Config: c, Status: none}), "rp_filter", what)
+		want(t, gather(func(add report) { reversePath(add, h, c, "u1") }), "rp_filter", what)
 	}
 	set("0", "0")
 	look("ok off for u1")
@@ -62,11 +78,7 @@ func TestReversePath(t *testing.T) {
 func TestBuffers(t *testing.T) {
 	underlay(t)
 	look := func() string {
-		var all []Finding
-		buffers(func(check string, level Level, remedy, format string, args ...any) {
-			all = append(all, Finding{check, level, format, remedy})
-		})
-		return says(all, "socket buffers")
+		return says(gather(buffers), "socket buffers")
 	}
 	if text := look(); !strings.HasPrefix(text, "ok ") {
 		t.Errorf("with CAP_NET_ADMIN: %s", text)
