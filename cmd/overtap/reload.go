@@ -19,9 +19,12 @@ func newReloadCommand() *cobra.Command {
 		Long: `Have the daemon read its configuration file again and make what runs be what it
 says. Networks that did not change are not touched; an error changes nothing.
 
-[underlay], [control], [engine] and [log] change by a restart alone, and so do of
-a network that goes on: vni, port, tap, mac, mtu, ageing, max_entries, group,
-bridge, ports and ports_take_addresses. Entries by ` + "`overtap fdb add`" + ` stay.`,
+Not by a reload change [underlay], [control], [engine] and [log], and of a network
+that goes on: vni, port, tap, mac, mtu, ageing, max_entries, group, bridge, ports and
+ports_take_addresses. Remove such a network by one reload and add it by the next, or
+start a new daemon beside this one, which takes over. Only after a stop of this one
+change [underlay], control.socket, engine.workers and engine.offload.
+Entries by ` + "`overtap fdb add`" + ` stay.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			r, err := d.client().Reload(c.Context())
