@@ -2,6 +2,7 @@ package interop
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -9,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
@@ -194,6 +197,40 @@ func TestRestartKinds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What makes a network, and a reload refuses to change, changes by a takeover.
+func TestTakeoverChangesNetwork(t *testing.T) {
+	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
+	other := network{name: "red", vni: 111, port: 8473, bridge: "br-other"}.
+		with("mtu = 1300", `ageing = "60s"`, "max_entries = 100", `mac = "02:42:00:00:00:77"`)
+	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...), red) })
+	next := at(s.a, blue(s.a, s.a, s.b), other)
+	s.write(next)
+	if _, err := s.d.try("reload"); err == nil || !strings.Contains(err.Error(), "remove the network by one reload and add it by the next, or start a new daemon beside it") {
+		t.Errorf("a reload: %v", err)
+	}
+	index := s.index("vx-red")
+	s.takeOver(next)
+	if now := s.index("vx-red"); now != index {
+		t.Errorf("the TAP is another: index %d, was %d", now, index)
+	}
+	on(t, s.a.Host, "vx-red", func(h *netlink.Handle, l netlink.Link) error {
+		bridge, err := h.LinkByName("br-other")
+		if err == nil && (l.Attrs().MasterIndex != bridge.Attrs().Index || l.Attrs().HardwareAddr.String() != "02:42:00:00:00:77") {
+			err = fmt.Errorf("%+v", l.Attrs())
+		}
+		return err
+	})
+	if slices.Contains(must[[]string](t)(s.a.Host.Links()), "br-red") {
+		t.Error("the bridge before is left")
+	}
+	for _, n := range s.d.status().Networks {
+		if n.Network == "red" && (n.VNI != 111 || n.Port != 8473 || n.MTU != 1300) {
+			t.Errorf("%+v", n)
+		}
+	}
+	exchange(t, s.a, s.b, 1<<20)
 }
 
 // Tunnels go on too, of IP-in-IP with its raw sockets.
