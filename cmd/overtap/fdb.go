@@ -150,7 +150,7 @@ func newFDBAddCommand() *cobra.Command {
 		Short: "Bind a MAC to a peer until the daemon ends or the entry is deleted",
 		Long: `Bind a MAC to a peer: a static entry, which learning never displaces, and which
 lasts until ` + "`overtap fdb del`" + ` or the daemon's end. Entries of the configuration are
-changed there.`,
+changed there. Frames from the peer are taken from then on, as from a listed one.`,
 		Example: "  overtap fdb add --network blue 02:42:0a:00:01:04 192.0.2.2",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -162,7 +162,19 @@ changed there.`,
 			if err != nil {
 				return usageError{c.CommandPath(), err}
 			}
-			return d.client().AddFDB(c.Context(), control.Entry{Network: network, MAC: mac, Peer: peer})
+			done, err := d.client().AddFDB(c.Context(), control.Entry{Network: network, MAC: mac, Peer: peer})
+			if err != nil {
+				return err
+			}
+			text := fmt.Sprintf("%s: %s is behind %s", done.Network, mac, peer)
+			if done.Peer.IsValid() {
+				text += fmt.Sprintf(" (was %s, %s)", done.Peer, done.Origin)
+			}
+			if done.Admits {
+				text += fmt.Sprintf("; frames from %s are admitted from now on", peer)
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), text)
+			return err
 		},
 	}
 	d.add(c)
@@ -183,7 +195,12 @@ func newFDBDelCommand() *cobra.Command {
 			if err != nil {
 				return usageError{c.CommandPath(), err}
 			}
-			return d.client().DeleteFDB(c.Context(), network, mac)
+			gone, err := d.client().DeleteFDB(c.Context(), network, mac)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s is no longer behind %s (%s)\n", gone.Network, mac, gone.Peer, gone.Origin)
+			return err
 		},
 	}
 	d.add(c)
