@@ -94,6 +94,9 @@ func onlyLive(flags *pflag.FlagSet) error {
 // run follows frames and prints what became of each.
 func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string) error {
 	want, err := f.request(args)
+	if err == nil {
+		err = emptyNetwork(c)
+	}
 	if err == nil && f.rate < 1 {
 		err = fmt.Errorf("--rate %d: want 1 or more", f.rate)
 	}

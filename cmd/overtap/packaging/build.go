@@ -194,7 +194,6 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		"docs/alerts.yml":             "examples/alerts.yml",
 		"docs/grafana-dashboard.json": "examples/grafana-dashboard.json",
 		here + "/deb/README.Debian":   "README.Debian",
-		"docs/performance.svg":        "performance.svg",
 	}
 	guides, err := filepath.Glob(filepath.Join(s.root, "docs", "*.md"))
 	if err != nil {
