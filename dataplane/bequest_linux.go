@@ -167,6 +167,9 @@ func (b *Bequest) device(s DeviceSpec) ([]Device, error) {
 	if d.TUN != s.TUN || d.Plain != s.Plain || len(d.FDs) != s.Queues {
 		return nil, fmt.Errorf("the device %s works, and cannot become one of another kind (TAP, TUN, offload) meanwhile", s.Name)
 	}
+	if err := keepsMAC(s); err != nil {
+		return nil, err
+	}
 	if err := configureTap(s); err != nil {
 		return nil, fmt.Errorf("go on with %s %s: %w", s.kind(), s.Name, err)
 	}

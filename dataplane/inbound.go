@@ -73,6 +73,7 @@ func (in *inbound) run(c *catalogue, port uint16, w Wire) error {
 		in.datagram(&in.datagrams[i])
 	}
 	in.flush()
+	in.mirror.end()
 	return err
 }
 

@@ -31,6 +31,9 @@ func (m *mirroring) begin() bool {
 	return true
 }
 
+// end forgets who looked: a thread that sleeps must not keep their memory.
+func (m *mirroring) end() { m.now = nil }
+
 // on reports whether anybody looks at the batch at hand.
 func (m *mirroring) on() bool { return m.now != nil }
 

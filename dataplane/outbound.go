@@ -71,6 +71,7 @@ func (o *outbound) run(n *network, dev Device, w Wire) error {
 		}
 	}
 	o.flush(w)
+	o.mirror.end()
 	return err
 }
 

@@ -36,6 +36,7 @@ func (in *packetIn) run(c *catalogue, w Wire) error {
 		in.datagram(&in.in.datagrams[i])
 	}
 	in.in.flush()
+	in.in.mirror.end()
 	return err
 }
 

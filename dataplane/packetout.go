@@ -41,6 +41,7 @@ func (o *packetOut) run(t *tunnel, dev Device, w Wire) error {
 		}
 	}
 	out.flush(w)
+	out.mirror.end()
 	return err
 }
 

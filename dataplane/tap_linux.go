@@ -132,6 +132,41 @@ func setOffloads(fd int) ([]string, error) {
 	return nil, fmt.Errorf("TUNSETOFFLOAD: %w", err)
 }
 
+// hardware is struct ifreq with a struct sockaddr in its union.
+type hardware struct {
+	name   [unix.IFNAMSIZ]byte
+	family uint16
+	data   [22]byte
+}
+
+// read fills hw with the address of the device.
+func (hw *hardware) read(fd int, name string) (encap.MAC, unix.Errno) {
+	copy(hw.name[:unix.IFNAMSIZ-1], name)
+	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(hw)))
+	return encap.MACFrom(hw.data[:]), e
+}
+
+// keepsMAC is an error when the device s, which works, has another MAC than s says.
+func keepsMAC(s DeviceSpec) error {
+	if s.TUN {
+		return nil
+	}
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open a socket to look at %s: %w", s.Name, err)
+	}
+	defer unix.Close(fd)
+	var hw hardware
+	now, e := hw.read(fd, s.Name)
+	if e != 0 {
+		return fmt.Errorf("read the MAC of %s: %w", s.Name, e)
+	}
+	if now != s.MAC {
+		return fmt.Errorf("the device %s works with the MAC %s, and cannot become %s meanwhile", s.Name, now, s.MAC)
+	}
+	return nil
+}
+
 // configureTap sets the MAC and MTU while the device is down, so that nobody
 // ever sees it with others.
 func configureTap(s DeviceSpec) error {
@@ -143,15 +178,8 @@ func configureTap(s DeviceSpec) error {
 	if s.TUN {
 		return setMTU(fd, s)
 	}
-	// struct ifreq with a struct sockaddr in its union.
-	var hw struct {
-		name   [unix.IFNAMSIZ]byte
-		family uint16
-		data   [22]byte
-	}
-	copy(hw.name[:unix.IFNAMSIZ-1], s.Name)
-	_, _, e := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCGIFHWADDR, uintptr(unsafe.Pointer(&hw)))
-	if e == 0 && encap.MACFrom(hw.data[:]) == s.MAC {
+	var hw hardware
+	if now, e := hw.read(fd, s.Name); e == 0 && now == s.MAC {
 		return setMTU(fd, s) // of an adopted device: nobody shall hear that it changed
 	}
 	hw.family = unix.ARPHRD_ETHER

@@ -107,6 +107,7 @@ func (s *scene) run() {
 	s.probe.Mark()
 	time.Sleep(lasting())
 	s.probe.Mark()
+	s.recover() // what was sent before is not on its way any more
 	s.before = s.d.stats()
 	s.f.strike(s)
 	healed := s.recover()

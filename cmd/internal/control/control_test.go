@@ -215,7 +215,7 @@ func serve(t *testing.T, d Daemon) (socket string, stop func() time.Duration) {
 			t.Error(err)
 		}
 		took := time.Since(start)
-		if err := l.Close(); err != nil {
+		if err := errors.Join(l.Close(), l.Remove()); err != nil {
 			t.Error(err)
 		}
 		return took
@@ -373,7 +373,7 @@ func TestFoundDirectoryStays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.Close(); err != nil {
+	if err := errors.Join(l.Close(), l.Remove()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Dir(socket)); err != nil {

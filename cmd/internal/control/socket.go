@@ -14,21 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Listener is the daemon's unix socket. Close removes the socket file, and the
-// directories that Listen made unless something else is in them.
+// Listener is the daemon's unix socket. Close stops listening; Remove removes the
+// socket file, and the directories that Listen made unless something else is in them:
+// in between another daemon may take over, whose they are then.
 type Listener struct {
 	net.Listener
+	path string   // what Remove removes; "" = nothing
 	made []string // the directories, the innermost first
 	left []string // those that Own will make ours
 }
 
-// Leave has Close remove nothing: another daemon listens on the socket by now.
-func (l *Listener) Leave() {
-	if u, ok := l.Listener.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(false)
-	}
-	l.made = nil
-}
+// Leave has Remove do nothing: another daemon listens on the socket by now.
+func (l *Listener) Leave() { l.path, l.made = "", nil }
 
 // Made returns the directories that Listen made.
 func (l *Listener) Made() []string { return l.made }
@@ -55,14 +52,13 @@ func Inherit(f *os.File, made []string) (*Listener, error) {
 		l.Close()
 		return nil, fmt.Errorf("going on with the control socket: it is a %T", l)
 	}
+	u.SetUnlinkOnClose(false)
 	return &Listener{Listener: u, left: made}, nil
 }
 
-// Own has Close remove what it would have of a socket that Listen made.
+// Own has Remove remove what it would have of a socket that Listen made.
 func (l *Listener) Own() {
-	if u, ok := l.Listener.(*net.UnixListener); ok {
-		u.SetUnlinkOnClose(true)
-	}
+	l.path = l.Addr().String()
 	l.made, l.left = l.left, nil
 }
 
@@ -72,7 +68,7 @@ func TryListen(path string) error {
 	if err != nil {
 		return err
 	}
-	return l.Close()
+	return errors.Join(l.Close(), l.Remove())
 }
 
 // Listen creates the socket at path with mode 0600; directories that are missing
@@ -82,7 +78,7 @@ func Listen(path string) (*Listener, error) {
 	if err := CheckFree(path); err != nil {
 		return nil, err
 	}
-	l := &Listener{}
+	l := &Listener{path: path}
 	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 			break
@@ -110,15 +106,31 @@ func Listen(path string) (*Listener, error) {
 	if l.Listener, err = lc.Listen(context.Background(), "unix", path); err != nil {
 		return nil, errors.Join(fmt.Errorf("listening on the control socket: %w: set control.socket to another path", err), l.removeDirs())
 	}
+	if u, ok := l.Listener.(*net.UnixListener); ok {
+		u.SetUnlinkOnClose(false)
+	}
 	return l, nil
 }
 
-// Close stops listening and removes the socket file.
+// Close stops listening.
 func (l *Listener) Close() error {
 	err := l.Listener.Close()
 	if errors.Is(err, net.ErrClosed) {
 		err = nil
 	}
+	return err
+}
+
+// Remove removes the socket file and the directories.
+func (l *Listener) Remove() error {
+	if l.path == "" {
+		return nil
+	}
+	err := os.Remove(l.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	l.path = ""
 	return errors.Join(err, l.removeDirs())
 }
 

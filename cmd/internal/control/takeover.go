@@ -99,6 +99,10 @@ func (c *Client) TakeOver(ctx context.Context, version string) (*Succession, err
 		return nil, c.explain(err)
 	}
 	s := &Succession{conn: conn.(*net.UnixConn)}
+	if !trusted(s.conn) {
+		s.Close()
+		return nil, fmt.Errorf("who listens on %s is neither root nor the user of this program: what it hands over is not trusted", c.socket)
+	}
 	if err := s.ask(c, version); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("the daemon that runs does not hand over: %w: stop it first", err)

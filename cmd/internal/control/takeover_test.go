@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -123,8 +124,12 @@ func TestInheritedListener(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old.Leave()
+	// The old one may stop listening before it knows that it leaves.
 	if err := old.Close(); err != nil {
+		t.Error(err)
+	}
+	old.Leave()
+	if err := old.Remove(); err != nil {
 		t.Error(err)
 	}
 	accepted := make(chan error, 1)
@@ -142,7 +147,7 @@ func TestInheritedListener(t *testing.T) {
 		t.Error(err)
 	}
 	next.Own()
-	if err := next.Close(); err != nil {
+	if err := errors.Join(next.Close(), next.Remove()); err != nil {
 		t.Error(err)
 	}
 	if left, err := os.ReadDir(root); err != nil || len(left) != 0 {

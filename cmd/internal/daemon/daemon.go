@@ -165,7 +165,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.socket, err = d.listenControl(); err != nil {
 		return err
 	}
-	undo = append(undo, func() error { return d.socket.Close() })
+	undo = append(undo, func() error { return errors.Join(d.socket.Close(), d.socket.Remove()) })
 	if d.before == nil {
 		if err := d.host.KeepJournal(journalPath(o.Config.Control.Socket)); err != nil {
 			return err

@@ -208,6 +208,9 @@ func (f *follower) restart(u host.Underlay) error {
 		f.Log.Warn("the underlay's device was made anew: the sockets are opened anew on it; learned entries are lost, counters begin at zero", "device", u.Name)
 	}
 	err := f.restartEngine(u)
+	if f.yielded.Load() {
+		return nil
+	}
 	if err == nil {
 		f.tries, f.retry = 0, time.Time{}
 		for _, n := range f.overlays() {
@@ -230,6 +233,9 @@ func (f *follower) restart(u host.Underlay) error {
 func (d *daemon) adopt(n host.Network) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.yielded.Load() {
+		return
+	}
 	if err := d.setupHost(n); err != nil {
 		d.Log.Debug("setting the host up", "err", err) // Repair goes on
 	}

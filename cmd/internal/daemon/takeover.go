@@ -59,6 +59,7 @@ func (d *daemon) succeed(ctx context.Context) error {
 // receive takes the offer.
 func (p *predecessor) receive() error {
 	if err := p.link.Receive(msgOffer, &p.offer); err != nil {
+		p.Engine = nil // its numbers mean nothing here
 		return err
 	}
 	if p.Engine == nil {
@@ -145,6 +146,10 @@ func (d *daemon) inheritStatic() {
 	}
 }
 
+// predecessorEnd is how long a daemon that does not say that it stands still may
+// take to end.
+const predecessorEnd = 20 * time.Second
+
 // takeOver ends the hand-over, once all is prepared: the daemon before stops its
 // road, and ours begins.
 func (d *daemon) takeOver() error {
@@ -155,9 +160,15 @@ func (d *daemon) takeOver() error {
 	}
 	var s stopped
 	if err := p.link.Receive(msgStopped, &s); err != nil {
-		lives, aerr := host.Alive(p.Owner)
-		if lives {
-			return errors.Join(err, aerr)
+		// It may be beyond the point where it could go on: only its end is sure.
+		for deadline := time.Now().Add(predecessorEnd); ; time.Sleep(100 * time.Millisecond) {
+			lives, aerr := host.Alive(p.Owner)
+			if !lives {
+				break
+			}
+			if aerr != nil || time.Now().After(deadline) {
+				return errors.Join(err, aerr)
+			}
 		}
 		d.Log.Warn("the daemon before ended while it handed over: going on with what it had", "err", err)
 	}

@@ -3,6 +3,8 @@ package host
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 )
@@ -14,6 +16,9 @@ import (
 // markDevice makes the engine's device this run's. One that another run lives by,
 // which opened it, stays that run's, and so does one that somebody else named.
 func (h *Host) markDevice(l netlink.Link) error {
+	if _, ok := l.(*netlink.Tuntap); !ok {
+		return nil // somebody put another device in its place
+	}
 	if l.Attrs().Alias == "" {
 		return h.mark(deviceMark, l)
 	}
@@ -96,7 +101,12 @@ func (h *Host) Settle() error {
 		}
 	}
 	h.before = ""
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	h.ancestors = nil
+	h.journal.rewrite(h)
+	return nil
 }
 
 // settle makes a link of a daemon before this run's, or removes it.
@@ -109,6 +119,9 @@ func (h *Host) settle(mark string, l netlink.Link, used bool) error {
 		return nil
 	}
 	if !used {
+		if id, _ := strings.CutPrefix(l.Attrs().Alias, mark); left && !slices.Contains(h.ancestors, id) {
+			return nil // another daemon's, whose next run goes on with it
+		}
 		h.log.Info("removing what a daemon before left and the configuration does not name", "device", l.Attrs().Name)
 		if err := h.nl.LinkDel(l); err != nil && !gone(err) {
 			return fmt.Errorf("removing %s, which a daemon before left: %w", l.Attrs().Name, err)

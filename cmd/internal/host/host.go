@@ -54,8 +54,10 @@ type Host struct {
 	underlay netip.Addr
 	owner    owner
 	before   string // id of the daemon that this one takes the place of; "" = none
-	journal  journal
-	marks    marks
+	// ancestors are the runs by the same journal that died and left something.
+	ancestors []string
+	journal   journal
+	marks     marks
 
 	mu         sync.Mutex
 	undo       []Step            // in the order things were made

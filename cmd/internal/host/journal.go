@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"reflect"
+
+	"golang.org/x/sys/unix"
 )
 
 // A journal keeps what is to be undone in a file, for the run after one that was
@@ -27,7 +29,12 @@ type journal struct {
 type journalHead struct {
 	Owner string `json:"overtap_run"`
 	Boot  string `json:"boot"`
+	// Before are the runs before it that died before they had settled.
+	Before []string `json:"before,omitempty"`
 }
+
+// maxAncestors bounds how many of those are remembered.
+const maxAncestors = 64
 
 // maxJournal bounds what is read of a journal.
 const maxJournal = 64 << 20
@@ -38,9 +45,13 @@ const maxJournal = 64 << 20
 func (h *Host) KeepJournal(path string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	steps, err := readJournal(path)
+	head, steps, err := readJournal(path)
 	if err != nil {
 		return err
+	}
+	if head.Owner != "" {
+		h.ancestors = append(head.Before, head.Owner)
+		h.ancestors = h.ancestors[max(0, len(h.ancestors)-maxAncestors):]
 	}
 	h.inherit(steps)
 	h.journal.path = path
@@ -123,25 +134,28 @@ func (h *Host) inherit(steps []Step) {
 	}
 }
 
-func readJournal(path string) ([]Step, error) {
-	f, err := os.Open(path)
+// readJournal returns what the journal at path says, of a run of this boot that is
+// gone; else nothing.
+func readJournal(path string) (head journalHead, steps []Step, err error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return head, nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading what a daemon before left: %w", err)
+		return head, nil, fmt.Errorf("reading what a daemon before left: %w", err)
 	}
 	defer f.Close()
+	if err := checkOwn(f); err != nil {
+		return head, nil, fmt.Errorf("reading what a daemon before left: %w: remove it", err)
+	}
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, maxJournal)
-	var head journalHead
 	if !lines.Scan() || json.Unmarshal(lines.Bytes(), &head) != nil || head.Boot != bootID() || head.Owner == "" {
-		return nil, nil // of another boot, or no journal
+		return journalHead{}, nil, nil // of another boot, or no journal
 	}
 	if lives, err := Alive(head.Owner); err != nil || lives {
-		return nil, err
+		return journalHead{}, nil, err
 	}
-	var steps []Step
 	for lines.Scan() {
 		var s Step
 		// A line that was being written when the run was killed is of a step
@@ -150,7 +164,20 @@ func readJournal(path string) ([]Step, error) {
 			steps = append(steps, s)
 		}
 	}
-	return steps, nil
+	return head, steps, nil
+}
+
+// checkOwn is an error when somebody else than root and the daemon's own user may
+// have written the file.
+func checkOwn(f *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || st.Uid != 0 && int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0 {
+		return fmt.Errorf("%s may be another user's work (owner %d, mode %#o)", f.Name(), st.Uid, st.Mode&0o7777)
+	}
+	return nil
 }
 
 // bootID tells one boot of this host from another.
@@ -192,10 +219,15 @@ func (j *journal) rewrite(h *Host) {
 	}
 	j.close()
 	j.lines = 0
-	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err := os.Remove(j.path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		j.err = err
+		j.complain(h)
+		return
+	}
+	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
 		j.file = f
-		err = j.write(journalHead{Owner: h.owner.id, Boot: bootID()})
+		err = j.write(journalHead{Owner: h.owner.id, Boot: bootID(), Before: h.ancestors})
 		for i := 0; i < len(h.undo) && err == nil; i++ {
 			err = j.write(h.undo[i])
 		}

@@ -147,7 +147,7 @@ func TestJournalThatIsNone(t *testing.T) {
 		if err := os.WriteFile(path, []byte(c.text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if steps, err := readJournal(path); err != nil || len(steps) != c.steps {
+		if _, steps, err := readJournal(path); err != nil || len(steps) != c.steps {
 			t.Errorf("%s: %+v, %v", name, steps, err)
 		}
 	}
@@ -212,13 +212,40 @@ func TestSettleRemovesOrphans(t *testing.T) {
 	alias("br-old", bridgeMark+"GONE")
 	alias("vx-other", deviceMark+other.owner.id)
 	alias("br-mine", "overtap is what this bridge is for")
-	if err := h.Settle(); err != nil {
+	persistentTAP(t, "vx-else", netlink.TUNTAP_MODE_TAP, 0)
+	alias("vx-else", deviceMark+"ELSE") // of a daemon with another journal that is gone as well
+	path := filepath.Join(t.TempDir(), "journal")
+	head := `{"overtap_run":"DEAD","boot":"` + bootID() + `","before":["GONE"]}` + "\n"
+	if err := os.WriteFile(path, []byte(head), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(h.KeepJournal(path), h.Settle()); err != nil {
 		t.Fatal(err)
 	}
 	absent(t, "vx-old")
 	absent(t, "br-old")
+	link(t, "vx-else")
 	link(t, "vx-other")
 	link(t, "br-mine")
+}
+
+// A journal that somebody else may have written is refused, and none is followed to
+// where a link leads.
+func TestJournalIsOurs(t *testing.T) {
+	for name, spoil := range map[string]func(path string) error{
+		"writable by others": func(path string) error { return os.Chmod(path, 0o666) },
+		"another's":          func(path string) error { return os.Chown(path, 65534, 65534) },
+		"a link":             func(path string) error { return errors.Join(os.Rename(path, path+"2"), os.Symlink(path+"2", path)) },
+	} {
+		h := newHost(t)
+		path := filepath.Join(t.TempDir(), "journal")
+		if err := errors.Join(os.WriteFile(path, []byte(`{"overtap_run":"GONE","boot":"`+bootID()+`"}`+"\n"), 0o600), spoil(path)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.KeepJournal(path); err == nil {
+			t.Errorf("%s: it is read", name)
+		}
+	}
 }
 
 // A bridge that a run made and could not mark before it was killed is known by the

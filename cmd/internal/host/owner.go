@@ -3,6 +3,7 @@ package host
 import (
 	"crypto/rand"
 	"fmt"
+	"os"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -28,7 +29,7 @@ type owner struct {
 }
 
 func newOwner() (owner, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return owner{}, fmt.Errorf("opening the socket that marks this run: %w", err)
 	}
@@ -36,6 +37,10 @@ func newOwner() (owner, error) {
 	if err := unix.Bind(fd, lifeSign(o.id)); err != nil {
 		unix.Close(fd)
 		return owner{}, fmt.Errorf("naming the socket that marks this run: %w", err)
+	}
+	if err := unix.Listen(fd, 1); err != nil {
+		unix.Close(fd)
+		return owner{}, fmt.Errorf("listening on the socket that marks this run: %w", err)
 	}
 	return o, nil
 }
@@ -48,14 +53,27 @@ func lifeSign(id string) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "@overtap/" + id}
 }
 
-// Alive reports whether the run of an id lives. In doubt it does.
+// Alive reports whether the run of an id lives. In doubt it does. The name is no
+// secret: one that another user than root and ours took after the run's end is no
+// sign of its life.
 func Alive(id string) (bool, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return true, fmt.Errorf("opening a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	return unix.Connect(fd, lifeSign(id)) != unix.ECONNREFUSED, nil
+	switch err := unix.Connect(fd, lifeSign(id)); err {
+	case nil:
+	case unix.ECONNREFUSED, unix.EPROTOTYPE:
+		return false, nil
+	default:
+		return true, nil // its queue is full
+	}
+	peer, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return true, fmt.Errorf("looking who lives: %w", err)
+	}
+	return peer.Uid == 0 || int(peer.Uid) == os.Geteuid(), nil
 }
 
 // ours reports whether the link, as it was read, belongs to this run, or to the
