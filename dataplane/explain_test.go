@@ -424,6 +424,40 @@ func TestExplainAgreesWithTunnelRoad(t *testing.T) {
 	}
 }
 
+// A step names the lengths and the MTU that it compares, both as of IP packets, and
+// what admits a sender.
+func TestExplainNamesLengths(t *testing.T) {
+	n := testNetwork(addrA, addrB)
+	n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}, {MAC: macC, Peer: addrC}}
+	n.Peers = append(n.Peers, dataplane.Peer{Address: addrC})
+	h := newHost(t, dataplanetest.NewUnderlay(t), addrA, n)
+	s := flowSpec{src: macA, dst: macB}
+	frame := func(size int) []byte {
+		return plainFrame(macB, macA, strings.Repeat("x", size)).Data
+	}
+	for name, c := range map[string]struct {
+		query dataplane.Query
+		want  string
+	}{
+		"as long as may be": {dataplane.Query{Frame: frame(1450)}, "1450 bytes: within the network's MTU of 1450"},
+		"too long":          {dataplane.Query{Frame: frame(1500)}, "1500 bytes: larger than the network's MTU of 1450"},
+		"too long in":       {dataplane.Query{Frame: frame(1500), From: addrB}, "1500 bytes: larger than the network's MTU of 1450"},
+		"segments": {dataplane.Query{Frame: s.complete(t, pattern(4000)), SegSize: 1000},
+			"4 segments, the longest of 1040 bytes: within the network's MTU of 1450"},
+		"long segments": {dataplane.Query{Frame: s.complete(t, pattern(4000)), SegSize: 2000},
+			"2 segments, the longest of 2040 bytes: larger than the network's MTU of 1450"},
+		"ARP":    {dataplane.Query{Frame: arp(encap.BroadcastMAC, macA, encap.ARPRequest, macA, inner(1), 0, inner(2)).Data}, ", ARP"},
+		"listed": {dataplane.Query{Frame: frame(10), From: addrB}, "is a listed peer"},
+		"static": {dataplane.Query{Frame: frame(10), From: addrC}, "is the peer of a static entry"},
+	} {
+		c.query.Network = n.Name
+		x, err := h.Explain(c.query)
+		if err != nil || !slices.ContainsFunc(x.Steps, func(s dataplane.Step) bool { return strings.HasSuffix(s.Detail, c.want) }) {
+			t.Errorf("%s: %v, %+v; want %s", name, err, x.Steps, c.want)
+		}
+	}
+}
+
 // What cannot be explained is an error that says why.
 func TestExplainRefuses(t *testing.T) {
 	u := dataplanetest.NewUnderlay(t)

@@ -34,7 +34,8 @@ func (x *explainer) inbound(n *network) {
 	x.out.Network = n.name
 	x.step("vni", stepPass, "VNI %d on port %d is network %q", vni, port, n.name)
 	id, admission := n.peers.Foresee(x.query.From)
-	if !x.admitted(n.peers, n.config.Admit, id, admission) {
+	static := slices.ContainsFunc(n.config.FDB, func(e StaticEntry) bool { return e.Peer == x.query.From })
+	if !x.admitted(n.peers, n.config.Admit, id, admission, static) {
 		return
 	}
 	in, dev := rehearsedInbound()
@@ -43,8 +44,9 @@ func (x *explainer) inbound(n *network) {
 	x.deliver(in, id, dev)
 }
 
-// admitted tells who lets the sender in, and reports whether anybody does.
-func (x *explainer) admitted(peers *fdb.Peers, admit Admit, id fdb.PeerID, admission fdb.Admission) bool {
+// admitted tells who lets the sender in, and reports whether anybody does. static
+// says that it is the peer of a static entry.
+func (x *explainer) admitted(peers *fdb.Peers, admit Admit, id fdb.PeerID, admission fdb.Admission, static bool) bool {
 	from := x.query.From
 	switch {
 	case admission > fdb.AdmitAdded:
@@ -63,6 +65,8 @@ func (x *explainer) admitted(peers *fdb.Peers, admit Admit, id fdb.PeerID, admis
 		case info.Learned:
 			x.step("admission", stepPass, "%s is not listed: %s; it is a peer since it sent, %d s ago last",
 				from, rule(peers, from), info.Idle)
+		case static && !info.Flood:
+			x.step("admission", stepPass, "%s is the peer of a static entry", from)
 		default:
 			x.step("admission", stepPass, "%s is a listed peer", from)
 		}
@@ -121,7 +125,7 @@ func (x *explainer) deliver(in *inbound, id fdb.PeerID, dev *rehearsedDevice) {
 		}
 	}
 	drop := in.pass(frame, id, d, 0)
-	x.delivered(in, dev, &n.overlay, n.config.Device, drop)
+	x.delivered(in, dev, &n.overlay, n.config.Device, drop, len(frame)-eth.L3Offset())
 }
 
 // mark says what congestion mark a datagram brings.
@@ -161,11 +165,16 @@ func (x *explainer) learn(n *network, p *policy, src encap.MAC, id fdb.PeerID) b
 	return true
 }
 
-// delivered tells how the frame arrives at the device.
-func (x *explainer) delivered(in *inbound, dev *rehearsedDevice, o *overlay, device string, d Drop) {
+// delivered tells how the frame, an IP packet of size bytes, arrives at the device.
+func (x *explainer) delivered(in *inbound, dev *rehearsedDevice, o *overlay, device string, d Drop, size int) {
 	in.flush()
-	if d != dropNone {
-		x.drop("deliver", d, fmt.Sprintf("%s (MTU %d)", d.Text(), in.sink.mtu))
+	switch d {
+	case dropNone:
+	case DropTooBig:
+		x.drop("deliver", d, tooBig(fmt.Sprintf("%d bytes", size), in.sink.mtu))
+		return
+	default:
+		x.drop("deliver", d, d.Text())
 		return
 	}
 	if x.lost(o, device) {
@@ -205,14 +214,15 @@ func (x *explainer) packetIn() {
 		return
 	}
 	x.out.Network = t.name
-	if !x.admitted(t.peers, t.config.Admit, id, admission) {
+	if !x.admitted(t.peers, t.config.Admit, id, admission, false) {
 		return
 	}
 	in, dev := rehearsedInbound()
 	p := t.policy.Load()
 	in.sink = sink{dev: dev, mtu: p.mtu, plain: p.plain, uso: p.uso}
 	road := &packetIn{in: in, self: x.e.options.Underlay, t: t, p: p}
-	d := road.deliver(&Datagram{From: from, Data: x.room()[Headroom:], TOS: x.query.TOS}, id)
+	packet := x.room()[Headroom:]
+	d := road.deliver(&Datagram{From: from, Data: packet, TOS: x.query.TOS}, id)
 	for _, s := range packetSteps {
 		if slices.Contains(s.drops, d) {
 			x.drop(s.name, d, d.Text())
@@ -220,5 +230,6 @@ func (x *explainer) packetIn() {
 		}
 		x.step(s.name, stepPass, "%s", s.passed)
 	}
-	x.delivered(in, dev, &t.overlay, t.config.Device, d)
+	inner, _ := encap.FindPacketTransport(packet)
+	x.delivered(in, dev, &t.overlay, t.config.Device, d, inner.End)
 }

@@ -51,6 +51,9 @@ func described(f *Frame, eth encap.Ethernet) string {
 	if f.VNet.GSOSize != 0 {
 		what += fmt.Sprintf(", a superframe of segments of %d bytes", f.VNet.GSOSize)
 	}
+	if eth.EtherType() == encap.EtherTypeARP {
+		return what + ", ARP"
+	}
 	if _, ok := encap.FindTransport(f.Data); !ok {
 		what += fmt.Sprintf(", no IP packet (EtherType %#04x)", eth.EtherType())
 	}
@@ -95,7 +98,7 @@ func (x *explainer) unicast(s *stage, f *Frame, eth encap.Ethernet, id fdb.PeerI
 		return
 	}
 	u, d := s.inspect(f, eth, id)
-	if !x.checked("size", d, "%s", fit(&u, s.p.mtu)) {
+	if !x.fits(s, f, &u, d) {
 		return
 	}
 	x.send(s, &u, f, []fdb.Target{{ID: id, Addr: to}})
@@ -141,7 +144,7 @@ func (x *explainer) flood(s *stage, f *Frame, eth encap.Ethernet) {
 		x.step("lookup", stepPass, "%s: flooded to %d of %d peers", why, len(targets), s.n.peers.Len())
 	}
 	u, d := s.inspect(f, eth, fdb.NoPeer)
-	if !x.checked("size", d, "%s", fit(&u, s.p.mtu)) {
+	if !x.fits(s, f, &u, d) {
 		return
 	}
 	if s.p.stormy {
@@ -170,12 +173,38 @@ func bound(kind int, r *rates) string {
 	return fmt.Sprintf("the bound of %d frames a second is not reached", 1e9/r[kind])
 }
 
-// fit says that a unit is no longer than may be.
-func fit(u *unit, mtu encap.OverlayMTU) string {
-	if u.segs > 1 {
-		return fmt.Sprintf("%d segments, the longest of %d bytes: within the network's MTU of %d", u.segs, u.longest, mtu)
+// fits tells whether a unit is no longer than the network's MTU, as which an IP
+// packet counts. d is what inspecting it said.
+func (x *explainer) fits(s *stage, f *Frame, u *unit, d Drop) bool {
+	find := encap.FindTransport
+	if s.at.packets {
+		find = encap.FindPacketTransport
 	}
-	return fmt.Sprintf("within the network's MTU of %d", mtu)
+	t, isIP := find(f.Data)
+	l3, end := t.L3, len(f.Data)
+	if s.at.packets {
+		end = t.End
+	}
+	if eth, err := encap.ParseEthernet(f.Data); !isIP && err == nil {
+		l3 = eth.L3Offset()
+	}
+	if d == DropTooBig {
+		size := fmt.Sprintf("%d bytes", end-l3)
+		if p, ok := planSegments(f, t, isIP); ok {
+			size = fmt.Sprintf("%d segments, the longest of %d bytes", p.count, p.longest()-l3)
+		}
+		x.drop("size", d, tooBig(size, s.at.mtu))
+		return false
+	}
+	if u.segs > 1 {
+		return x.checked("size", d, "%d segments, the longest of %d bytes: within the network's MTU of %d", u.segs, u.longest-l3, s.at.mtu)
+	}
+	return x.checked("size", d, "%d bytes: within the network's MTU of %d", u.longest-l3, s.at.mtu)
+}
+
+// tooBig says that a packet is longer than the network takes.
+func tooBig(size string, mtu encap.OverlayMTU) string {
+	return fmt.Sprintf("%s: larger than the network's MTU of %d", size, mtu)
 }
 
 // send explains how a unit leaves to each of its receivers.
@@ -291,7 +320,7 @@ func (x *explainer) sent(c *Copy) {
 		}
 		x.step("send", stepPass, "to %s%s, %s", c.Peer, from, c.outer())
 	case DropTooBig:
-		x.refused(c, fmt.Sprintf("to %s: outer packets of %d bytes, and the path takes %d", c.Peer, c.Length, c.PathMTU))
+		x.refused(c, fmt.Sprintf("to %s: outer packets of %d bytes: larger than the path's MTU of %d", c.Peer, c.Length, c.PathMTU))
 	default:
 		x.refused(c, fmt.Sprintf("to %s: %s", c.Peer, c.Reason.Text()))
 	}
@@ -375,7 +404,7 @@ func (x *explainer) packetOut(t *tunnel) {
 		return
 	}
 	u, d := o.inspect(f, transport, to.ID)
-	if x.checked("size", d, "%s", fit(&u, p.mtu)) {
+	if x.fits(s, f, &u, d) {
 		before := s.dropped()
 		o.deliver(&u, f, transport, to, s.wire)
 		long := map[netip.Addr]bool{to.Addr: s.dropped() != before}

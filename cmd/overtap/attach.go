@@ -87,7 +87,7 @@ and the next one finds it; it is detached by ` + "`overtap detach`" + ` or by it
 ` + targets,
 		Example: `  overtap attach blue web --address 198.51.100.2/24 --gateway 198.51.100.1
   overtap attach blue 4242 --address 198.51.100.3/24 --address 2001:db8::3/64 --ifname eth1`,
-		Args: cobra.ExactArgs(2),
+		Args: exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {
 				return usageError{c.CommandPath(), err}

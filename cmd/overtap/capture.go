@@ -44,7 +44,7 @@ type roadFlags struct {
 }
 
 func (f *roadFlags) add(c *cobra.Command) {
-	addNetwork(c, &f.network)
+	addOnlyNetwork(c, &f.network)
 	c.Flags().IntVar(&f.count, "count", 0, "stop after so many frames that match; 0 = never")
 	c.Flags().DurationVar(&f.duration, "duration", 0, "stop after so long, such as 30s or 5m; 0 = never")
 }
@@ -114,6 +114,15 @@ func (f *roadFlags) request(args []string) (control.CaptureRequest, error) {
 	return r, nil
 }
 
+// emptyNetwork refuses --network "", as a variable without a value leaves it: to see
+// all networks is to be asked for by leaving it out.
+func emptyNetwork(c *cobra.Command) error {
+	if flag := c.Flags().Lookup("network"); flag.Changed && flag.Value.String() == "" {
+		return errors.New("--network \"\": want a network's name; all are seen without the flag")
+	}
+	return nil
+}
+
 // within ends with the duration, or when interrupted.
 func (f *roadFlags) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
@@ -130,6 +139,9 @@ var errEnough = errors.New("enough")
 func (f *captureFlags) run(c *cobra.Command, args []string) (err error) {
 	want, err := f.request(args)
 	size, sizeErr := parseSize(f.size)
+	if err == nil {
+		err = emptyNetwork(c)
+	}
 	switch {
 	case err != nil:
 	case sizeErr != nil:

@@ -23,7 +23,7 @@ addresses and routes, and the veth's other end are removed.
 What cannot be found any more is taken for the name that was given to attach, as
 ` + "`overtap status`" + ` shows it.`,
 		Example: "  overtap detach blue web",
-		Args:    cobra.ExactArgs(2),
+		Args:    exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {
 				return usageError{c.CommandPath(), err}

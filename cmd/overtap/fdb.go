@@ -75,13 +75,18 @@ type match struct {
 }
 
 func (m *match) add(c *cobra.Command) {
-	addNetwork(c, &m.network)
+	addOnlyNetwork(c, &m.network)
 	c.Flags().Var(&m.mac, "mac", "only this MAC")
 	c.Flags().Var(&m.peer, "peer", "only entries of this peer")
 }
 
 func addNetwork(c *cobra.Command, network *string) {
 	c.Flags().StringVar(network, "network", "", "the network's `NAME`")
+}
+
+// addOnlyNetwork is addNetwork for verbs that take all networks without the flag.
+func addOnlyNetwork(c *cobra.Command, network *string) {
+	c.Flags().StringVar(network, "network", "", "only the network `NAME`")
 }
 
 // origins are what a forwarding entry can come from.
@@ -119,6 +124,9 @@ func newFDBShowCommand() *cobra.Command {
 			if json {
 				return printJSON(c.OutOrStdout(), entries)
 			}
+			if len(entries) == 0 {
+				return printNone(c, "no entries")
+			}
 			t := table{header: []string{"NETWORK", "VNI", "MAC", "PEER", "PORT", "ORIGIN", "AGE"}}
 			for _, e := range entries {
 				age := "-"
@@ -150,9 +158,9 @@ func newFDBAddCommand() *cobra.Command {
 		Short: "Bind a MAC to a peer until the daemon ends or the entry is deleted",
 		Long: `Bind a MAC to a peer: a static entry, which learning never displaces, and which
 lasts until ` + "`overtap fdb del`" + ` or the daemon's end. Entries of the configuration are
-changed there.`,
+changed there. Frames from the peer are taken from then on, as from a listed one.`,
 		Example: "  overtap fdb add --network blue 02:42:0a:00:01:04 192.0.2.2",
-		Args:    cobra.ExactArgs(2),
+		Args:    exactly("MAC", "PEER"),
 		RunE: func(c *cobra.Command, args []string) error {
 			mac, err := encap.ParseMAC(args[0])
 			if err != nil {
@@ -162,7 +170,19 @@ changed there.`,
 			if err != nil {
 				return usageError{c.CommandPath(), err}
 			}
-			return d.client().AddFDB(c.Context(), control.Entry{Network: network, MAC: mac, Peer: peer})
+			done, err := d.client().AddFDB(c.Context(), control.Entry{Network: network, MAC: mac, Peer: peer})
+			if err != nil {
+				return err
+			}
+			text := fmt.Sprintf("%s: %s is behind %s", done.Network, mac, peer)
+			if done.Peer.IsValid() {
+				text += fmt.Sprintf(" (was %s, %s)", done.Peer, done.Origin)
+			}
+			if done.Admits {
+				text += fmt.Sprintf("; frames from %s are admitted from now on", peer)
+			}
+			_, err = fmt.Fprintln(c.OutOrStdout(), text)
+			return err
 		},
 	}
 	d.add(c)
@@ -177,13 +197,18 @@ func newFDBDelCommand() *cobra.Command {
 		Use:     "del [--network NAME] MAC",
 		Short:   "Delete an entry that `fdb add` made, or a learned one",
 		Example: "  overtap fdb del --network blue 02:42:0a:00:01:04",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("MAC"),
 		RunE: func(c *cobra.Command, args []string) error {
 			mac, err := encap.ParseMAC(args[0])
 			if err != nil {
 				return usageError{c.CommandPath(), err}
 			}
-			return d.client().DeleteFDB(c.Context(), network, mac)
+			gone, err := d.client().DeleteFDB(c.Context(), network, mac)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.OutOrStdout(), "%s: %s is no longer behind %s (%s)\n", gone.Network, mac, gone.Peer, gone.Origin)
+			return err
 		},
 	}
 	d.add(c)

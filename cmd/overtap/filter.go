@@ -21,7 +21,7 @@ type filter struct {
 }
 
 func (f *filter) add(c *cobra.Command) {
-	addNetwork(c, &f.network)
+	addOnlyNetwork(c, &f.network)
 	c.Flags().Var(&f.peer, "peer", "only this peer")
 }
 

@@ -45,7 +45,7 @@ line, flush, or with its peer).`,
 		},
 	}
 	d.add(c)
-	addNetwork(c, &network)
+	addOnlyNetwork(c, &network)
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	return c
 }

@@ -68,6 +68,9 @@ were, ` + "`overtap stats`" + ` shows as SUPPRESSED.`,
 			if json {
 				return printJSON(c.OutOrStdout(), entries)
 			}
+			if len(entries) == 0 {
+				return printNone(c, "no neighbours")
+			}
 			t := table{header: []string{"NETWORK", "VNI", "ADDRESS", "MAC", "ORIGIN"}}
 			for _, e := range entries {
 				t.add(e.Network, e.VNI, e.Address, e.MAC, e.Origin)
@@ -76,7 +79,7 @@ were, ` + "`overtap stats`" + ` shows as SUPPRESSED.`,
 		},
 	}
 	d.add(c)
-	addNetwork(c, &network)
+	addOnlyNetwork(c, &network)
 	c.Flags().Var(&address, "address", "only this inner address")
 	c.Flags().Var(&mac, "mac", "only this MAC")
 	addJSON(c, &json)

@@ -98,6 +98,19 @@ func (t *table) print(w io.Writer) error {
 	return nil
 }
 
+// printNone says beside the output that there is nothing to show; on a screen that is
+// shown again and again, in its place.
+func printNone(c *cobra.Command, text string) error {
+	w := c.ErrOrStderr()
+	if s, ok := c.OutOrStdout().(*screen); ok {
+		w = s
+	}
+	if _, err := fmt.Fprintln(w, text); err != nil {
+		return fmt.Errorf("writing: %w", err)
+	}
+	return nil
+}
+
 // orDash returns "-" for a cell with nothing in it.
 func orDash(s string) string {
 	if s == "" {

@@ -122,6 +122,16 @@ func strict(c *cobra.Command) {
 	}
 }
 
+// exactly wants one argument for each name.
+func exactly(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return fmt.Errorf("want %s; got %s", strings.Join(names, " "), plural(len(args), "argument", "arguments"))
+		}
+		return nil
+	}
+}
+
 // group answers a group of verbs that was called without a known one.
 func group(c *cobra.Command, args []string) error {
 	if len(args) == 0 && !c.HasParent() {

@@ -272,17 +272,20 @@ func (f *fakeDaemon) Neighbors(network string) ([]dataplane.NeighborEntry, error
 	}, nil
 }
 
-func (f *fakeDaemon) AddFDB(e control.Entry) error {
+func (f *fakeDaemon) AddFDB(e control.Entry) (control.Added, error) {
 	f.added = append(f.added, e)
-	return nil
+	if e.MAC == learnedMAC {
+		return control.Added{Network: e.Network, Peer: peer3, Origin: "learned"}, nil
+	}
+	return control.Added{Network: e.Network, Admits: true}, nil
 }
 
-func (f *fakeDaemon) DeleteFDB(_ string, mac encap.MAC) error {
+func (f *fakeDaemon) DeleteFDB(network string, mac encap.MAC) (control.Deleted, error) {
 	if mac == staticMAC {
-		return fmt.Errorf("the entry %s belongs to the configuration: change it there", mac)
+		return control.Deleted{}, fmt.Errorf("the entry %s belongs to the configuration: change it there", mac)
 	}
 	f.added = slices.DeleteFunc(f.added, func(e control.Entry) bool { return e.MAC == mac })
-	return nil
+	return control.Deleted{Network: network, Peer: peer2, Origin: "static"}, nil
 }
 
 // Attach knows one network and makes whatever is asked of it there.
@@ -344,6 +347,7 @@ func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	x.Steps = []dataplane.Step{
 		{Name: "frame", Verdict: "pass", Detail: fmt.Sprintf("%x, %d bytes, segments of %d", p.Frame, p.Size, p.SegSize)},
 		{Name: "source", Verdict: "note", Detail: "it has moved here"},
+		{Name: "icmp", Verdict: "note", Detail: "its sender is told: Fragmentation Needed, at most 1350 bytes"},
 	}
 	x.Told = "Fragmentation Needed, at most 1350 bytes"
 	x.Copies = []dataplane.Copy{

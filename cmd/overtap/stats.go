@@ -40,7 +40,8 @@ of the networks that it is in; drops are counted by network, not by peer.`,
 	return c
 }
 
-// printStats prints one table a subject, and leaves out those that are empty.
+// printStats prints one table a subject, leaves out those that are empty, and says
+// when nothing was dropped.
 func printStats(w io.Writer, s dataplane.Stats) error {
 	networks := &table{header: []string{"NETWORK", "KIND", "VNI", "PORT", "TX PACKETS", "TX BYTES", "RX PACKETS", "RX BYTES",
 		"FLOODED", "SUPPRESSED", "ENTRIES", "LEARNED", "MAX", "MOVED", "REFUSED", "FROZEN"}}
@@ -76,6 +77,15 @@ func printStats(w io.Writer, s dataplane.Stats) error {
 		if err := t.print(w); err != nil {
 			return err
 		}
+	}
+	if len(drops.rows) > 0 || len(wire.rows) > 0 {
+		return nil
+	}
+	if !first {
+		fmt.Fprintln(w)
+	}
+	if _, err := fmt.Fprintln(w, "nothing was dropped"); err != nil {
+		return fmt.Errorf("writing: %w", err)
 	}
 	return nil
 }

@@ -52,7 +52,7 @@ Colour is left out where NO_COLOR is set.`,
 		},
 	}
 	d.add(c)
-	addNetwork(c, &network)
+	addOnlyNetwork(c, &network)
 	addJSON(c, &json)
 	c.Flags().Lookup("json").Usage = "print the rates of one interval as JSON"
 	c.Flags().StringVar(&view, "view", top.Networks.String(), "the view at first: "+strings.Join(top.ViewNames(), ", "))

@@ -197,9 +197,6 @@ func printExplanation(w io.Writer, x dataplane.Explanation) error {
 	for _, s := range x.Steps {
 		fmt.Fprintf(w, "  %-6s  %-9s  %s\n", s.Verdict, s.Name, s.Detail)
 	}
-	if x.Told != "" && x.Verdict != dataplane.OutcomeAnswered {
-		fmt.Fprintf(w, "told      %s\n", x.Told)
-	}
 	_, err := fmt.Fprintf(w, "verdict   %s\n", verdict(x))
 	return err
 }
@@ -218,7 +215,7 @@ func verdict(x dataplane.Explanation) string {
 	case x.Verdict == dataplane.OutcomeSent:
 		return fmt.Sprintf("sent to %s", x.Copies[0].Peer)
 	case x.Reason != 0:
-		return fmt.Sprintf("dropped: %s (%s); what to do: docs/troubleshooting.md#%s", x.Reason, x.Reason.Text(), x.Reason)
+		return fmt.Sprintf("dropped: %s (%s); see troubleshooting.md#%s", x.Reason, x.Reason.Text(), x.Reason)
 	}
 	return string(x.Verdict)
 }

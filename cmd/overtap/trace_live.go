@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"overtap/cmd/internal/capture"
 	"overtap/cmd/internal/control"
@@ -54,25 +57,46 @@ func addLive(c *cobra.Command) {
 	if flags.Lookup("json") == nil {
 		flags.BoolVar(&f.json, "json", false, "print JSON; with --live an object a line")
 	}
-	explain, args := c.RunE, c.Args
-	c.Args = func(c *cobra.Command, a []string) error {
-		if f.live || args == nil {
-			return nil
+	explain := c.RunE
+	c.Args = func(_ *cobra.Command, a []string) error {
+		if !f.live && len(a) > 0 {
+			return fmt.Errorf("%q: a filter wants --live", strings.Join(a, " "))
 		}
-		return args(c, a)
+		return nil
 	}
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if !f.live {
 			return explain(c, a)
+		}
+		if err := onlyLive(flags); err != nil {
+			return usageError{c.CommandPath(), err}
 		}
 		f.network, f.json = flags.Lookup("network").Value.String(), flags.Lookup("json").Value.String() == "true"
 		return f.run(c, control.NewClient(flags.Lookup("socket").Value.String()), a)
 	}
 }
 
+// onlyLive refuses flags that describe a frame, which a live trace has none of.
+func onlyLive(flags *pflag.FlagSet) error {
+	live := []string{"live", "rate", "count", "duration", "socket", "network", "json"}
+	var others []string
+	flags.Visit(func(p *pflag.Flag) {
+		if !slices.Contains(live, p.Name) {
+			others = append(others, "--"+p.Name)
+		}
+	})
+	if len(others) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s with --live: want a filter in its place, of words such as ether src MAC, host ADDRESS, tcp, port N, arp, vlan ID, peer ADDRESS", strings.Join(others, ", "))
+}
+
 // run follows frames and prints what became of each.
 func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string) error {
 	want, err := f.request(args)
+	if err == nil {
+		err = emptyNetwork(c)
+	}
 	if err == nil && f.rate < 1 {
 		err = fmt.Errorf("--rate %d: want 1 or more", f.rate)
 	}
@@ -87,10 +111,12 @@ func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string)
 	defer stop()
 	l := &liveTrace{flags: f, out: c.OutOrStdout()}
 	l.journeys.Show = l.show
+	began := false
 	var ticking sync.WaitGroup
 	ticking.Go(func() { l.tick(ctx, stop) })
 	err = client.Capture(ctx, want, control.Captured{
 		Ready: func() error {
+			began = true
 			fmt.Fprintf(c.ErrOrStderr(), "tracing for %v, up to %d frames a second\n", f.duration, f.rate)
 			return nil
 		},
@@ -100,6 +126,9 @@ func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string)
 	stop()
 	ticking.Wait()
 	err = errors.Join(err, l.failed, l.flush(time.Now().Add(time.Hour)))
+	if !began {
+		return err
+	}
 	fmt.Fprintf(c.ErrOrStderr(), "%s shown, %d passed over for --rate%s\n", counted(l.frames, "frame"), l.skipped, missed(l.missed))
 	return err
 }

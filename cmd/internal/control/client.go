@@ -85,14 +85,18 @@ func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
 }
 
 // AddFDB adds a static entry that belongs to the command line.
-func (c *Client) AddFDB(ctx context.Context, e Entry) error {
-	return c.do(ctx, http.MethodPost, pathFDB, e, nil)
+func (c *Client) AddFDB(ctx context.Context, e Entry) (Added, error) {
+	var a Added
+	err := c.do(ctx, http.MethodPost, pathFDB, e, &a)
+	return a, err
 }
 
-// DeleteFDB removes an entry of the command line, or a learned one.
-func (c *Client) DeleteFDB(ctx context.Context, network string, mac encap.MAC) error {
+// DeleteFDB removes an entry of the command line, or a learned one, and returns it.
+func (c *Client) DeleteFDB(ctx context.Context, network string, mac encap.MAC) (Deleted, error) {
+	var gone Deleted
 	q := url.Values{"network": {network}, "mac": {mac.String()}}
-	return c.do(ctx, http.MethodDelete, pathFDB+"?"+q.Encode(), nil, nil)
+	err := c.do(ctx, http.MethodDelete, pathFDB+"?"+q.Encode(), nil, &gone)
+	return gone, err
 }
 
 // FlushFDB forgets the learned entries that m selects and returns how many.

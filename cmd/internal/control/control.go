@@ -49,11 +49,12 @@ type Daemon interface {
 	FDBPage(q FDBQuery) (FDBPage, error)
 	// Neighbors copies out the neighbours of the named network, or of all for "".
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
-	// AddFDB adds a static entry that belongs to the command line. The network
-	// may be "" when there is only one.
-	AddFDB(e Entry) error
-	// DeleteFDB removes an entry of the command line, or a learned one.
-	DeleteFDB(network string, mac encap.MAC) error
+	// AddFDB adds a static entry that belongs to the command line, and says what
+	// it displaced. The network may be "" when there is only one.
+	AddFDB(e Entry) (Added, error)
+	// DeleteFDB removes an entry of the command line, or a learned one, and
+	// returns it.
+	DeleteFDB(network string, mac encap.MAC) (Deleted, error)
 	// WatchFDB calls emit with the changes of the named network's forwarding
 	// table, or of all for "", and how many were lost, until ctx ends or emit
 	// fails; first of all with none.
@@ -83,6 +84,23 @@ type Entry struct {
 	Network string     `json:"network"`
 	MAC     encap.MAC  `json:"mac"`
 	Peer    netip.Addr `json:"peer"`
+}
+
+// Added says what adding an entry did.
+type Added struct {
+	Network string `json:"network"`
+	// Peer and Origin are those of the entry that the MAC had, if it had one.
+	Peer   netip.Addr `json:"peer,omitzero"`
+	Origin string     `json:"origin,omitempty"`
+	// Admits says that frames from the entry's peer were not taken before.
+	Admits bool `json:"admits"`
+}
+
+// Deleted is an entry that was removed.
+type Deleted struct {
+	Network string     `json:"network"`
+	Peer    netip.Addr `json:"peer"`
+	Origin  string     `json:"origin"`
 }
 
 // Reloaded says what a reload changed: networks and tunnels, by name.

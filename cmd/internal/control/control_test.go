@@ -94,18 +94,18 @@ func (f *fake) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 	return f.neighs, nil
 }
 
-func (f *fake) AddFDB(e Entry) error {
+func (f *fake) AddFDB(e Entry) (Added, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.added = e
-	return nil
+	return Added{Network: e.Network, Admits: true}, nil
 }
 
-func (f *fake) DeleteFDB(_ string, mac encap.MAC) error {
+func (f *fake) DeleteFDB(network string, mac encap.MAC) (Deleted, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.deleted = mac
-	return nil
+	return Deleted{Network: network, Peer: netip.MustParseAddr("192.0.2.2"), Origin: "learned"}, nil
 }
 
 func (f *fake) FlushFDB(m Match) (int, error) {
@@ -250,11 +250,12 @@ func TestRoundTrip(t *testing.T) {
 	if _, err := c.Neighbors(ctx, "red"); err == nil || err.Error() != `there is no network "red": name one of blue` {
 		t.Errorf("neighbours of an unknown network: %v", err)
 	}
-	if err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.got().added != (Entry{"blue", mac, peer}) {
-		t.Errorf("add: %v, %v", f.got().added, err)
+	if added, err := c.AddFDB(ctx, Entry{"blue", mac, peer}); err != nil || f.got().added != (Entry{"blue", mac, peer}) ||
+		added != (Added{Network: "blue", Admits: true}) {
+		t.Errorf("add: %v, %v, %v", f.got().added, added, err)
 	}
-	if err := c.DeleteFDB(ctx, "blue", mac); err != nil || f.got().deleted != mac {
-		t.Errorf("delete: %v, %v", f.got().deleted, err)
+	if gone, err := c.DeleteFDB(ctx, "blue", mac); err != nil || f.got().deleted != mac || gone.Network != "blue" || gone.Origin != "learned" || !gone.Peer.IsValid() {
+		t.Errorf("delete: %v, %v, %v", f.got().deleted, gone, err)
 	}
 	if n, err := c.FlushFDB(ctx, Match{Peer: peer}); err != nil || n != 3 || f.got().match != (Match{Peer: peer}) {
 		t.Errorf("flush: %d, %v, %v", n, f.got().match, err)

@@ -92,15 +92,17 @@ func handler(d Daemon) http.Handler {
 		if !request(w, r, &e) {
 			return
 		}
-		answer(w, struct{}{}, d.AddFDB(e))
+		added, err := d.AddFDB(e)
+		answer(w, added, err)
 	})
 	mux.HandleFunc("DELETE "+pathFDB, func(w http.ResponseWriter, r *http.Request) {
 		q := r.URL.Query()
 		mac, err := encap.ParseMAC(q.Get("mac"))
+		var gone Deleted
 		if err == nil {
-			err = d.DeleteFDB(q.Get("network"), mac)
+			gone, err = d.DeleteFDB(q.Get("network"), mac)
 		}
-		answer(w, struct{}{}, err)
+		answer(w, gone, err)
 	})
 	mux.HandleFunc("POST "+pathFlush, func(w http.ResponseWriter, r *http.Request) {
 		var m Match

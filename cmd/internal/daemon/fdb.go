@@ -76,16 +76,20 @@ func (d *daemon) Neighbors(network string) ([]dataplane.NeighborEntry, error) {
 }
 
 // AddFDB implements control.Daemon.
-func (d *daemon) AddFDB(e control.Entry) error {
+func (d *daemon) AddFDB(e control.Entry) (control.Added, error) {
 	n, err := d.network(e.Network)
 	if err != nil {
-		return err
+		return control.Added{}, err
 	}
 	if err := d.checkEntry(n, e); err != nil {
-		return err
+		return control.Added{}, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	done := control.Added{Network: n.Name, Admits: !d.admits(n, e.Peer)}
+	if old, ok := d.entry(n.Name, e.MAC); ok {
+		done.Peer, done.Origin = old.Peer, old.Origin
+	}
 	own := d.static[n.Name]
 	if own == nil {
 		own = make(map[encap.MAC]netip.Addr)
@@ -99,9 +103,32 @@ func (d *daemon) AddFDB(e control.Entry) error {
 		} else {
 			delete(own, e.MAC)
 		}
-		return fmt.Errorf("adding %s to network %s: %w", e.MAC, n.Name, err)
+		return control.Added{}, fmt.Errorf("adding %s to network %s: %w", e.MAC, n.Name, err)
 	}
-	return nil
+	return done, nil
+}
+
+// admits reports whether the network takes frames of the peer. The caller holds mu.
+func (d *daemon) admits(n dataplane.Network, peer netip.Addr) bool {
+	if n.Admit.Any || slices.ContainsFunc(n.Admit.Prefixes, func(p netip.Prefix) bool { return p.Contains(peer) }) {
+		return true
+	}
+	for _, own := range d.static[n.Name] {
+		if own == peer {
+			return true
+		}
+	}
+	return slices.ContainsFunc(n.Peers, func(p dataplane.Peer) bool { return p.Address == peer })
+}
+
+// entry is the entry of a MAC, if it has one that can be read.
+func (d *daemon) entry(network string, mac encap.MAC) (entry dataplane.FDBEntry, ok bool) {
+	err := d.engine.get().EachFDB(network, func(e *dataplane.FDBEntry) {
+		if e.MAC == mac {
+			entry, ok = *e, true
+		}
+	})
+	return entry, ok && err == nil
 }
 
 // checkEntry refuses what the configuration would refuse, and what belongs to
@@ -134,30 +161,33 @@ func configured(n dataplane.Network, mac encap.MAC) error {
 }
 
 // DeleteFDB implements control.Daemon.
-func (d *daemon) DeleteFDB(network string, mac encap.MAC) error {
+func (d *daemon) DeleteFDB(network string, mac encap.MAC) (control.Deleted, error) {
 	n, err := d.network(network)
 	if err != nil {
-		return err
+		return control.Deleted{}, err
 	}
 	if err := configured(n, mac); err != nil {
-		return err
+		return control.Deleted{}, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	old, _ := d.entry(n.Name, mac)
+	gone := control.Deleted{Network: n.Name, Peer: old.Peer, Origin: old.Origin}
 	own := d.static[n.Name]
 	if peer, ok := own[mac]; ok {
 		delete(own, mac)
 		if _, err := d.engine.get().Apply(d.desired()); err != nil {
 			own[mac] = peer
-			return fmt.Errorf("removing %s from network %s: %w", mac, n.Name, err)
+			return control.Deleted{}, fmt.Errorf("removing %s from network %s: %w", mac, n.Name, err)
 		}
-		return nil
+		gone.Peer, gone.Origin = peer, "static"
+		return gone, nil
 	}
 	flushed, err := d.flush(dataplane.Match{Network: n.Name, MAC: mac})
 	if err == nil && flushed == 0 {
 		err = fmt.Errorf("network %s has no entry %s: see `overtap fdb show`", n.Name, mac)
 	}
-	return err
+	return gone, err
 }
 
 // FlushFDB implements control.Daemon.

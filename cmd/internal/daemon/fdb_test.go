@@ -28,7 +28,7 @@ func idle(t *testing.T, networks string) (*running, *daemon) {
 
 func TestAddAndDelete(t *testing.T) {
 	r, d := idle(t, twoNetworks)
-	if err := d.AddFDB(control.Entry{Network: "blue", MAC: ownMAC, Peer: addr("192.0.2.3")}); err != nil {
+	if _, err := d.AddFDB(control.Entry{Network: "blue", MAC: ownMAC, Peer: addr("192.0.2.3")}); err != nil {
 		t.Fatal(err)
 	}
 	e, peers := r.engine.entries("blue")
@@ -39,13 +39,13 @@ func TestAddAndDelete(t *testing.T) {
 		t.Errorf("peers: %v; want the new one, without flooding", peers)
 	}
 	// Again, to another peer: it moves.
-	if err := d.AddFDB(control.Entry{Network: "blue", MAC: ownMAC, Peer: addr("192.0.2.4")}); err != nil {
+	if _, err := d.AddFDB(control.Entry{Network: "blue", MAC: ownMAC, Peer: addr("192.0.2.4")}); err != nil {
 		t.Fatal(err)
 	}
 	if e, peers = r.engine.entries("blue"); e[ownMAC] != addr("192.0.2.4") || len(peers) != 2 {
 		t.Errorf("entries: %v, peers: %v", e, peers)
 	}
-	if err := d.DeleteFDB("blue", ownMAC); err != nil {
+	if _, err := d.DeleteFDB("blue", ownMAC); err != nil {
 		t.Fatal(err)
 	}
 	if e, peers = r.engine.entries("blue"); len(e) != 1 || len(peers) != 1 {
@@ -61,28 +61,57 @@ func TestAddRefusedByEngine(t *testing.T) {
 	r, d := idle(t, twoNetworks)
 	e := control.Entry{Network: "red", MAC: ownMAC, Peer: addr("192.0.2.3")}
 	r.engine.refuse = func(dataplane.Desired) error { return errors.New("no") }
-	if err := d.AddFDB(e); err == nil || len(d.static["red"]) != 0 {
+	if _, err := d.AddFDB(e); err == nil || len(d.static["red"]) != 0 {
 		t.Errorf("add: %v, %v", err, d.static)
 	}
 	r.engine.refuse = nil
-	if err := d.AddFDB(e); err != nil {
+	if _, err := d.AddFDB(e); err != nil {
 		t.Fatal(err)
 	}
 	r.engine.refuse = func(dataplane.Desired) error { return errors.New("no") }
 	moved := e
 	moved.Peer = addr("192.0.2.4")
-	if err := d.AddFDB(moved); err == nil || d.static["red"][ownMAC] != e.Peer {
+	if _, err := d.AddFDB(moved); err == nil || d.static["red"][ownMAC] != e.Peer {
 		t.Errorf("move: %v, %v", err, d.static)
 	}
-	if err := d.DeleteFDB("red", ownMAC); err == nil || d.static["red"][ownMAC] != e.Peer {
+	if _, err := d.DeleteFDB("red", ownMAC); err == nil || d.static["red"][ownMAC] != e.Peer {
 		t.Errorf("delete: %v, %v", err, d.static)
+	}
+}
+
+// Both say what they did: which entry there was, and whether its peer is new.
+func TestAddSaysWhatItDid(t *testing.T) {
+	r, d := idle(t, twoNetworks)
+	old := addr("192.0.2.5")
+	r.engine.learned = []dataplane.FDBEntry{{Network: "blue", MAC: ownMAC, Peer: old, Origin: "learned"}}
+	for _, c := range []struct {
+		mac  encap.MAC
+		peer string
+		want control.Added
+	}{
+		{ownMAC, "192.0.2.3", control.Added{Network: "blue", Peer: old, Origin: "learned", Admits: true}},
+		{ownMAC + 1, "192.0.2.3", control.Added{Network: "blue"}}, // named already
+		{ownMAC + 2, "192.0.2.2", control.Added{Network: "blue"}}, // listed
+	} {
+		if got, err := d.AddFDB(control.Entry{Network: "blue", MAC: c.mac, Peer: addr(c.peer)}); err != nil || got != c.want {
+			t.Errorf("add %s: %+v, %v; want %+v", c.mac, got, err, c.want)
+		}
+	}
+	d.base.Networks[0].Admit.Prefixes = []netip.Prefix{netip.MustParsePrefix("192.0.2.8/32")}
+	for peer, admits := range map[string]bool{"192.0.2.8": false, "192.0.2.9": true} {
+		if got, err := d.AddFDB(control.Entry{Network: "blue", MAC: ownMAC, Peer: addr(peer)}); err != nil || got.Admits != admits {
+			t.Errorf("add behind %s: %+v, %v", peer, got, err)
+		}
+	}
+	if got, err := d.DeleteFDB("blue", ownMAC+1); err != nil || got != (control.Deleted{Network: "blue", Peer: addr("192.0.2.3"), Origin: "static"}) {
+		t.Errorf("delete: %+v, %v", got, err)
 	}
 }
 
 func TestDeleteLearned(t *testing.T) {
 	r, d := idle(t, twoNetworks)
 	r.engine.learned = []dataplane.FDBEntry{{Network: "blue", MAC: ownMAC}, {Network: "red", MAC: ownMAC}}
-	if err := d.DeleteFDB("red", ownMAC); err != nil {
+	if _, err := d.DeleteFDB("red", ownMAC); err != nil {
 		t.Fatal(err)
 	}
 	if len(r.engine.learned) != 1 || r.engine.learned[0].Network != "blue" {
@@ -148,9 +177,15 @@ func TestRefusals(t *testing.T) {
 }
 
 func add(network string, mac encap.MAC, peer netip.Addr) func(*daemon) error {
-	return func(d *daemon) error { return d.AddFDB(control.Entry{Network: network, MAC: mac, Peer: peer}) }
+	return func(d *daemon) error {
+		_, err := d.AddFDB(control.Entry{Network: network, MAC: mac, Peer: peer})
+		return err
+	}
 }
 
 func del(network string, mac encap.MAC) func(*daemon) error {
-	return func(d *daemon) error { return d.DeleteFDB(network, mac) }
+	return func(d *daemon) error {
+		_, err := d.DeleteFDB(network, mac)
+		return err
+	}
 }

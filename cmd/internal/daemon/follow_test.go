@@ -196,7 +196,8 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 	underlay(t)
 	before := links(t)
 	r, e := followed(t, twoNetworks, onU1)
-	do(t, r.client.AddFDB(t.Context(), entry("blue", 0x020000000001, "192.0.2.3")))
+	_, err := r.client.AddFDB(t.Context(), entry("blue", 0x020000000001, "192.0.2.3"))
+	do(t, err)
 	first := e.last()
 	remake(t, func() { r.awaitProblem(t, "the underlay device u1 does not exist") })
 	r.awaitReady(t)
@@ -243,7 +244,7 @@ func TestEngineCannotRestart(t *testing.T) {
 	remake(t, func() {})
 	r.awaitProblem(t, "cannot assign requested address")
 	eventually(t, "the second try", func() bool { return e.tries() >= 3 })
-	if err := r.client.AddFDB(t.Context(), entry("blue", 0x020000000001, "192.0.2.3")); err == nil {
+	if _, err := r.client.AddFDB(t.Context(), entry("blue", 0x020000000001, "192.0.2.3")); err == nil {
 		t.Error("an entry was added to a closed engine")
 	}
 	e.set(nil)

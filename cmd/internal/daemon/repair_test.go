@@ -22,7 +22,7 @@ func TestDeviceLost(t *testing.T) {
 	underlay(t)
 	r, o := prepare(t, twoNetworks)
 	start(t, r, o)
-	if err := r.client.AddFDB(t.Context(), control.Entry{Network: "blue", MAC: 0x020000000001, Peer: addr("192.0.2.3")}); err != nil {
+	if _, err := r.client.AddFDB(t.Context(), control.Entry{Network: "blue", MAC: 0x020000000001, Peer: addr("192.0.2.3")}); err != nil {
 		t.Fatal(err)
 	}
 	r.engine.lose("blue", "blue")
@@ -133,7 +133,7 @@ func TestManyLost(t *testing.T) {
 // From the moment that the engine knows, and not from that of the repair.
 func TestNotReadyWhileLost(t *testing.T) {
 	r, d := idle(t, twoNetworks)
-	if err := d.AddFDB(entry("red", ownMAC, "192.0.2.3")); err != nil { // gives the engine its networks
+	if _, err := d.AddFDB(entry("red", ownMAC, "192.0.2.3")); err != nil { // gives the engine its networks
 		t.Fatal(err)
 	}
 	if i := r.engine.Info(); len(i.Networks) != 2 {

@@ -230,6 +230,8 @@ func (r *report) printNext(p *Printer) {
 	all = append(all, t.tries...)
 	all = append(all,
 		suggestion{why: "how fast TCP is, container to container", verb: "speed"},
+		suggestion{why: "watch networks, peers and drops", member: "a", command: "overtap top"},
+		suggestion{why: "follow frames (or see each with `capture`)", member: "a", command: "overtap trace --live"},
 		suggestion{why: "a shell in host a", member: "a"},
 		suggestion{why: "remove the lab", verb: "down"})
 	p.printf("\nTry next\n")

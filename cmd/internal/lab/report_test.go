@@ -160,7 +160,7 @@ func TestNext(t *testing.T) {
 		}
 		return b.String()
 	}
-	wants(t, next(func(*report) {}), "\n    sudo go run ./cmd/overtap lab exec a -- overtap fdb show\n", "\n    sudo go run ./cmd/overtap lab down\n")
+	wants(t, next(func(*report) {}), "\n    sudo go run ./cmd/overtap lab exec a -- overtap fdb show\n", " lab exec a -- overtap top\n", " lab exec a -- overtap trace --live\n", "\n    sudo go run ./cmd/overtap lab down\n")
 	wants(t, next(func(r *report) { r.several = true }), " lab exec vxlan-subnets a -- overtap stats\n", " lab down vxlan-subnets\n")
 	if out := next(func(r *report) { r.peer = OvertapPeer }); strings.Contains(out, "bridge fdb") {
 		t.Error(out)

@@ -189,17 +189,21 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 	if err := s.write("doc/copyright", text); err != nil {
 		return err
 	}
-	for from, to := range map[string]string{
+	files := map[string]string{
 		"config.example.toml":         "examples/overtap.toml",
 		"docs/alerts.yml":             "examples/alerts.yml",
 		"docs/grafana-dashboard.json": "examples/grafana-dashboard.json",
 		here + "/deb/README.Debian":   "README.Debian",
-		"docs/security.md":            "security.md",
-		"docs/operations.md":          "operations.md",
-		"docs/migrating.md":           "migrating.md",
-		"docs/configuration.md":       "configuration.md",
-		"docs/troubleshooting.md":     "troubleshooting.md",
-	} {
+	}
+	guides, err := filepath.Glob(filepath.Join(s.root, "docs", "*.md"))
+	if err != nil {
+		return err
+	}
+	for _, guide := range guides {
+		name := filepath.Base(guide)
+		files["docs/"+name] = name
+	}
+	for from, to := range files {
 		text, err := os.ReadFile(filepath.Join(s.root, from))
 		if err != nil {
 			return err

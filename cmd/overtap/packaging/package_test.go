@@ -64,6 +64,11 @@ func TestPackage(t *testing.T) {
 				t.Errorf("%s has no %s", p.path, name)
 			}
 		}
+		for _, guide := range must[[]string](t)(filepath.Glob("../../../docs/*.md")) {
+			if name := "/usr/share/doc/overtap/" + filepath.Base(guide); len(files[name].content) == 0 {
+				t.Errorf("%s has no %s", p.path, name)
+			}
+		}
 		static(t, files["/usr/sbin/overtap"].content, p.machine)
 		if head := gunzip(t, files["/usr/share/doc/overtap/changelog.Debian.gz"].content); !strings.HasPrefix(head, "overtap ("+p.version+") ") {
 			t.Errorf("%s: its changelog is of another version:\n%s", p.path, head)
