@@ -112,7 +112,7 @@ func (w *world) stations(ctx, end context.Context, r *report) {
 	for i := 0; pause(end, stationPause); i++ {
 		from, to := w.sites[2].Container, w.sites[i%2].Container
 		got, err := traffic.Frames(ctx, from, to, traffic.FrameOptions{
-			From: traffic.Stations{Side: 2, Count: stationCount}, Count: stationCount, Rate: stationRate,
+			From: traffic.Stations{Side: 2, Count: stationCount}, Count: stationCount, Rate: stationRate, Grace: stragglers,
 		})
 		if err != nil {
 			r.failed("stations", err)

@@ -39,6 +39,7 @@ type FrameOptions struct {
 	Rate     float64       // frames per second; 0 = as many as go
 	Duration time.Duration // of sending; 0 = 1 s, unless Count is set
 	Count    int64         // frames; 0 = as many as go in Duration
+	Grace    time.Duration // silence after which what is missing is lost; 0 = 400 ms
 }
 
 // Frames sends UDP datagrams as raw frames from stations behind one host's device
@@ -94,7 +95,7 @@ func frames(ctx context.Context, from, to *netlab.Host, o FrameOptions) (r UDPRe
 	var sent atomic.Int64
 	sent.Store(-1)
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return in.receiveFrames(ctx, run, &r, &sent) })
+	g.Go(func() error { return in.receiveFrames(ctx, run, &r, &sent, o.Grace) })
 	var offered int64
 	g.Go(func() error {
 		n, d, err := out.sendFrames(ctx, run, o)
@@ -143,12 +144,16 @@ func openPacket(h *netlab.Host, protocol uint16) (sock, error) {
 
 // receiveFrames counts the run's frames until all that were sent are in or
 // nothing comes any more. sent is negative as long as the sender is at it.
-func (s sock) receiveFrames(ctx context.Context, run uint32, r *UDPResult, sent *atomic.Int64) error {
+func (s sock) receiveFrames(ctx context.Context, run uint32, r *UDPResult, sent *atomic.Int64, grace time.Duration) error {
+	if grace == 0 {
+		grace = settle
+	}
 	buf := make([]byte, receiveBatch*snapLen)
 	at := func(i int) []byte { return buf[i*snapLen:][:snapLen] }
 	m := newMessages(receiveBatch, at)
 	var first, last time.Time
-	for silent := time.Duration(0); ; {
+	heard := time.Now() // what is not of the run breaks no silence
+	for {
 		// MSG_TRUNC: a message's length is the frame's, not the snapshot's.
 		n, err := m.call(unix.SYS_RECVMMSG, s, receiveBatch, unix.MSG_WAITFORONE|unix.MSG_TRUNC)
 		if err := expired(ctx, "receive"); err != nil {
@@ -162,15 +167,15 @@ func (s sock) receiveFrames(ctx context.Context, run uint32, r *UDPResult, sent 
 			took += r.takeFrame(at(i), int(m.vec[i].n), run)
 		}
 		if took > 0 {
-			silent = 0
 			last = time.Now()
+			heard = last
 			if first.IsZero() {
 				first = last
 			}
-		} else if total := sent.Load(); total >= 0 {
-			if silent += beat; silent >= settle || r.Received >= total {
-				break
-			}
+		} else if total := sent.Load(); total < 0 {
+			heard = time.Now()
+		} else if r.Received >= total || time.Since(heard) >= grace {
+			break
 		}
 		if n > 0 && n < receiveBatch {
 			time.Sleep(nap)
