@@ -254,7 +254,11 @@ type fixed struct {
 func unchanged(kind string, keys ...fixed) error {
 	for _, key := range keys {
 		if !key.same {
-			return fmt.Errorf("%s cannot change while the %s runs: remove the %s by one reload and add it by the next, or start a new daemon beside it", key.name, kind, kind)
+			or := "start a new daemon beside it"
+			if key.name == "mac" || key.name == "offload" {
+				or = "stop the daemon and start it" // one that takes over goes on with the device
+			}
+			return fmt.Errorf("%s cannot change while the %s runs: remove the %s by one reload and add it by the next, or %s", key.name, kind, kind, or)
 		}
 	}
 	return nil

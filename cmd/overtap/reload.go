@@ -23,7 +23,8 @@ Not by a reload change [underlay], [control], [engine] and [log], and of a netwo
 that goes on: vni, port, tap, mac, mtu, ageing, max_entries, group, bridge, ports and
 ports_take_addresses. Remove such a network by one reload and add it by the next, or
 start a new daemon beside this one, which takes over. Only after a stop of this one
-change [underlay], control.socket, engine.workers and engine.offload.
+change [underlay], control.socket, engine.workers and engine.offload, and mac unless
+by two reloads.
 Entries by ` + "`overtap fdb add`" + ` stay.`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

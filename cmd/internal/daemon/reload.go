@@ -176,7 +176,7 @@ func (c *change) check(d *daemon) error {
 	var errs []error
 	for _, name := range c.changed {
 		if err := host.Fixed(c.oldHost[name], c.newHost[name]); err != nil {
-			errs = append(errs, fmt.Errorf("network %s: %w: remove the network and add it by a second reload, or restart", name, err))
+			errs = append(errs, fmt.Errorf("network %s: %w", name, err))
 		}
 	}
 	plan := host.Plan{Tun: host.TunDevice, Underlay: c.next.Underlay.Address, Device: c.next.Underlay.Device, Routes: hostRoutes(c.next.Routes)}
