@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -275,6 +276,9 @@ func hostilePeer(t *testing.T, f *fault) *scene {
 	return s
 }
 
+// figures are those of one phase: what was lost, and the round trip.
+var figures = regexp.MustCompile(`^\d+\.\d\d %, [\d.]+(µs|ms|s)$`)
+
 // Each fault is a row of the document, in its order, and each row a fault.
 func TestFaultsAreDocumented(t *testing.T) {
 	doc := string(must[[]byte](t)(os.ReadFile("../../docs/faults.md")))
@@ -282,9 +286,19 @@ func TestFaultsAreDocumented(t *testing.T) {
 	table, _, _ = strings.Cut(table, "\n\n")
 	var rows, names []string
 	for line := range strings.Lines(table) {
-		if name, isRow := strings.CutPrefix(line, "| "); isRow {
-			name, _, _ = strings.Cut(name, " | ")
-			rows = append(rows, name)
+		if !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		cells := strings.Split(strings.Trim(line, "| \n"), " | ")
+		rows = append(rows, cells[0])
+		if len(cells) != 6 {
+			t.Errorf("the row of %q has %d cells", cells[0], len(cells))
+			continue
+		}
+		for _, figure := range cells[3:] {
+			if !figures.MatchString(figure) {
+				t.Errorf("%q in the row of %q: want the loss and the 99th percentile", figure, cells[0])
+			}
 		}
 	}
 	for _, f := range faults() {

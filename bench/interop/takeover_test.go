@@ -47,23 +47,27 @@ func TestTakeover(t *testing.T) {
 		}
 		stream <- err
 	}()
-	s.watch()
 	sources := ask[struct {
 		SourcePorts []uint16 `json:"source_ports"`
 	}](s.d, "status").SourcePorts
+	var gaps []time.Duration
 	for range 3 {
 		pid := s.d.status().PID
+		s.watch()
 		s.takeOver(c)
 		st := s.d.status()
 		if !st.Ready || st.PID == pid || len(st.Networks) != 4 {
 			t.Errorf("after the takeover from %d: %+v", pid, st)
 		}
 		s.recovers()
+		gap, lost := s.unwatch()
+		t.Logf("a takeover: silence of %v, %d lost", gap, lost)
+		gaps = append(gaps, gap)
 	}
-	gap, lost := s.unwatch()
-	t.Logf("3 takeovers: the longest silence %v, %d lost", gap, lost)
-	if gap > 2*time.Second {
-		t.Errorf("silence of %v", gap)
+	// Alone on two CPUs none takes 50 ms (docs/operations.md). Beside other work
+	// the probe also waits for a CPU, but one of three finds its moment.
+	if slices.Min(gaps) > 50*time.Millisecond && !raceEnabled || slices.Max(gaps) > time.Second {
+		t.Errorf("silences of %v", gaps)
 	}
 	if err := <-stream; err != nil {
 		t.Errorf("the stream: %v", err)
