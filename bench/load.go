@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"overtap/bench/traffic"
@@ -26,6 +27,9 @@ type Load struct {
 	// Symmetric loads go both ways: they have no direction.
 	Symmetric bool
 
+	// slice is the sample of a part of a turn, in which so much arrived: payload
+	// bytes of TCP, datagrams; nil = the load is of whole turns.
+	slice    func(arrived int64, d time.Duration) Sample
 	peers    int               // on the flood lists; 0 = 1
 	stations func(Options) int // behind each end; nil = none
 	run      func(context.Context, turn) (Sample, error)
@@ -36,18 +40,20 @@ type turn struct {
 	Options
 	from, to           traffic.End
 	atSender, atTarget traffic.Stations
+	// arrived, if any, counts what arrived, of loads that have a slice.
+	arrived *atomic.Int64
 }
 
 const manyPeers = 64
 
 // Loads lists all loads.
 var Loads = []Load{
-	{Name: "tcp1", Title: "TCP, 1 flow", Figures: []Figure{tcpRate}, run: tcpFlows(1)},
-	{Name: "tcp4", Title: "TCP, 4 flows", Figures: []Figure{tcpRate}, run: tcpFlows(4)},
-	{Name: "tcp16", Title: "TCP, 16 flows", Figures: []Figure{tcpRate}, run: tcpFlows(16)},
+	{Name: "tcp1", Title: "TCP, 1 flow", Figures: []Figure{tcpRate}, slice: sliceTCP, run: tcpFlows(1)},
+	{Name: "tcp4", Title: "TCP, 4 flows", Figures: []Figure{tcpRate}, slice: sliceTCP, run: tcpFlows(4)},
+	{Name: "tcp16", Title: "TCP, 16 flows", Figures: []Figure{tcpRate}, slice: sliceTCP, run: tcpFlows(16)},
 	{Name: "both", Title: "TCP, 1 flow each way at once", Figures: []Figure{tcpRate}, Symmetric: true, run: bothWays},
-	{Name: "udp64", Title: "UDP 64 B flood", Figures: []Figure{udpRate}, run: udpFlood(64)},
-	{Name: "udp1400", Title: "UDP 1400 B flood", Figures: []Figure{udpRate}, run: udpFlood(1400)},
+	{Name: "udp64", Title: "UDP 64 B flood", Figures: []Figure{udpRate}, slice: sliceUDP, run: udpFlood(64)},
+	{Name: "udp1400", Title: "UDP 1400 B flood", Figures: []Figure{udpRate}, slice: sliceUDP, run: udpFlood(1400)},
 	{Name: "imix", Title: "IMIX, 64 flows", Figures: []Figure{udpRate}, run: imix,
 		stations: func(Options) int { return imixFlows }},
 	{Name: "rtt", Title: "Round trip, 64 B", Figures: []Figure{rttMedian, rttP99}, Symmetric: true, run: roundTrips},
@@ -86,16 +92,22 @@ const turnLimit = 30 * time.Second
 
 // Measure runs the load once, from site a's container to b's, or the other way.
 func (b *Bed) Measure(ctx context.Context, l Load, reverse bool, o Options) (Sample, error) {
-	s, err := b.measure(ctx, l, reverse, o.withDefaults())
+	return b.measureCounted(ctx, l, reverse, o, nil)
+}
+
+// measureCounted is Measure that counts what arrives, as it does.
+func (b *Bed) measureCounted(ctx context.Context, l Load, reverse bool, o Options, arrived *atomic.Int64) (Sample, error) {
+	s, err := b.measure(ctx, l, reverse, o.withDefaults(), arrived)
 	if err != nil {
 		return s, fmt.Errorf("%s, %s, %s: %w", l.Title, Lane{b.Spec.Row, reverse}, b.Spec.Offload, err)
 	}
 	return s, nil
 }
 
-func (b *Bed) measure(ctx context.Context, l Load, reverse bool, o Options) (s Sample, err error) {
+func (b *Bed) measure(ctx context.Context, l Load, reverse bool, o Options, arrived *atomic.Int64) (s Sample, err error) {
 	t := turn{
 		Options: o,
+		arrived: arrived,
 		from:    traffic.End{Host: b.A.Container, Addr: b.A.IPv4},
 		to:      traffic.End{Host: b.B.Container, Addr: b.B.IPv4},
 	}

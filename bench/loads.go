@@ -25,7 +25,7 @@ const mixedRate = 50_000
 
 func tcpFlows(n int) func(context.Context, turn) (Sample, error) {
 	return func(ctx context.Context, t turn) (Sample, error) {
-		r, err := traffic.TCP(ctx, t.from, t.to, traffic.TCPOptions{Flows: n, Duration: t.Duration})
+		r, err := traffic.TCP(ctx, t.from, t.to, traffic.TCPOptions{Flows: n, Duration: t.Duration, Arrived: t.arrived})
 		return Sample{TCP: tcpSample(r)}, err
 	}
 }
@@ -47,7 +47,7 @@ func bothWays(ctx context.Context, t turn) (Sample, error) {
 
 func udpFlood(size int) func(context.Context, turn) (Sample, error) {
 	return func(ctx context.Context, t turn) (Sample, error) {
-		r, err := traffic.UDP(ctx, t.from, t.to, traffic.UDPOptions{Size: size, Duration: t.Duration})
+		r, err := traffic.UDP(ctx, t.from, t.to, traffic.UDPOptions{Size: size, Duration: t.Duration, Arrived: t.arrived})
 		return Sample{UDP: udpSample(r)}, err
 	}
 }

@@ -2,15 +2,19 @@ package bench
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	"overtap/bench/netlab"
@@ -31,6 +35,8 @@ type Observer struct {
 type watch struct {
 	// stop ends it; an error says that it could not watch all the while.
 	stop func() error
+	// pause lets it look away, or go on.
+	pause func(bool) error
 	// programs are the ids of those that run for it on the daemon's host.
 	programs []int
 }
@@ -49,13 +55,15 @@ func ParseObservers(list string) ([]Observer, error) {
 }
 
 // ObservePlan is a run that tells what observers cost: each load with and without
-// all of them, in turns, on one bed.
+// all of them on one bed. Where a load can be cut in slices it goes on while they
+// look and look away, for two flows differ by more than one flow in two moments;
+// else there are turns.
 type ObservePlan struct {
 	Row       Row // with a daemon
 	Underlay  netlab.Offload
 	Loads     []Load
 	Observers []Observer
-	Runs      int // turns with, and as many without; 0 = 5
+	Runs      int // slices or turns with, and as many without; 0 = 5
 	Options   Options
 	Binary    string
 	// Progress is told of every turn; nil = nobody.
@@ -67,7 +75,7 @@ type Observed struct {
 	Machine   Machine
 	Started   time.Time
 	Runs      int
-	Seconds   float64 // of a turn
+	Seconds   float64 // of a slice or turn
 	Underlay  string
 	Observers []string
 	// Idle and IdleWatched are the CPU seconds that daemons and observers take
@@ -86,6 +94,9 @@ type ObservedLane struct {
 	// machine does beside the run falls on both turns of a pair.
 	Alone, Watched Value
 	Ratio          float64
+	// RatioLow and RatioHigh hold the median of all such pairs between them with
+	// a certainty of 95 %; 0 = there are too few to say.
+	RatioLow, RatioHigh float64
 }
 
 // Run measures. What fails ends it.
@@ -140,31 +151,111 @@ func (p ObservePlan) load(ctx context.Context, l Load, r *Observed) (err error) 
 		}
 	}
 	for _, lane := range lanes(p.Row, l) {
-		var alone, watched []Sample
-		for n := range p.Runs {
-			p.Progress(fmt.Sprintf("%s, %s: turn %d of %d", l.Title, lane, n+1, p.Runs))
-			s, err := b.Measure(ctx, l, lane.Reverse, p.Options)
-			if err != nil {
-				return err
-			}
-			alone = append(alone, s)
-			if s, err = p.watched(ctx, b, l, lane.Reverse); err != nil {
-				return err
-			}
-			watched = append(watched, s)
+		measure := p.turns
+		if l.slice != nil {
+			measure = p.slices
+		}
+		alone, watched, err := measure(ctx, b, l, lane)
+		if err != nil {
+			return err
 		}
 		for _, f := range l.Figures {
 			o := ObservedLane{Load: l.Title, Lane: title(lane, l), Figure: f, Alone: f.value(alone), Watched: f.value(watched)}
-			o.Ratio = f.pairRatio(watched, alone)
+			o.Ratio, o.RatioLow, o.RatioHigh = f.pairRatio(watched, alone)
 			r.Lanes = append(r.Lanes, o)
 		}
 	}
 	return nil
 }
 
+// turns measures turns without observers, each beside one with them.
+func (p ObservePlan) turns(ctx context.Context, b *Bed, l Load, lane Lane) (alone, watched []Sample, err error) {
+	for n := range p.Runs {
+		p.Progress(fmt.Sprintf("%s, %s: turn %d of %d", l.Title, lane, n+1, p.Runs))
+		s, err := b.Measure(ctx, l, lane.Reverse, p.Options)
+		if err != nil {
+			return nil, nil, err
+		}
+		alone = append(alone, s)
+		if s, err = p.watched(ctx, b, l, lane.Reverse); err != nil {
+			return nil, nil, err
+		}
+		watched = append(watched, s)
+	}
+	return alone, watched, nil
+}
+
+// warmUp is how long a load runs before its first slice.
+const warmUp = time.Second
+
+// slices measures one turn, in parts: the observers look, and look away. Which of
+// two parts is the first changes from pair to pair.
+func (p ObservePlan) slices(ctx context.Context, b *Bed, l Load, lane Lane) (alone, watched []Sample, err error) {
+	p.Progress(fmt.Sprintf("%s, %s: %d pairs of %v", l.Title, lane, p.Runs, p.Options.Duration))
+	o := p.Options
+	o.Duration = 2*warmUp + time.Duration(2*p.Runs)*(p.Options.Duration+p.Options.Duration/50)
+	var arrived atomic.Int64
+	var ended error
+	over := make(chan struct{})
+	slice := func() (Sample, error) {
+		from, start := arrived.Load(), time.Now()
+		select {
+		case <-over:
+			return Sample{}, cmp.Or(ended, errors.New("the load ended before its slices"))
+		case <-time.After(p.Options.Duration):
+		}
+		return l.slice(arrived.Load()-from, time.Since(start)), nil
+	}
+	err = p.whileWatched(ctx, b, func(all []*watch) (err error) {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go func() {
+			defer close(over)
+			_, ended = b.measureCounted(ctx, l, lane.Reverse, o, &arrived)
+		}()
+		defer func() {
+			if err != nil {
+				cancel()
+			}
+			<-over
+			err = cmp.Or(err, ended)
+		}()
+		time.Sleep(warmUp)
+		for n := range p.Runs {
+			for _, look := range []bool{n%2 == 1, n%2 == 0} {
+				if err := pause(all, !look); err != nil {
+					return err
+				}
+				s, err := slice()
+				switch {
+				case err != nil:
+					return err
+				case look:
+					watched = append(watched, s)
+				default:
+					alone = append(alone, s)
+				}
+			}
+		}
+		return pause(all, false)
+	})
+	return alone, watched, err
+}
+
+// pause lets observers look away, or go on.
+func pause(all []*watch, away bool) error {
+	var errs []error
+	for _, w := range all {
+		errs = append(errs, w.pause(away))
+	}
+	return errors.Join(errs...)
+}
+
 // pairRatio returns the median of what each sample has of the one beside it in by;
-// of an even number the lower of the two in the middle, as value does.
-func (f Figure) pairRatio(of, by []Sample) float64 {
+// of an even number the lower of the two in the middle, as value does. Between low
+// and high lies with a certainty of 95 % the median of which these are a sample: the
+// ranks are those of a sign test, by the normal distribution.
+func (f Figure) pairRatio(of, by []Sample) (ratio, low, high float64) {
 	ratios := make([]float64, len(of))
 	for i := range of {
 		a, b := f.of(of[i]), f.of(by[i])
@@ -176,22 +267,25 @@ func (f Figure) pairRatio(of, by []Sample) float64 {
 		}
 	}
 	slices.Sort(ratios)
-	return ratios[(len(ratios)-1)/2]
+	n := len(ratios)
+	if out := int(math.Round((float64(n) - 1.96*math.Sqrt(float64(n))) / 2)); out >= 1 {
+		low, high = ratios[out-1], ratios[n-out]
+	}
+	return ratios[(n-1)/2], low, high
 }
 
 // watched measures a turn that all observers watch.
 func (p ObservePlan) watched(ctx context.Context, b *Bed, l Load, reverse bool) (s Sample, err error) {
-	err = p.whileWatched(ctx, b, func([]int) error {
+	err = p.whileWatched(ctx, b, func([]*watch) error {
 		s, err = b.Measure(ctx, l, reverse, p.Options)
 		return err
 	})
 	return s, err
 }
 
-// whileWatched calls f, with the ids of the observers' programs, while all
-// observers watch.
-func (p ObservePlan) whileWatched(ctx context.Context, b *Bed, f func(programs []int) error) (err error) {
-	var programs []int
+// whileWatched calls f while all observers watch.
+func (p ObservePlan) whileWatched(ctx context.Context, b *Bed, f func([]*watch) error) (err error) {
+	var all []*watch
 	for _, o := range p.Observers {
 		w, failed := o.watch(ctx, b)
 		if failed != nil {
@@ -202,9 +296,9 @@ func (p ObservePlan) whileWatched(ctx context.Context, b *Bed, f func(programs [
 				err = errors.Join(err, fmt.Errorf("observer %s: %w", o.Name, e))
 			}
 		}()
-		programs = append(programs, w.programs...)
+		all = append(all, w)
 	}
-	return f(programs)
+	return f(all)
 }
 
 // idleTime is how long a bed without traffic is measured.
@@ -220,8 +314,12 @@ func (p ObservePlan) idle(ctx context.Context, b *Bed, r *Observed) (err error) 
 	if r.Idle, err = busy(ctx, daemons, idleTime); err != nil {
 		return err
 	}
-	return p.whileWatched(ctx, b, func(programs []int) error {
-		r.IdleWatched, err = busy(ctx, append(programs, daemons...), idleTime)
+	return p.whileWatched(ctx, b, func(all []*watch) error {
+		programs := daemons
+		for _, w := range all {
+			programs = append(programs, w.programs...)
+		}
+		r.IdleWatched, err = busy(ctx, programs, idleTime)
 		return err
 	})
 }
@@ -260,12 +358,17 @@ func (r *Observed) WriteMarkdown(w io.Writer) error {
 	b := bufio.NewWriter(w)
 	fmt.Fprintf(b, "- Date: %s\n- Kernel: Linux %s, %s; CPU: %s, %d cores\n- Underlay: %s\n", r.Started.Format("2006-01-02 15:04 MST"),
 		r.Machine.Kernel, r.Machine.Arch, plainText(r.Machine.CPU), r.Machine.Cores, r.Underlay)
-	fmt.Fprintf(b, "- Method: turns of %g s without and with %s; medians of %d; the ratio is of neighbouring turns.\n\n", r.Seconds, strings.Join(r.Observers, " and "), r.Runs)
+	fmt.Fprintf(b, "- Method: %d times %g s without and with %s, of one flow where its rate is told, else turns; medians; the ratio is of neighbours, "+
+		"with the bounds of 95 %% certainty.\n\n", r.Runs, r.Seconds, strings.Join(r.Observers, " and "))
 	fmt.Fprintf(b, "Without traffic daemon and observers take %.1f %% of a CPU, the daemon alone %.1f %%.\n\n", 100*r.IdleWatched, 100*r.Idle)
 	b.WriteString("| load | row | unobserved (range) | observed (range) | ratio |\n| --- | --- | --- | --- | --- |\n")
 	for _, o := range r.Lanes {
 		figure := func(v Value) string { return fmt.Sprintf("%.4g %s (%.4g–%.4g)", v.Median, v.Unit, v.Min, v.Max) }
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %.3f |\n", o.Load, o.Lane, figure(o.Alone), figure(o.Watched), o.Ratio)
+		fmt.Fprintf(b, "| %s | %s | %s | %s | %.3f", o.Load, o.Lane, figure(o.Alone), figure(o.Watched), o.Ratio)
+		if o.RatioLow > 0 {
+			fmt.Fprintf(b, " (%.3f–%.3f)", o.RatioLow, o.RatioHigh)
+		}
+		b.WriteString(" |\n")
 	}
 	return b.Flush()
 }
@@ -274,6 +377,7 @@ func (r *Observed) WriteMarkdown(w io.Writer) error {
 func scrape(ctx context.Context, b *Bed) (*watch, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	failed := make(chan error, len(b.daemons))
+	var away atomic.Bool
 	stop := func() error {
 		cancel()
 		var errs []error
@@ -288,12 +392,12 @@ func scrape(ctx context.Context, b *Bed) (*watch, error) {
 			cancel()
 			return nil, err
 		}
-		go func() { failed <- scrapeEach(ctx, client, time.Second) }()
+		go func() { failed <- scrapeEach(ctx, client, time.Second, &away) }()
 	}
-	return &watch{stop: stop}, nil
+	return &watch{stop: stop, pause: func(p bool) error { away.Store(p); return nil }}, nil
 }
 
-func scrapeEach(ctx context.Context, client *http.Client, every time.Duration) error {
+func scrapeEach(ctx context.Context, client *http.Client, every time.Duration, away *atomic.Bool) error {
 	defer client.CloseIdleConnections()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
@@ -302,6 +406,9 @@ func scrapeEach(ctx context.Context, client *http.Client, every time.Duration) e
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		}
+		if away.Load() {
+			continue
 		}
 		if err := scrapeOnce(ctx, client); err != nil && ctx.Err() == nil {
 			return err
@@ -368,7 +475,18 @@ func watchTop(_ context.Context, b *Bed) (*watch, error) {
 			return nil, errors.Join(err, stop())
 		}
 	}
-	return &watch{stop, programs}, nil
+	pause := func(away bool) error {
+		sig := syscall.SIGCONT
+		if away {
+			sig = syscall.SIGSTOP
+		}
+		var errs []error
+		for _, pid := range programs {
+			errs = append(errs, syscall.Kill(pid, sig))
+		}
+		return errors.Join(errs...)
+	}
+	return &watch{func() error { return errors.Join(pause(false), stop()) }, pause, programs}, nil
 }
 
 // aScreen is more than a program draws before its first screen, in bytes.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,9 +15,10 @@ import (
 func TestObserve(t *testing.T) {
 	needs(t)
 	turns := 0
+	var looked []bool
 	counting := Observer{"counting", func(context.Context, *Bed) (*watch, error) {
 		turns++
-		return &watch{stop: func() error { return nil }}, nil
+		return &watch{stop: func() error { return nil }, pause: func(away bool) error { looked = append(looked, !away); return nil }}, nil
 	}}
 	r, err := ObservePlan{
 		Row: Overtap2, Loads: []Load{loadNamed(t, "udp64"), loadNamed(t, "rtt")}, Observers: append([]Observer{counting}, Observers...),
@@ -34,9 +37,12 @@ func TestObserve(t *testing.T) {
 			t.Errorf("%+v", l)
 		}
 	}
+	if want := []bool{false, true, true}; !slices.Equal(looked, want) {
+		t.Errorf("in the slices and after them the observers looked: %v, want %v", looked, want)
+	}
 	var b bytes.Buffer
 	check(t, r.WriteMarkdown(&b))
-	for _, want := range []string{"without and with counting and metrics and top; medians of 1; ", "| UDP 64 B flood | overtap → overtap | "} {
+	for _, want := range []string{"1 times 0.05 s without and with counting and metrics and top, ", "| UDP 64 B flood | overtap → overtap | "} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}
@@ -52,11 +58,15 @@ func TestPairRatio(t *testing.T) {
 		return s
 	}
 	alone, watched := tcp(100, 200, 400, 50, 10), tcp(50, 198, 396, 49.5, 40)
-	if r := tcpRate.pairRatio(watched, alone); r != 0.99 {
-		t.Errorf("%v, want 0.99", r)
+	if r, low, high := tcpRate.pairRatio(watched, alone); r != 0.99 || low != 0 || high != 0 {
+		t.Errorf("%v, %v to %v; want 0.99, and no bounds of five", r, low, high)
 	}
-	if r := rttMedian.pairRatio(tcp(100, 100, 100), tcp(50, 50, 0)); r != 0.5 {
+	if r, _, _ := rttMedian.pairRatio(tcp(100, 100, 100), tcp(50, 50, 0)); r != 0.5 {
 		t.Errorf("where less is better: %v, want 0.5", r)
+	}
+	// binomial(10, 1/2) leaves 2.1 % outside the second and the ninth.
+	if r, low, high := tcpRate.pairRatio(tcp(1, 2, 3, 4, 5, 6, 7, 8, 9, 10), tcp(1, 1, 1, 1, 1, 1, 1, 1, 1, 1)); math.Round(r) != 5 || math.Round(low) != 2 || math.Round(high) != 9 {
+		t.Errorf("%v, %v to %v", r, low, high)
 	}
 }
 
@@ -66,7 +76,9 @@ func TestObserverFails(t *testing.T) {
 	gone := errors.New("gone")
 	for _, o := range []Observer{
 		{"never", func(context.Context, *Bed) (*watch, error) { return nil, gone }},
-		{"not to the end", func(context.Context, *Bed) (*watch, error) { return &watch{stop: func() error { return gone }}, nil }},
+		{"not to the end", func(context.Context, *Bed) (*watch, error) {
+			return &watch{stop: func() error { return gone }, pause: func(bool) error { return nil }}, nil
+		}},
 	} {
 		_, err := ObservePlan{
 			Row: Overtap2, Loads: []Load{loadNamed(t, "udp64")}, Observers: []Observer{o}, Runs: 1,

@@ -117,3 +117,11 @@ func rttSample(r traffic.LatencyResult) *RTTSample {
 		Counts:     Counts{Offered: int64(r.Sent), Received: int64(r.Sent - r.Lost), Lost: int64(r.Lost)},
 	}
 }
+
+func sliceTCP(bytes int64, d time.Duration) Sample {
+	return Sample{TCP: &TCPSample{BitsPerSecond: float64(bytes) * 8 / d.Seconds()}}
+}
+
+func sliceUDP(datagrams int64, d time.Duration) Sample {
+	return Sample{UDP: &UDPSample{ReceivedPerSecond: float64(datagrams) / d.Seconds()}}
+}

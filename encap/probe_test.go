@@ -47,3 +47,26 @@ func TestParseProbe(t *testing.T) {
 		}
 	}
 }
+
+// FuzzProbe wants whatever is read as a probe to be what PutProbe writes.
+func FuzzProbe(f *testing.F) {
+	for _, p := range []Probe{{ID: 1, Len: ProbeLen}, {ID: 1 << 63, Len: 1464, Reply: true, Held: 1}} {
+		b := make([]byte, ProbeLen)
+		PutProbe(b, 1, p)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, ok := ParseProbe(b)
+		if !ok {
+			return
+		}
+		again := bytes.Repeat([]byte{0xff}, max(len(b), ProbeLen))
+		PutProbe(again, MACFrom(b[MACLen:]), p)
+		if got, ok := ParseProbe(again[:max(len(b), probeFields)]); !ok || got != p {
+			t.Errorf("%+v came back as %+v, %t", p, got, ok)
+		}
+		if from := EthernetHeaderLen; !bytes.Equal(again[from:20], b[from:20]) || !bytes.Equal(again[22:probeFields], b[22:probeFields]) {
+			t.Errorf("%x was read, and is written %x", b[:probeFields], again[:probeFields])
+		}
+	})
+}

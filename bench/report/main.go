@@ -10,8 +10,9 @@
 //	go run ./bench/report -observe metrics,top [-runs 5] [-duration 2s] [-loads …]
 //	    [-rows overtap] [-underlay all] [-overtap FILE]
 //
-// tells in place of that what it costs to watch the daemon: turns with metrics
-// scraped every second and `overtap top` open, and turns without.
+// tells in place of that what it costs to watch the daemon: metrics are scraped every
+// second and `overtap top` is open, or not. -runs are the pairs that are compared, and
+// -duration is how long each half of one is.
 //
 // It needs root, for the hosts are network namespaces, and unless it is given a
 // binary the go command and this module's source.
@@ -67,8 +68,8 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 	fs := flag.NewFlagSet("report", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	var underlays, rows, loads, observers string
-	fs.IntVar(&o.plan.Runs, "runs", 5, "turns of each row in each load")
-	fs.DurationVar(&o.plan.Options.Duration, "duration", 2*time.Second, "how long a turn sends")
+	fs.IntVar(&o.plan.Runs, "runs", 5, "turns of each row in each load; with -observe pairs")
+	fs.DurationVar(&o.plan.Options.Duration, "duration", 2*time.Second, "how long a turn sends; with -observe half a pair")
 	fs.StringVar(&underlays, "underlay", names(netlab.Offloads, bench.UnderlayName),
 		"kinds of underlay: with all offloads, without tunnel segmentation, with none")
 	fs.StringVar(&rows, "rows", rowNames(bench.DefaultRows),

@@ -7,6 +7,7 @@ import (
 	"hash/crc64"
 	"math/rand/v2"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -21,6 +22,8 @@ type TCPOptions struct {
 	Bytes    int64         // per flow; 0 = as many as go in Duration
 	Checked  bool          // compare what arrives with what was sent
 	Port     uint16        // of the receiver; 0 = any
+	// Arrived, if any, grows by the bytes that arrive as they do.
+	Arrived *atomic.Int64
 }
 
 // TCPResult is what a bulk transfer came to.
@@ -103,7 +106,7 @@ func tcp(ctx context.Context, from, to End, o TCPOptions) (TCPResult, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	for i := range flows {
 		g.Go(func() error { return flows[i].send(ctx, start, o) })
-		g.Go(func() error { return flows[i].receive(ctx, o.Checked) })
+		g.Go(func() error { return flows[i].receive(ctx, o) })
 	}
 	if err := g.Wait(); err != nil {
 		return r, err
@@ -226,7 +229,7 @@ func (f *flow) send(ctx context.Context, start time.Time, o TCPOptions) error {
 
 // receive reads to the end of the stream, then asks the sender's socket what
 // it had to send twice: all is acknowledged by then.
-func (f *flow) receive(ctx context.Context, checked bool) error {
+func (f *flow) receive(ctx context.Context, o TCPOptions) error {
 	buf := make([]byte, chunk)
 	for {
 		n, err := unix.Read(int(f.in), buf)
@@ -239,10 +242,13 @@ func (f *flow) receive(ctx context.Context, checked bool) error {
 		if err := expired(ctx, "receive"); err != nil {
 			return err
 		}
-		if n = max(n, 0); checked {
+		if n = max(n, 0); o.Checked {
 			f.sumIn = crc64.Update(f.sumIn, crcTable, buf[:n])
 		}
 		f.received += int64(n)
+		if o.Arrived != nil {
+			o.Arrived.Add(int64(n))
+		}
 	}
 	f.ended = time.Now()
 	info, err := unix.GetsockoptTCPInfo(int(f.out), unix.IPPROTO_TCP, unix.TCP_INFO)

@@ -245,7 +245,7 @@ func TestCheckedTCPFindsDamage(t *testing.T) {
 		}()
 		f := flow{out: left.out, in: right.in}
 		check(t, f.send(ctx, time.Now(), TCPOptions{Bytes: 5000, Checked: c.checked}))
-		check(t, f.receive(ctx, c.checked))
+		check(t, f.receive(ctx, TCPOptions{Checked: c.checked}))
 		if err := f.compare(); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}

@@ -24,6 +24,8 @@ type UDPOptions struct {
 	Segment  bool          // send a batch as one UDP_SEGMENT superframe
 	Port     uint16        // of the receivers; 0 = any
 	Grace    time.Duration // silence after which what is missing is lost; 0 = 400 ms
+	// Arrived, if any, grows by the datagrams that arrive whole as they do.
+	Arrived *atomic.Int64
 }
 
 // UDPResult is what became of a run's datagrams at one receiver. A rate without
@@ -128,7 +130,7 @@ func udp(ctx context.Context, from End, dst netip.Addr, to []End, o UDPOptions) 
 		g.Go(func() error {
 			defer s.close()
 			r := record{run: run, size: o.Size, res: &rs[i]}
-			return s.receive(ctx, &r, &sent, o.Grace)
+			return s.receive(ctx, &r, &sent, o)
 		})
 	}
 	var took time.Duration

@@ -1,6 +1,7 @@
 package traffic
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -56,16 +57,14 @@ func (e End) bindReceiver(s sock, dst netip.Addr, port *uint16) error {
 // receive counts datagrams until all that were sent are in or nothing comes
 // any more for the grace, 0 = settle. sent is negative as long as the sender is at
 // it.
-func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64, grace time.Duration) error {
+func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64, o UDPOptions) error {
 	// One byte more than a datagram has, to see when it is too long.
 	slot := r.size + 1
 	buf := make([]byte, receiveBatch*slot)
 	at := func(i int) []byte { return buf[i*slot:][:slot] }
 	m := newMessages(receiveBatch, at)
 	var first, last time.Time
-	if grace == 0 {
-		grace = settle
-	}
+	grace := cmp.Or(o.Grace, settle)
 	for silent := time.Duration(0); ; {
 		n, err := m.call(unix.SYS_RECVMMSG, s, receiveBatch, unix.MSG_WAITFORONE)
 		if err := expired(ctx, "receive"); err != nil {
@@ -88,8 +87,12 @@ func (s sock) receive(ctx context.Context, r *record, sent *atomic.Int64, grace 
 		if first.IsZero() {
 			first = last
 		}
+		before := r.res.Received
 		for i := range n {
 			r.take(at(i)[:m.vec[i].n])
+		}
+		if o.Arrived != nil {
+			o.Arrived.Add(r.res.Received - before)
 		}
 		if n < receiveBatch {
 			time.Sleep(nap)

@@ -14,7 +14,7 @@ func newManCommand() *cobra.Command {
 		Short:   "Write the manual pages to a directory",
 		Long:    "Write a manual page for each verb to a directory, which is made where it is missing.",
 		Example: "  overtap man /usr/local/share/man/man8",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly("DIRECTORY"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("making the directory for manual pages: %w", err)

@@ -98,9 +98,6 @@ func printFacts(w io.Writer, s control.Status, p palette) {
 	if len(s.SourcePorts) > 0 {
 		fact(0, "source", plural(len(s.SourcePorts), "UDP port", "UDP ports"))
 	}
-	if s.SegmentationRefused {
-		fact(yellow, "segments", "refused by the route to some peer: every datagram is sent alone there")
-	}
 	uplinkColor := color(0)
 	if !s.Uplink.Active {
 		uplinkColor = yellow

@@ -66,6 +66,9 @@ func addLive(c *cobra.Command) {
 	}
 	c.RunE = func(c *cobra.Command, a []string) error {
 		if !f.live {
+			if err := notLive(flags); err != nil {
+				return usageError{c.CommandPath(), err}
+			}
 			return explain(c, a)
 		}
 		if err := onlyLive(flags); err != nil {
@@ -78,17 +81,32 @@ func addLive(c *cobra.Command) {
 
 // onlyLive refuses flags that describe a frame, which a live trace has none of.
 func onlyLive(flags *pflag.FlagSet) error {
-	live := []string{"live", "rate", "count", "duration", "socket", "network", "json"}
-	var others []string
-	flags.Visit(func(p *pflag.Flag) {
-		if !slices.Contains(live, p.Name) {
-			others = append(others, "--"+p.Name)
-		}
+	others := given(flags, func(name string) bool {
+		return !slices.Contains([]string{"live", "rate", "count", "duration", "socket", "network", "json"}, name)
 	})
 	if len(others) == 0 {
 		return nil
 	}
 	return fmt.Errorf("%s with --live: want a filter in its place, of words such as ether src MAC, host ADDRESS, tcp, port N, arp, vlan ID, peer ADDRESS", strings.Join(others, ", "))
+}
+
+// notLive refuses flags that bound a live trace, where none is asked for.
+func notLive(flags *pflag.FlagSet) error {
+	others := given(flags, func(name string) bool { return slices.Contains([]string{"rate", "count", "duration"}, name) })
+	if len(others) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s: want --live beside it, which follows real frames", strings.Join(others, ", "))
+}
+
+// given are those flags of the command line that are of a kind.
+func given(flags *pflag.FlagSet, kind func(name string) bool) (names []string) {
+	flags.Visit(func(p *pflag.Flag) {
+		if kind(p.Name) {
+			names = append(names, "--"+p.Name)
+		}
+	})
+	return names
 }
 
 // run follows frames and prints what became of each.

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -188,6 +189,9 @@ func TestRun(t *testing.T) {
 	if !s.Ready || !s.SegmentationRefused || s.Version != "v1" || s.Underlay.MTU != 1500 || len(s.Networks) != 2 ||
 		s.Networks[0].Bridge != "br-blue" || s.Networks[0].MTU != 1450 || s.Networks[0].Entries != 1 || s.PID != os.Getpid() {
 		t.Errorf("status: %+v", s)
+	}
+	if !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "refuses segmentation offload") }) {
+		t.Errorf("no warning of the refused segmentation: %q", s.Warnings)
 	}
 	if br, err := netlink.LinkByName("br-blue"); err != nil || br.Attrs().MTU != 1450 {
 		t.Errorf("bridge: %v, %v", br, err)

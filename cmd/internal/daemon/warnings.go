@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -122,6 +123,10 @@ func (d *daemon) standing(info dataplane.Info, attached []attach.Attachment) []s
 	}
 	if d.conf().Engine.Offload {
 		all = append(all, missingOffloads(info)...)
+	}
+	if info.SegmentationRefused {
+		all = append(all, "the route to some peer refuses segmentation offload (UDP_SEGMENT): every datagram is sent alone there; "+
+			"look at tx-checksumming in `ethtool -k "+cmp.Or(d.conf().Underlay.Device, "DEVICE")+"`, turn it on with `ethtool -K`, and restart")
 	}
 	return all
 }

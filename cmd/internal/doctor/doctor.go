@@ -198,9 +198,6 @@ func daemon(add report, s control.Status, err error) {
 	if !s.Uplink.Active {
 		add("daemon", Warn, "docs/performance.md", "superframes are cut in user space: %s", s.Uplink.Reason)
 	}
-	if s.SegmentationRefused {
-		add("daemon", Warn, "ethtool -k of the underlay's device: tx-checksumming", "a route of the underlay refuses segmentation offload")
-	}
 	if s.Ready && len(s.Problems) == 0 {
 		add("daemon", OK, "", "it runs as PID %d and is ready", s.PID)
 	}
