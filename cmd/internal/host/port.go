@@ -131,6 +131,9 @@ func (h *Host) checkBearing(p Plan, n Network, port netlink.Link) error {
 		if several && n.PortsTake {
 			return fmt.Errorf("the port %s is one of several ways of the route %s, which cannot move to the bridge: remove that route first", name, routes[i].Dst)
 		}
+		if n.PortsTake && (routes[i].Encap != nil || routes[i].NewDst != nil || routes[i].MPLSDst != nil) {
+			return fmt.Errorf("the port %s has the route %s, whose encapsulation cannot move to the bridge: remove that route first", name, routes[i].Dst)
+		}
 		if p, ok := prefixOf(routes[i].Dst); ok && p.Bits() == 0 && bears == "" {
 			bears = "the default route"
 		}

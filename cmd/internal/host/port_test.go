@@ -1,12 +1,16 @@
 package host
 
 import (
+	"encoding/json"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -259,4 +263,36 @@ func TestUnderlayBridgeKeepsMTU(t *testing.T) {
 	if u, err := h.Underlay(underlay, ""); err != nil || u.MTU != 1500 {
 		t.Errorf("%+v, %v", u, err)
 	}
+}
+
+// A loan is the same after it went through the journal or a hand-over, also a
+// gateway of the other family; what would not be is refused before.
+func TestLoanAsJSON(t *testing.T) {
+	index := 7
+	l := &loan{
+		Addrs: []netlink.Addr{{IPNet: ipNet(prefix("192.0.2.1/24")), Label: "lan0"}},
+		Routes: []netlink.Route{
+			{LinkIndex: index, Dst: ipNet(prefix("203.0.113.0/24")), Gw: net.IPv4(192, 0, 2, 254), Priority: 100, Table: unix.RT_TABLE_MAIN, MTU: 1400},
+			{LinkIndex: index, Dst: ipNet(prefix("203.0.114.0/24")), Via: &netlink.Via{AddrFamily: unix.AF_INET6, Addr: net.ParseIP("fe80::9")}},
+		},
+		Bridge: 9, Of: "br-blue", Rest: true, Own: map[string]bool{"198.51.100.1/24": true},
+	}
+	text, err := json.Marshal(Step{Do: giveBack, Link: "lan0", Loan: l})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s Step
+	if err := json.Unmarshal(text, &s); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	if diff := cmp.Diff(l, s.Loan); diff != "" {
+		t.Errorf("before and after (-before +after):\n%s", diff)
+	}
+
+	h := newHost(t)
+	n := lan(t)
+	addRoute(t, netlink.Route{Encap: &netlink.SEG6Encap{Mode: nl.SEG6_IPTUN_MODE_ENCAP, Segments: []net.IP{net.ParseIP("2001:db8::7")}}}, "2001:db8:7::/64", "", "lan0")
+	p := Plan{Tun: TunDevice, Underlay: underlay, Networks: []Network{n}}
+	p.Networks[0].Device = "vx-free"
+	check(t, h.Preflight(p), []string{"the port lan0 has the route 2001:db8:7::/64, whose encapsulation cannot move"})
 }

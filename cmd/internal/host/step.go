@@ -123,6 +123,7 @@ func (h *Host) shed(old, now Step) {
 	old.Neighbors, old.Network = gone, old.Network+" of before"
 	h.done[old.what()] = len(h.undo)
 	h.undo = append(h.undo, old)
+	h.journal.add(h, old)
 }
 
 // keep says that what the step is about is wanted: of a step that was inherited,

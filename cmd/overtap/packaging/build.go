@@ -9,7 +9,9 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -208,7 +210,7 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.write("doc/"+to, string(text)); err != nil {
+		if err := s.write("doc/"+to, relink(string(text), from, files)); err != nil {
 			return err
 		}
 	}
@@ -221,6 +223,25 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 		s.compress("doc/changelog.Debian", fmt.Sprintf("overtap (%s-%s) unstable; urgency=medium\n\n  * %s: changelog.gz says what is new.\n\n -- %s  %s\n",
 			s.release.debian, revision, s.release.stamp, s.maintainer, s.release.time.Format(time.RFC1123Z))),
 	)
+}
+
+// markdownLink is a link to a file of the module, with its text.
+var markdownLink = regexp.MustCompile(`\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)`)
+
+// relink makes the links of a guide, which is the module's file from, lead to where
+// files are put in the package. Of a link to what is not in it the text remains.
+func relink(text, from string, files map[string]string) string {
+	if path.Ext(from) != ".md" {
+		return text
+	}
+	return markdownLink.ReplaceAllStringFunc(text, func(link string) string {
+		m := markdownLink.FindStringSubmatch(link)
+		to, ok := files[path.Join(path.Dir(from), m[2])]
+		if !ok {
+			return m[1]
+		}
+		return "[" + m[1] + "](" + to + m[3] + ")"
+	})
 }
 
 // write makes a file of the stage.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -65,8 +66,14 @@ func TestPackage(t *testing.T) {
 			}
 		}
 		for _, guide := range must[[]string](t)(filepath.Glob("../../../docs/*.md")) {
-			if name := "/usr/share/doc/overtap/" + filepath.Base(guide); len(files[name].content) == 0 {
+			name := "/usr/share/doc/overtap/" + filepath.Base(guide)
+			if len(files[name].content) == 0 {
 				t.Errorf("%s has no %s", p.path, name)
+			}
+			for _, link := range markdownLink.FindAllStringSubmatch(string(files[name].content), -1) {
+				if _, ok := files[path.Join(path.Dir(name), link[2])]; !ok {
+					t.Errorf("%s: %s leads to %s, which is not in it", p.path, name, link[2])
+				}
 			}
 		}
 		static(t, files["/usr/sbin/overtap"].content, p.machine)
