@@ -2,11 +2,16 @@ package interop
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -262,4 +267,41 @@ func TestTakeoverIPIP(t *testing.T) {
 			t.Errorf("index %d, was %d; routes before:\n%s\nafter:\n%s", now, index, routes, ourRoutes(t, a.host))
 		}
 	}
+}
+
+// Whoever asks while daemons take over from each other is answered, by the one or
+// the other.
+func TestTakeoverAnswers(t *testing.T) {
+	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", s.socket)
+		},
+	}}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var asking sync.WaitGroup
+	for _, path := range []string{"status", "stats", "fdb", "neigh"} {
+		asking.Go(func() {
+			asked := 0
+			for ; ctx.Err() == nil && !t.Failed(); asked++ {
+				resp, err := client.Get("http://overtap/v1/" + path)
+				if err != nil {
+					t.Errorf("%s, after %d answers: %v", path, asked, err)
+					return
+				}
+				_, err = io.Copy(io.Discard, resp.Body)
+				if err = errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK {
+					t.Errorf("%s, after %d answers: %s, %v", path, asked, resp.Status, err)
+				}
+			}
+			t.Logf("%s was answered %d times", path, asked)
+		})
+	}
+	for range 10 {
+		s.takeOver(at(s.a, blue(s.a, s.a, s.b)))
+	}
+	cancel()
+	asking.Wait()
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -461,5 +462,55 @@ func TestExplain(t *testing.T) {
 	}
 	if _, err := c.Explain(t.Context(), dataplane.Query{Network: "green"}); err == nil || err.Error() != "there is no such network" {
 		t.Errorf("of an unknown network: %v", err)
+	}
+}
+
+// lateListener accepts its only connection when it is closed.
+type lateListener struct {
+	net.Listener
+	conn   net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (l *lateListener) Accept() (c net.Conn, err error) {
+	<-l.closed
+	time.Sleep(10 * time.Millisecond)
+	if c, l.conn = l.conn, nil; c == nil {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (l *lateListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+// A client whose connection is accepted in the moment of the end is answered.
+func TestServeHTTPAnswersTheLast(t *testing.T) {
+	ours, theirs := net.Pipe()
+	defer ours.Close()
+	answered := false
+	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { answered = true })}
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.WriteString(ours, "GET / HTTP/1.1\r\nHost: overtap\r\n\r\n")
+		if err == nil {
+			_, err = http.ReadResponse(bufio.NewReader(ours), nil)
+		}
+		got <- err
+	}()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := ServeHTTP(ctx, srv, &lateListener{conn: theirs, closed: make(chan struct{})}); err != nil {
+		t.Error(err)
+	}
+	if !answered {
+		t.Error("it ended before it answered")
+	}
+	ours.SetDeadline(time.Now().Add(time.Second))
+	if err := <-got; err != nil {
+		t.Error(err)
 	}
 }

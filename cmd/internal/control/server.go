@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
 	"overtap/dataplane"
@@ -43,8 +44,17 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 }
 
 // ServeHTTP runs srv on l until ctx ends, gives requests under way a second,
-// and then cuts them off.
+// and then cuts them off. Whoever was connected before is answered.
 func ServeHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
+	var open sync.WaitGroup
+	srv.ConnState = func(_ net.Conn, s http.ConnState) {
+		switch s {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Done()
+		}
+	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
 	select {
@@ -52,13 +62,22 @@ func ServeHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
 		return fmt.Errorf("serving on %s: %w", l.Addr(), err)
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(context.Background(), stopTimeout)
-	defer cancel()
-	if err := srv.Shutdown(grace); err != nil {
-		// A client that does not read what it asked for.
+	// Shutdown would close a connection that was just accepted, and not answer a
+	// request that comes on it. Without it each is closed after its answer.
+	_ = l.Close()
+	<-failed
+	srv.SetKeepAlivesEnabled(false)
+	closed := make(chan struct{})
+	go func() {
+		open.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(stopTimeout):
+		// A client that does not ask, or does not read what it asked for.
 		_ = srv.Close()
 	}
-	<-failed
 	return nil
 }
 
