@@ -24,7 +24,7 @@ const (
 	announceTurns = 5
 )
 
-// BedSpec says what a row shall run on.
+// BedSpec says what a row must run on.
 type BedSpec struct {
 	Row     Row
 	Offload netlab.Offload
@@ -32,7 +32,7 @@ type BedSpec struct {
 	// Peers is how many VTEPs stand on the flood lists; 0 = 1. All but one do
 	// not exist: what is sent to them the other host drops.
 	Peers int
-	// Stations is how many MACs each side's table shall have learned from the
+	// Stations is how many MACs each side's table must have learned from the
 	// other beside its container's.
 	Stations int
 	// Metrics: the daemons listen for who scrapes them.

@@ -15,6 +15,17 @@ func BenchmarkTCP(b *testing.B)   { benchLoads(b, "tcp1", "tcp4", "tcp16") }
 func BenchmarkUDP64(b *testing.B) { benchLoads(b, "udp64") }
 func BenchmarkRTT(b *testing.B)   { benchLoads(b, "rtt") }
 
+// BenchmarkForeign is of the programs that people compare tunnels with.
+func BenchmarkForeign(b *testing.B) {
+	var names []string
+	for _, l := range Loads {
+		if l.Program != "" && l.Installed() {
+			names = append(names, l.Name)
+		}
+	}
+	benchLoads(b, names...)
+}
+
 // benchLoads has a sub-benchmark for each underlay, load and lane. An iteration
 // is a turn. That of an overtap lane is preceded by one of the kernel's that is
 // not timed, A B A B, and the ratio is of the medians of the two.
@@ -77,6 +88,8 @@ func metricUnit(f Figure) string {
 		return "µs-half-median"
 	case rttP99.Name:
 		return "µs-half-p99"
+	case daemonPerPacket.Name:
+		return "µs-daemon-per-packet"
 	case udpRate.Name:
 		return "kpps-received"
 	}

@@ -63,7 +63,7 @@ func sum(fields ...string) (total uint64, err error) {
 	return total, nil
 }
 
-// resetPeakRSS has the process's peak start anew (proc_pid_clear_refs(5)).
+// resetPeakRSS has the process's peak start again (proc_pid_clear_refs(5)).
 func resetPeakRSS(pid int) error {
 	return os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0)
 }

@@ -16,7 +16,8 @@
 //	row.go       rows, the underlays' names and lanes, a row in one direction
 //	bed.go       what a row runs on
 //	daemon.go    the overtap binary and its processes
-//	load.go      the table of loads; loads.go has what each of them does
+//	load.go      the table of loads; loads.go has what each of them does, foreign.go
+//	             those of iperf3 and sockperf
 //	sample.go    what one turn came to, and what it cost (cpu.go)
 //	plan.go      the run: who takes turns with whom
 //	report.go    what it came to; markdown.go, svg.go and machine.go print it

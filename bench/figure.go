@@ -34,6 +34,17 @@ var (
 	}
 )
 
+// daemonPerPacket is of all daemons of the row together; 0 where there is none.
+var daemonPerPacket = Figure{
+	Name: "daemon CPU per packet", Unit: "µs", LowerIsBetter: true,
+	of: func(s Sample) float64 {
+		if s.UDP.Received == 0 {
+			return 0
+		}
+		return s.Cost.DaemonSeconds * 1e6 / float64(s.UDP.Received)
+	},
+}
+
 func micros(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
 // Value is a figure over the turns of one lane.

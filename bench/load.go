@@ -26,6 +26,8 @@ type Load struct {
 	Figures []Figure
 	// Symmetric loads go both ways: they have no direction.
 	Symmetric bool
+	// Program is what sends, in place of package traffic; "" = that.
+	Program string
 
 	// slice is the sample of a part of a turn, in which so much arrived: payload
 	// bytes of TCP, datagrams; nil = the load is of whole turns.
@@ -59,9 +61,18 @@ var Loads = []Load{
 	{Name: "rtt", Title: "Round trip, 64 B", Figures: []Figure{rttMedian, rttP99}, Symmetric: true, run: roundTrips},
 	{Name: "mixed", Title: "TCP, 1 flow, beside UDP 64 B at 50 kpps", Figures: []Figure{tcpRate, udpRate}, run: mixed},
 	{Name: "peers64", Title: "UDP 64 B flood to one of 64 peers", Figures: []Figure{udpRate}, peers: manyPeers, run: udpFlood(64)},
-	{Name: "flood64", Title: "Broadcast superframes to 64 peers", Figures: []Figure{udpRate}, peers: manyPeers, run: broadcast},
+	{Name: "flood64", Title: "Broadcast GSO packets to 64 peers", Figures: []Figure{udpRate}, peers: manyPeers, run: broadcast},
 	{Name: "table", Title: "UDP 64 B flood over a table of 100 k entries", Figures: []Figure{udpRate}, run: scattered,
 		stations: func(o Options) int { return o.TableSize }},
+	{Name: "udp5k", Title: "UDP 64 B at 5 kpps", Figures: []Figure{daemonPerPacket}, run: udpAt(5_000)},
+	{Name: "udp20k", Title: "UDP 64 B at 20 kpps", Figures: []Figure{daemonPerPacket}, run: udpAt(20_000)},
+	{Name: "udp50k", Title: "UDP 64 B at 50 kpps", Figures: []Figure{daemonPerPacket}, run: udpAt(50_000)},
+	{Name: "iperf3-tcp1", Title: "iperf3 TCP, 1 flow", Figures: []Figure{tcpRate}, Program: iperf3, run: iperf3TCP(1)},
+	{Name: "iperf3-tcp4", Title: "iperf3 TCP, 4 flows", Figures: []Figure{tcpRate}, Program: iperf3, run: iperf3TCP(4)},
+	{Name: "iperf3-tcp16", Title: "iperf3 TCP, 16 flows", Figures: []Figure{tcpRate}, Program: iperf3, run: iperf3TCP(16)},
+	{Name: "iperf3-udp64", Title: "iperf3 UDP 64 B flood", Figures: []Figure{udpRate}, Program: iperf3, run: iperf3UDP(64)},
+	{Name: "iperf3-udp1400", Title: "iperf3 UDP 1400 B flood", Figures: []Figure{udpRate}, Program: iperf3, run: iperf3UDP(1400)},
+	{Name: "sockperf", Title: "sockperf round trip, 64 B", Figures: []Figure{rttMedian, rttP99}, Symmetric: true, Program: sockperf, run: sockperfPingPong},
 }
 
 // needsEthernet reports whether the containers must share one Ethernet.
@@ -87,7 +98,7 @@ func (o Options) withDefaults() Options {
 }
 
 // turnLimit bounds what a turn takes beyond its sending: a tunnel that carries
-// nothing any more shall not hold up the run.
+// nothing any more must not hold up the run.
 const turnLimit = 30 * time.Second
 
 // Measure runs the load once, from site a's container to b's, or the other way.
@@ -115,6 +126,9 @@ func (b *Bed) measure(ctx context.Context, l Load, reverse bool, o Options, arri
 	if reverse {
 		t.from, t.to = t.to, t.from
 		t.atSender, t.atTarget = t.atTarget, t.atSender
+	}
+	if !l.Installed() {
+		return s, fmt.Errorf("there is no program %s in PATH: install it", l.Program)
 	}
 	if err := b.alive(); err != nil {
 		return s, err

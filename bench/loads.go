@@ -52,6 +52,14 @@ func udpFlood(size int) func(context.Context, turn) (Sample, error) {
 	}
 }
 
+// udpAt sends datagrams one by one, so many a second.
+func udpAt(rate float64) func(context.Context, turn) (Sample, error) {
+	return func(ctx context.Context, t turn) (Sample, error) {
+		r, err := traffic.UDP(ctx, t.from, t.to, traffic.UDPOptions{Size: 64, Rate: rate, Duration: t.Duration})
+		return Sample{UDP: udpSample(r)}, err
+	}
+}
+
 func imix(ctx context.Context, t turn) (Sample, error) {
 	return t.frames(ctx, imixSizes)
 }
@@ -92,7 +100,7 @@ func mixed(ctx context.Context, t turn) (Sample, error) {
 	return Sample{TCP: tcpSample(stream), UDP: udpSample(small)}, err
 }
 
-// broadcast sends superframes that every peer gets a copy of. One peer exists,
+// broadcast sends GSO packets that every peer gets a copy of. One peer exists,
 // and its container counts.
 func broadcast(ctx context.Context, t turn) (Sample, error) {
 	a := t.to.Addr.As4()

@@ -76,6 +76,15 @@ func newBed(tb testing.TB, s BedSpec) *Bed {
 	return b
 }
 
+// missing skips the test for lack of a program, or fails it when REQUIRE_ROOT is 1.
+func missing(tb testing.TB, program string) {
+	tb.Helper()
+	if os.Getenv("REQUIRE_ROOT") == "1" {
+		tb.Fatalf("there is no %s, and REQUIRE_ROOT=1 forbids to skip: install it", program)
+	}
+	tb.Skipf("there is no %s", program)
+}
+
 func loadNamed(tb testing.TB, name string) Load {
 	tb.Helper()
 	ls, err := ParseLoads(name)

@@ -114,7 +114,7 @@ func (s Sample) columns(v Value) []string {
 	case tcpRate.Name:
 		c := s.TCP.Counts
 		return append([]string{byteCount(c.Offered), byteCount(c.Received), share(c), strconv.FormatInt(s.TCP.Retransmits, 10)}, cost...)
-	case udpRate.Name:
+	case udpRate.Name, daemonPerPacket.Name:
 		lost := share(s.UDP.Counts)
 		if own := (Counts{Offered: s.UDP.Offered, Lost: s.UDP.Overflowed}); own.LossShare() >= 0.01 {
 			lost += fmt.Sprintf(" (%s at the receiver's socket)", share(own))

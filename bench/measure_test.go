@@ -29,6 +29,9 @@ func TestEveryLoad(t *testing.T) {
 			beds[spec] = newBed(t, spec)
 		}
 		t.Run(l.Name, func(t *testing.T) {
+			if !l.Installed() {
+				missing(t, l.Program)
+			}
 			for _, lane := range lanes(Overtap, l) {
 				s, err := beds[spec].Measure(context.Background(), l, lane.Reverse, short)
 				check(t, err)
@@ -71,7 +74,8 @@ func TestEveryRow(t *testing.T) {
 func verify(t *testing.T, l Load, s Sample) {
 	t.Helper()
 	for _, f := range l.Figures {
-		if v := f.of(s); v <= 0 {
+		// In a short turn a daemon may work for less than a tick of /proc.
+		if v := f.of(s); v <= 0 && f.Name != daemonPerPacket.Name {
 			t.Errorf("%s: %v %s", f.Name, v, f.Unit)
 		}
 	}

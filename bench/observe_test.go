@@ -22,7 +22,7 @@ func TestObserve(t *testing.T) {
 	}}
 	r, err := ObservePlan{
 		Row: Overtap2, Loads: []Load{loadNamed(t, "udp64"), loadNamed(t, "rtt")}, Observers: append([]Observer{counting}, Observers...),
-		Runs: 1, Options: Options{Duration: 50 * time.Millisecond}, Binary: program(t),
+		Runs: 1, Options: Options{Duration: 300 * time.Millisecond}, Binary: program(t),
 	}.Run(t.Context())
 	check(t, err)
 	if turns != 3 || len(r.Lanes) != 3 || r.IdleWatched <= 0 { // one of them without traffic
@@ -42,7 +42,7 @@ func TestObserve(t *testing.T) {
 	}
 	var b bytes.Buffer
 	check(t, r.WriteMarkdown(&b))
-	for _, want := range []string{"1 times 0.05 s without and with counting and metrics and top, ", "| UDP 64 B flood | overtap → overtap | "} {
+	for _, want := range []string{"1 times 0.3 s without and with counting and metrics and top, ", "| UDP 64 B flood | overtap → overtap | "} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}

@@ -17,7 +17,7 @@ type Plan struct {
 	Runs      int // turns of each lane; 0 = 5
 	Options   Options
 	Binary    string // overtap's, when a row needs it
-	// Progress is told of every turn; nil = nobody.
+	// Progress is called for every turn; nil = not at all.
 	Progress func(string)
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "write the golden files again")
 
 // fixture is a run as it might have been, with all that a report can hold: both
 // directions, two figures of one load, losses, a row that failed and names that
@@ -116,7 +116,7 @@ func TestGolden(t *testing.T) {
 			want, err := os.ReadFile(file)
 			check(t, err)
 			if d := cmp.Diff(string(want), b.String()); d != "" {
-				t.Errorf("-want +got; go test ./bench -run Golden -update writes it anew\n%s", d)
+				t.Errorf("-want +got; go test ./bench -run Golden -update writes it again\n%s", d)
 			}
 		})
 	}

@@ -4,13 +4,13 @@ import (
 	"testing"
 	"time"
 
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 )
 
 // An engine is alive, idle or not, and is not while a thread does not come back
 // from what it writes to.
 func TestAlive(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 2)
 	a.apply(testNetwork(addrA, addrB))
 	if !a.Alive() {

@@ -6,7 +6,8 @@ import (
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -23,37 +24,38 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK, tcpOptions: 12}
 	tcp6, udp := tcp, flowSpec{src: macA, dst: macB, udp: true}
 	tcp6.v6 = true
-	many := func(f ...dataplanetest.Frame) (all []dataplanetest.Frame) {
+	many := func(f ...netiotest.Frame) (all []netiotest.Frame) {
 		for len(all) < dataplane.OutFrames {
 			all = append(all, f...)
 		}
 		return all[:dataplane.OutFrames]
 	}
-	lying := tcp.superframe(t, pattern(5000), 1000)
+	lying := tcp.gsoPacket(t, pattern(5000), 1000)
 	lying.VNet.CsumStart = 1
 	to := plainFrame
 	for name, c := range map[string]struct {
-		frames []dataplanetest.Frame
-		flood  bool
-		whole  func(*dataplane.Whole) bool
+		frames      []netiotest.Frame
+		flood       bool
+		unsegmented func(*netio.Unsegmented) bool
 
 		suppress bool
 	}{
 		"small frames":            {frames: many(udp.partial(t, pattern(22)))},
 		"small frames, two flows": {frames: many(udp.partial(t, pattern(22)), tcp.partial(t, nil))},
 		"frames that are not IP":  {frames: many(hello, tagged(hello, 7))},
-		"superframes":             {frames: many(tcp.superframe(t, pattern(60000), 1386))},
-		"superframes over IPv6":   {frames: many(tcp6.superframe(t, pattern(60000), 1366))},
-		"superframes of UDP":      {frames: many(udp.superframe(t, pattern(60000), 1400))},
-		"a full list of parts": {frames: many(tcp.superframe(t, pattern(512*100), 100),
-			tcp.superframe(t, pattern(512*100), 100), udp.partial(t, pattern(22)))},
+		"GSO packets":             {frames: many(tcp.gsoPacket(t, pattern(60000), 1386))},
+		"GSO packets over IPv6":   {frames: many(tcp6.gsoPacket(t, pattern(60000), 1366))},
+		"GSO packets of UDP":      {frames: many(udp.gsoPacket(t, pattern(60000), 1400))},
+		"a full list of parts": {frames: many(tcp.gsoPacket(t, pattern(512*100), 100),
+			tcp.gsoPacket(t, pattern(512*100), 100), udp.partial(t, pattern(22)))},
+		"small segments":          {frames: many(tcp.gsoPacket(t, pattern(60000), 88))},
 		"drops":                   {frames: many(lying, to(macB, groupMAC, "x"), to(bridgeMAC, macA, "x"), to(macB, macA, longText))},
 		"flood":                   {frames: many(udp.partial(t, pattern(22))), flood: true},
-		"flood of superframes":    {frames: many(tcp.superframe(t, pattern(60000), 1386)), flood: true},
-		"superframes uncut":       {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return true }},
+		"flood of GSO packets":    {frames: many(tcp.gsoPacket(t, pattern(60000), 1386)), flood: true},
+		"GSO packets unsegmented": {frames: many(tcp.gsoPacket(t, pattern(60000), 1386)), unsegmented: func(*netio.Unsegmented) bool { return true }},
 		"questions passed":        {frames: many(asks(encap.BroadcastMAC, ipNobody), solicits(ip6Nobody)), flood: true, suppress: true},
 		"questions answered":      {frames: many(asks(macB, ipKnown), solicits(ip6Known)), suppress: true},
-		"superframes cut at last": {frames: many(tcp.superframe(t, pattern(60000), 1386)), whole: func(*dataplane.Whole) bool { return false }},
+		"GSO packets cut at last": {frames: many(tcp.gsoPacket(t, pattern(60000), 1386)), unsegmented: func(*netio.Unsegmented) bool { return false }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := eightPeers()
@@ -61,7 +63,7 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 				n.Neighbors = suppressing().Neighbors
 			}
 			r, e := nullRoads(t, n)
-			e.frames, e.onWhole = c.frames, c.whole
+			e.frames, e.onWhole = c.frames, c.unsegmented
 			if !c.flood {
 				r.Learn(macB, 3)
 			}
@@ -85,26 +87,28 @@ func TestInboundAllocatesNothing(t *testing.T) {
 	tcp := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK, tcpOptions: 12}
 	udp := flowSpec{src: macB, dst: macA, udp: true}
 	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(10 + i)}) }
-	many := func(ds ...dataplane.Datagram) (all []dataplane.Datagram) {
+	many := func(ds ...netio.Datagram) (all []netio.Datagram) {
 		for len(all) < dataplane.InDatagrams {
 			all = append(all, ds...)
 		}
 		return all[:dataplane.InDatagrams]
 	}
-	from := func(i int, frame []byte) dataplane.Datagram {
-		return dataplane.Datagram{From: peer(i), Data: vxlan(testVNI, frame)}
+	from := func(i int, frame []byte) netio.Datagram {
+		return netio.Datagram{From: peer(i), Data: vxlan(testVNI, frame)}
 	}
 	var run []byte
 	segments := tcp.segments(t, pattern(40*1386), 1386)
 	for _, s := range segments {
 		run = append(run, vxlan(testVNI, s)...)
 	}
-	unknown := dataplane.Datagram{From: peer(0), Data: vxlan(testVNI+1, helloBack.Data)}
+	run40 := netio.Datagram{From: peer(1), Data: run, SegSize: 8 + len(segments[0])}
+	unknown := netio.Datagram{From: peer(0), Data: vxlan(testVNI+1, helloBack.Data)}
 	marked := from(0, flowSpec{src: macB, dst: macA, udp: true, tos: encap.ECT0}.complete(t, pattern(22)))
 	marked.TOS = encap.CE
 	for name, c := range map[string]struct {
-		datagrams []dataplane.Datagram
+		datagrams []netio.Datagram
 		plain     bool
+		noGSO     bool
 	}{
 		"small frames":            {datagrams: many(from(0, udp.complete(t, pattern(22))))},
 		"frames that are not IP":  {datagrams: many(from(0, helloBack.Data))},
@@ -112,18 +116,23 @@ func TestInboundAllocatesNothing(t *testing.T) {
 		"frames from all peers":   {datagrams: many(from(0, helloBack.Data), from(5, plainFrame(macA, macC, "x").Data))},
 		"a MAC that moves":        {datagrams: many(from(0, helloBack.Data), from(5, helloBack.Data))},
 		"congestion marks":        {datagrams: many(marked)},
-		"runs":                    {datagrams: many(dataplane.Datagram{From: peer(1), Data: run, SegSize: 8 + len(segments[0]), Verified: true})},
-		"unfinished superframes":  {datagrams: many(from(2, tcp.partial(t, pattern(60000)).Data))},
+		"runs":                    {datagrams: many(run40)},
+		"unfinished GSO packets":  {datagrams: many(from(2, tcp.partial(t, pattern(60000)).Data))},
 		"the same on a plain TAP": {datagrams: many(from(2, tcp.partial(t, pattern(60000)).Data)), plain: true},
+		"refused GSO packets":     {datagrams: many(run40, from(2, tcp.partial(t, pattern(60000)).Data)), noGSO: true},
+		"small segments on a plain TAP": {plain: true, datagrams: many(netio.Datagram{
+			From: peer(2), Data: vxlan(testVNI, udp.partial(t, pattern(60000)).Data), SegSize: 88})},
 		"drops": {datagrams: many(unknown, from(9, helloBack.Data), from(0, plainFrame(macA, 0, "x").Data),
-			dataplane.Datagram{From: peer(0), Data: []byte("short")})},
+			netio.Datagram{From: peer(0), Data: []byte("short")})},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := eightPeers()
 			n.Plain = c.plain
 			r, e := nullRoads(t, n)
 			e.receives(c.datagrams...)
+			e.noGSO = c.noGSO
 			if n := testing.AllocsPerRun(50, func() {
+				r.GiveGSO()
 				if err := r.Inbound(); err != nil {
 					t.Error(err)
 				}
@@ -142,7 +151,7 @@ func TestInboundAllocatesNothing(t *testing.T) {
 func TestOutboundCopiesNoPayload(t *testing.T) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
 	const size = 1386
-	super := tcp.superframe(t, pattern(30*size+5), size)
+	super := tcp.gsoPacket(t, pattern(30*size+5), size)
 	small := flowSpec{src: macA, dst: macB, udp: true}.partial(t, pattern(100))
 	for name, targets := range map[string]int{"unicast": 1, "flood": 8} {
 		t.Run(name, func(t *testing.T) {
@@ -150,9 +159,9 @@ func TestOutboundCopiesNoPayload(t *testing.T) {
 			if targets == 1 {
 				r.Learn(macB, 0)
 			}
-			e.frames = []dataplanetest.Frame{hello, super, small, hello}
+			e.frames = []netiotest.Frame{hello, super, small, hello}
 			at, payloads := make(map[int]int), 0
-			e.onSend = func(s []dataplane.Send) {
+			e.onSend = func(s []netio.Send) {
 				for _, one := range s {
 					for _, p := range one.Parts {
 						i := e.slotOf(p)
@@ -183,26 +192,26 @@ func TestOutboundCopiesNoPayload(t *testing.T) {
 				t.Errorf("%d payloads were sent, want %d", payloads, want)
 			}
 			if got := e.slots[1][tcp.payloadAt():]; !bytes.Equal(got, super.Data[tcp.payloadAt():]) {
-				t.Error("the superframe's payload was changed")
+				t.Error("the GSO packet's payload was changed")
 			}
 		})
 	}
 }
 
-// TestUncutSuperframeIsNotCopied wants a superframe that leaves uncut to be
+// TestUnsegmentedIsNotCopied wants a GSO packet that leaves unsegmented to be
 // handed over where the device put it, all of it and as it was.
-func TestUncutSuperframeIsNotCopied(t *testing.T) {
+func TestUnsegmentedIsNotCopied(t *testing.T) {
 	for _, udp := range []bool{false, true} {
 		s := flowSpec{src: macA, dst: macB, udp: udp, tcpFlags: encap.TCPACK}
-		super := s.superframe(t, pattern(30*1386+5), 1386)
+		super := s.gsoPacket(t, pattern(30*1386+5), 1386)
 		for name, targets := range map[string]int{"unicast": 1, "flood": 8} {
 			r, e := nullRoads(t, eightPeers())
 			if targets == 1 {
 				r.Learn(macB, 0)
 			}
-			e.frames = []dataplanetest.Frame{hello, super}
+			e.frames = []netiotest.Frame{hello, super}
 			taken := 0
-			e.onWhole = func(w *dataplane.Whole) bool {
+			e.onWhole = func(w *netio.Unsegmented) bool {
 				taken++
 				if !startsAt(w.Data, e.slots[1], 0) || len(w.Data) != len(super.Data) || !bytes.Equal(w.Data, super.Data) {
 					t.Errorf("%s: %d bytes, not the %d where they were read", name, len(w.Data), len(super.Data))
@@ -213,7 +222,7 @@ func TestUncutSuperframeIsNotCopied(t *testing.T) {
 				t.Fatal(err)
 			}
 			if taken != targets {
-				t.Errorf("%s: %d were taken uncut, want %d", name, taken, targets)
+				t.Errorf("%s: %d were taken unsegmented, want %d", name, taken, targets)
 			}
 		}
 	}
@@ -245,13 +254,13 @@ func TestInboundCopiesNoPayload(t *testing.T) {
 		n := testNetwork(addrA, addrB)
 		n.Plain = plain
 		r, e := nullRoads(t, n)
-		var ds []dataplane.Datagram
+		var ds []netio.Datagram
 		for _, frame := range [][]byte{segments[0], segments[1], segments[2], segments[3], helloBack.Data, tcp.partial(t, pattern(20000)).Data} {
-			ds = append(ds, dataplane.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
+			ds = append(ds, netio.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
 		}
 		e.receives(ds...)
 		inPlace, elsewhere := 0, 0
-		e.onWrite = func(frames []dataplane.OutFrame) {
+		e.onWrite = func(frames []netio.OutFrame) {
 			for _, f := range frames {
 				for _, p := range f.Parts {
 					if e.received(p) {
@@ -266,7 +275,7 @@ func TestInboundCopiesNoPayload(t *testing.T) {
 			t.Fatal(err)
 		}
 		headers, cuts := 0, 0
-		if plain { // the superframe is cut here, by headers
+		if plain { // the GSO packet is cut here, by headers
 			cuts = (20000 + 1409) / 1410
 			headers = cuts * tcp.payloadAt()
 		}

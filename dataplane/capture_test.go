@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/wiretest"
@@ -34,7 +35,7 @@ func wired(t *testing.T, c *wiretest.Capture, from netip.Addr) (frames [][]byte)
 }
 
 // TestNoBadChecksumOnTheWire has tshark verify every checksum, outer and inner,
-// of what engines send in every combination, tagged superframes among it. It is
+// of what engines send in every combination, tagged GSO packets among it. It is
 // caught behind the underlay's switch, whose ports have no offloads, so that
 // what still is whole comes as a wire would carry it.
 func TestNoBadChecksumOnTheWire(t *testing.T) {
@@ -64,13 +65,13 @@ func TestNoBadChecksumOnTheWire(t *testing.T) {
 				finish(t, sw, s.Host.Name())
 				ears[i] = wiretest.Open(t, s.Host, netlab.UnderlayDev)
 			}
-			engines := c.join(t, a, b, func(e *dataplane.Engine, peer netip.Addr) { e.RefuseRoute(peer) })
+			engines := c.join(t, a, b, func(e *dataplane.Engine, peer netip.Addr) { e.Kernel().NoteRefusal(peer, unix.EIO) })
 			lossless(t, engines, a, b, func() {
 				exchange(t, a, b, 128<<10)
 				for i, s := range ends {
 					for _, flow := range taggedFlows(s, ends[1-i]) {
 						one := &stream{flow: flow, data: randomBytes(10000), size: 1200}
-						offload(t, s.Container, one.superframes(t, 10)...)
+						offload(t, s.Container, one.gsoPackets(t, 10)...)
 					}
 				}
 				exchange(t, a, b, 1) // behind what is still on its way

@@ -7,15 +7,15 @@ import (
 	"time"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
-// TestMixedLoadUnderChurn has superframes and small frames of many flows go both
+// TestMixedLoadUnderChurn has GSO packets and small frames of many flows go both
 // ways between engines of several workers, while networks, peers and entries of
 // both are changed all the time. Every byte arrives once.
 func TestMixedLoadUnderChurn(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a, b := bareHost(t, u, addrA, 4), bareHost(t, u, addrB, 4)
 	networks := func(h *host, peer netip.Addr, turn int) []dataplane.Network {
 		n := testNetwork(h.addr, peer)
@@ -63,7 +63,7 @@ func TestMixedLoadUnderChurn(t *testing.T) {
 					binary.BigEndian.PutUint32(payload[at:], uint32(f<<24|turn<<16|at/4))
 				}
 				s := flowSpec{src: src, dst: dst, tcpFlags: encap.TCPACK, tos: uint8(f << 3), seq: uint32(turn * len(payload))}
-				h.TAP("vx0").Inject(s.superframe(t, payload, size))
+				h.TAP("vx0").Inject(s.gsoPacket(t, payload, size))
 				small := flowSpec{src: src, dst: dst, udp: true, tos: uint8(f << 3)}
 				h.TAP("vx0").Inject(small.partial(t, payload[:20+f]))
 			}

@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"overtap/dataplane/netio"
 	"overtap/encap"
 	"overtap/fdb"
 )
@@ -17,7 +18,7 @@ func innerMTU(mtu encap.OverlayMTU, peers *fdb.Peers, id fdb.PeerID, outer int) 
 }
 
 // clampMSS lowers the segment size that a SYN announces to what fits mtu, so that
-// its receiver sends no segments that are too long, also where nobody hears ICMP.
+// its receiver sends no segments that are too long, also where ICMP is filtered.
 // partial says that the frame's checksum is left to a device.
 func clampMSS(frame []byte, t encap.Transport, mtu int, partial bool) {
 	headers := encap.IPv4HeaderLen + encap.TCPHeaderLen
@@ -30,14 +31,14 @@ func clampMSS(frame []byte, t encap.Transport, mtu int, partial bool) {
 }
 
 // clamp clamps what leaves for the peer, NoPeer for several.
-func (o *outbound) clamp(f *Frame, t encap.Transport, id fdb.PeerID) {
+func (o *sender) clamp(f *netio.Frame, t encap.Transport, id fdb.PeerID) {
 	outer := o.at.outer(o.at.peers.Addr(id)) + t.L3
 	clampMSS(f.Data, t, innerMTU(o.at.mtu, o.at.peers, id, outer), f.VNet.Flags&encap.VnetNeedsCsum != 0)
 }
 
 // clamp clamps what came from the peer, behind outer bytes of other headers than
 // its own. A peer on this machine may have left its checksum unfinished.
-func (in *inbound) clamp(frame []byte, t encap.Transport, peers *fdb.Peers, id fdb.PeerID, outer int) {
+func (in *deliverer) clamp(frame []byte, t encap.Transport, peers *fdb.Peers, id fdb.PeerID, outer int) {
 	if tcp, err := encap.ParseTCP(frame[t.L4:t.End]); err != nil || tcp.Flags()&encap.TCPSYN == 0 {
 		return
 	}

@@ -4,8 +4,8 @@ import (
 	"encoding/binary"
 	"testing"
 
-	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -58,14 +58,14 @@ func TestClampMSS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := testNetwork(addrA, addrB)
 			n.ClampMSS = !c.off
-			r := newRoads(t, n)
+			r := newPaths(t, n)
 			defer r.Close()
 			r.Learn(macB, 0)
 			if c.path != 0 {
 				r.SetPathMTU(addrB, c.path)
 			}
 			s := flowSpec{src: macA, dst: macB, v6: c.v6, tags: c.tags}
-			f := dataplanetest.Frame{Data: announcing(t, s, c.mss)}
+			f := netiotest.Frame{Data: announcing(t, s, c.mss)}
 			at := s.l4() + 16
 			if c.partial {
 				f.VNet = encap.VnetHdr{Flags: encap.VnetNeedsCsum, CsumStart: uint16(s.l4()), CsumOffset: 16}
@@ -81,7 +81,7 @@ func TestClampMSS(t *testing.T) {
 			if c.partial {
 				binary.BigEndian.PutUint16(in[at:], slowPseudo(in, back.l3(), back.l4(), back.v6))
 			}
-			frames := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, in)})
+			frames := r.in(netio.Datagram{From: addrB, Data: vxlan(testVNI, in)})
 			all := cutAll(t, frames)
 			if len(all) != 1 || mssOf(all[0], back) != c.want || !sumsUp(all[0]) {
 				t.Fatalf("inbound: %d frames, want one that announces %d, and a right checksum: % x", len(all), c.want, all)
@@ -95,14 +95,14 @@ func TestClampMSSOfTunnels(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		c := testTunnel()
 		c.ClampMSS = on
-		r := newTunnelRoads(t, c)
+		r := newTunnelPaths(t, c)
 		want := uint16(1460)
 		if on {
 			want = uint16(c.MTU) - 40
 		}
 		s := flowSpec{src: macA, dst: macB}
 		packet := announcing(t, s, 1460)[s.l3():]
-		for _, sent := range r.out(dataplanetest.Frame{Data: packet}) {
+		for _, sent := range r.out(netiotest.Frame{Data: packet}) {
 			for _, p := range sent.Payloads {
 				f := append(make([]byte, encap.EthernetHeaderLen), p...)
 				if got := mssOf(f, s); got != want {

@@ -14,7 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 )
 
 // openFDs counts the epolls and eventfds that are open: all that engines and
@@ -38,9 +38,9 @@ func openFDs(tb testing.TB) (n int) {
 }
 
 // TestRemoveUnderTraffic removes and adds a network while both its ends are
-// busy; the edges check that nothing closed is used.
+// busy; the backend checks that nothing closed is used.
 func TestRemoveUnderTraffic(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	blue := testNetwork(addrA, addrB)
 	red := renamed(blue, "red", "vx1", 200)
 	a := bareHost(t, u, addrA, 2)
@@ -88,7 +88,7 @@ func TestRemoveUnderTraffic(t *testing.T) {
 	b.TAP("vx0").Wait(0)
 	a.TAP("vx0").Inject(plainFrame(macB, macA, "at last"))
 	eventually(t, "the last frame arrives", func() bool {
-		return slices.ContainsFunc(b.TAP("vx0").Written(), func(f dataplanetest.Frame) bool {
+		return slices.ContainsFunc(b.TAP("vx0").Written(), func(f netiotest.Frame) bool {
 			return strings.HasSuffix(string(f.Data), "at last")
 		})
 	})
@@ -98,9 +98,9 @@ func TestRemoveUnderTraffic(t *testing.T) {
 func TestNoLeaks(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	start := openFDs(t)
-	u := dataplanetest.NewUnderlay(t)
-	edges := u.Edges(addrA)
-	e, err := dataplane.New(dataplane.Options{Underlay: addrA, Workers: 2, Edges: edges})
+	u := netiotest.NewUnderlay(t)
+	edges := u.Backend(addrA)
+	e, err := dataplane.New(dataplane.Options{Underlay: addrA, Workers: 2, Backend: edges})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -129,9 +129,9 @@ func TestNoLeaks(t *testing.T) {
 
 func TestClose(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
-	u := dataplanetest.NewUnderlay(t)
-	edges := u.Edges(addrA)
-	e, err := dataplane.New(dataplane.Options{Underlay: addrA, Edges: edges})
+	u := netiotest.NewUnderlay(t)
+	edges := u.Backend(addrA)
+	e, err := dataplane.New(dataplane.Options{Underlay: addrA, Backend: edges})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestClose(t *testing.T) {
 	if _, err := e.Apply(dataplane.Desired{}); !errors.Is(err, dataplane.ErrClosed) {
 		t.Errorf("Apply after Close: %v", err)
 	}
-	// The eyes may still look; the edges check that nothing closed is asked.
+	// The eyes may still look; the backend checks that nothing closed is asked.
 	e.Stats()
 	e.Info()
 	if _, err := e.FDB(""); err != nil {

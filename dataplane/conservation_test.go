@@ -7,13 +7,13 @@ import (
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
 // mixedFrame draws a mix of frames that pass, with how many frames on the wire
 // they are, and of such that do not.
-func mixedFrame(tb testing.TB, random *rand.Rand) (f dataplanetest.Frame, wire int) {
+func mixedFrame(tb testing.TB, random *rand.Rand) (f netiotest.Frame, wire int) {
 	s := flowSpec{
 		src: macA + encap.MAC(random.IntN(20))<<8, dst: macB + encap.MAC(random.IntN(20))<<8,
 		v6: random.IntN(2) == 0, udp: random.IntN(2) == 0, tcpFlags: encap.TCPACK,
@@ -22,7 +22,7 @@ func mixedFrame(tb testing.TB, random *rand.Rand) (f dataplanetest.Frame, wire i
 	switch random.IntN(10) {
 	case 0, 1, 2:
 		n := 200 + random.IntN(15000)
-		return s.superframe(tb, pattern(n), 200+random.IntN(1000)), -1
+		return s.gsoPacket(tb, pattern(n), 200+random.IntN(1000)), -1
 	case 3:
 		return plainFrame(encap.BroadcastMAC, s.src, "to all"), 1
 	case 4:
@@ -30,7 +30,7 @@ func mixedFrame(tb testing.TB, random *rand.Rand) (f dataplanetest.Frame, wire i
 	case 5:
 		return plainFrame(macB, s.src, longText), 1
 	case 6:
-		return dataplanetest.Frame{Data: []byte("short")}, 1
+		return netiotest.Frame{Data: []byte("short")}, 1
 	}
 	return s.partial(tb, pattern(1+random.IntN(1300))), 1
 }
@@ -46,10 +46,10 @@ func TestConservation(t *testing.T) {
 			u.SetGRO(gro)
 			seed := rand.Uint64()
 			t.Logf("seed %d", seed)
-			u.SetFaults(dataplanetest.Faults{Seed: seed, Loss: 0.02, Duplicate: 0.02, Reorder: 0.05})
+			u.SetFaults(netiotest.Faults{Seed: seed, Loss: 0.02, Duplicate: 0.02, Reorder: 0.05})
 			random := rand.New(rand.NewPCG(seed, 0))
 			offered := make(map[*host]uint64)
-			sent := make(map[string]bool) // by transport and payload: trains renumber the rest
+			sent := make(map[string]bool) // by transport and payload: GRO flows renumber the rest
 			for i := range 2000 {
 				h := []*host{a, b}[i%2]
 				f, wire := mixedFrame(t, random)
@@ -103,7 +103,7 @@ func TestConservation(t *testing.T) {
 	}
 }
 
-// content is what of a frame no train changes: all but the IPv4 identifier and
+// content is what of a frame no GRO flow changes: all but the IPv4 identifier and
 // header checksum.
 func content(frame []byte) string {
 	frame = bytes.Clone(frame)

@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
 // TestDescribe is about what a kernel peer on the same machine sends: checksums
-// unfinished, superframes whole.
+// unfinished, GSO packets whole.
 func TestDescribe(t *testing.T) {
 	const max = int(testMTU)
 	for _, v6 := range []bool{false, true} {
@@ -41,19 +42,19 @@ func TestDescribe(t *testing.T) {
 					"UDP unfinished":            {data: udp.partial(t, pattern(udpRoom)).Data, want: needs(udp)},
 					"pure ACK unfinished":       {data: tcp.partial(t, nil).Data, want: needs(tcp)},
 					"TCP one byte too long":     {data: tcp.partial(t, pattern(tcpRoom+1)).Data, want: gso(tcp, tcpRoom)},
-					"TCP superframe":            {data: tcp.partial(t, pattern(60000)).Data, want: gso(tcp, tcpRoom)},
-					"UDP superframe":            {data: udp.partial(t, pattern(20000)).Data, segSize: 1200, want: gso(udp, 1200)},
-					"UDP superframe, full":      {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom, want: gso(udp, udpRoom)},
-					"UDP superframe, small":     {data: udp.partial(t, pattern(300)).Data, segSize: 100, want: gso(udp, 100)},
+					"TCP GSO packet":            {data: tcp.partial(t, pattern(60000)).Data, want: gso(tcp, tcpRoom)},
+					"UDP GSO packet":            {data: udp.partial(t, pattern(20000)).Data, segSize: 1200, want: gso(udp, 1200)},
+					"UDP GSO packet, full":      {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom, want: gso(udp, udpRoom)},
+					"UDP GSO packet, small":     {data: udp.partial(t, pattern(300)).Data, segSize: 100, want: gso(udp, 100)},
 					"UDP too long, unannounced": {data: udp.partial(t, pattern(udpRoom+1)).Data, drop: dataplane.DropTooBig},
 					"UDP segments too long":     {data: udp.partial(t, pattern(20000)).Data, segSize: udpRoom + 1, drop: dataplane.DropTooBig},
 					"TCP finished, too long":    {data: tcp.complete(t, pattern(tcpRoom+1)), drop: dataplane.DropTooBig},
 					"UDP finished, too long":    {data: udp.complete(t, pattern(udpRoom+1)), drop: dataplane.DropTooBig},
 				} {
 					t.Run(fmt.Sprintf("%s v6=%t tags=%d ecn=%#x", name, v6, tags, ecn), func(t *testing.T) {
-						r := newRoads(t, testNetwork(addrA, addrB))
+						r := newPaths(t, testNetwork(addrA, addrB))
 						defer r.Close()
-						got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, c.data), SegSize: c.segSize})
+						got := r.in(netio.Datagram{From: addrB, Data: vxlan(testVNI, c.data), SegSize: c.segSize})
 						if c.drop != 0 {
 							if len(got) != 0 || r.dropped(c.drop) == 0 {
 								t.Errorf("%d frames written, drops %+v", len(got), r.Engine.Stats().Drops)
@@ -73,15 +74,15 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestSuperframeCounted wants a superframe to count as the frames that the
+// TestGSOPacketCounted wants a GSO packet to count as the frames that the
 // kernel cuts it into.
-func TestSuperframeCounted(t *testing.T) {
-	r := newRoads(t, testNetwork(addrA, addrB))
+func TestGSOPacketCounted(t *testing.T) {
+	r := newPaths(t, testNetwork(addrA, addrB))
 	defer r.Close()
 	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}
 	payload := pattern(20001)
 	f := s.partial(t, payload)
-	got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, f.Data)})
+	got := r.in(netio.Datagram{From: addrB, Data: vxlan(testVNI, f.Data)})
 	if len(got) != 1 {
 		t.Fatalf("%d frames written", len(got))
 	}
@@ -108,8 +109,8 @@ func TestUnjudgedChecksums(t *testing.T) {
 		"UDP without checksum": zero, "fragment": fragment, "TCP header cut off": cut,
 		"not IP": plainFrame(macA, macB, "hello").Data,
 	} {
-		r := newRoads(t, testNetwork(addrA, addrB))
-		got := r.in(dataplane.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
+		r := newPaths(t, testNetwork(addrA, addrB))
+		got := r.in(netio.Datagram{From: addrB, Data: vxlan(testVNI, frame)})
 		if len(got) != 1 || got[0].VNet != (encap.VnetHdr{}) || !bytes.Equal(got[0].Data, frame) {
 			t.Errorf("%s: wrote %+v", name, got)
 		}

@@ -3,7 +3,7 @@ package dataplane
 import "fmt"
 
 // Drop names why a frame was dropped. The list is closed: every early return on
-// the road carries one of these, each has a counter per network, direction and
+// the path carries one of these, each has a counter per network, direction and
 // worker, a metric and a row in the documentation. The words are the kernel's
 // where it has one (include/net/dropreason-core.h).
 type Drop uint8
@@ -14,10 +14,13 @@ const (
 
 	DropTooShort         // a header is cut off
 	DropVXLANInvalidHdr  // the I flag is missing, or reserved bits are set and not taken
+	DropVXLANGPE         // the VXLAN header has the P or the O bit of VXLAN-GPE
 	DropVXLANVNINotFound // no network has this VNI on this port
+	DropFromOverlay      // it came out of an overlay network of this host
 	DropPeerNotAdmitted  // the sender is neither a peer nor in an admitted prefix
 	DropPeerTableFull    // the sender would be admitted, but the bound of learned peers is reached
 	DropPeerTableBusy    // the sender would be admitted, but another one is just being; its next frame gets in
+	DropUDP6ZeroCsum     // no UDP checksum over IPv6, from a peer of whom that is not taken
 	DropMACInvalidSource // the inner source MAC is zero or multicast
 	DropLocalMAC         // the inner source MAC is our own TAP's
 	DropVXLANEntryExists // a static MAC came from another peer than its own
@@ -26,13 +29,15 @@ const (
 	DropStormUnknown     // more unknown unicast than the network may flood
 	DropStormMulticast   // more multicast than the network or the peer may send
 	DropIPTunnelECN      // congestion marked outside, but the inner packet is not ECN-capable
-	DropBridgeControl    // destination 01:80:c2:00:00:0X
-	DropVXLANNoRemote    // unknown destination and nobody to flood to
+	DropBridgeControl    // destination 01:80:c2:00:00:0X, where that does not pass
+	DropVXLANNoRemote    // unknown destination and no peer to flood to
 	DropTooBig           // larger than the network's MTU or the path's
 	DropBadOffload       // the frame's offload metadata contradict its bytes
+	DropBadChecksum      // the IPv4 header checksum of a GSO packet is wrong
 	DropVLANTagged       // a tagged frame on a network that takes none
 	DropTapFull          // the TAP would not take the frame
 	DropTapDown          // the TAP is down or gone
+	DropTapError         // the TAP returned an error that has no name here
 	DropWireFull         // the socket's send buffer is full
 	DropNoRoute          // no route of the tunnel for the destination, or none of the underlay to the peer
 	DropWireRefused      // a firewall on this host refused the datagram
@@ -50,10 +55,13 @@ const (
 var drops = [dropCount]struct{ name, text string }{
 	DropTooShort:         {"too_short", "a header is cut off"},
 	DropVXLANInvalidHdr:  {"vxlan_invalid_hdr", "the VXLAN header lacks the I flag, or has reserved bits set where that is not taken"},
+	DropVXLANGPE:         {"vxlan_gpe", "the VXLAN header is one of VXLAN-GPE: what follows is no Ethernet frame (P bit), or belongs to OAM (O bit)"},
 	DropVXLANVNINotFound: {"vxlan_vni_not_found", "no network has this VNI on this port"},
+	DropFromOverlay:      {"from_overlay", "it came in by a device of an overlay network of this host, or its sender's address routes into one: no peer is there"},
 	DropPeerNotAdmitted:  {"peer_not_admitted", "the sender is neither a listed peer nor in an admitted prefix"},
 	DropPeerTableFull:    {"peer_table_full", "the bound of learned peers is reached"},
 	DropPeerTableBusy:    {"peer_table_busy", "another sender is being admitted; the next frame of this one gets in"},
+	DropUDP6ZeroCsum:     {"udp6_zero_csum", "a UDP checksum of zero over IPv6, which the network does not take from this peer"},
 	DropMACInvalidSource: {"mac_invalid_source", "the inner source MAC is zero or multicast"},
 	DropLocalMAC:         {"local_mac", "the inner source MAC is our own TAP's: a loop or a duplicate"},
 	DropVXLANEntryExists: {"vxlan_entry_exists", "a static MAC came from another peer than its own"},
@@ -62,13 +70,15 @@ var drops = [dropCount]struct{ name, text string }{
 	DropStormUnknown:     {"storm_unknown_unicast", "more frames for unknown destinations than the network may flood"},
 	DropStormMulticast:   {"storm_multicast", "more multicast frames than the network, or the peer, may send"},
 	DropIPTunnelECN:      {"ip_tunnel_ecn", "congestion was marked outside, but the inner packet is not ECN-capable (RFC 6040)"},
-	DropBridgeControl:    {"bridge_control", "a bridge protocol frame (01:80:c2:00:00:0X) does not cross the overlay"},
-	DropVXLANNoRemote:    {"vxlan_no_remote", "the destination is unknown and there is nobody to flood to"},
+	DropBridgeControl:    {"bridge_control", "a bridge protocol frame (01:80:c2:00:00:0X) does not cross the overlay, unless bridge_control = \"pass\"; PAUSE never does"},
+	DropVXLANNoRemote:    {"vxlan_no_remote", "the destination is unknown and there is no peer to flood to"},
 	DropTooBig:           {"too_big", "larger than the network's MTU or the path's"},
 	DropBadOffload:       {"bad_offload", "the frame's offload metadata contradict its bytes"},
+	DropBadChecksum:      {"bad_checksum", "the IPv4 header checksum of a GSO packet is wrong, and its segments would get right ones"},
 	DropVLANTagged:       {"vlan_tagged", "a tagged frame on a network that takes none"},
 	DropTapFull:          {"tap_full", "the TAP would not take the frame"},
 	DropTapDown:          {"tap_down", "the TAP is down or gone"},
+	DropTapError:         {"tap_error", "the TAP returned an error that has no name here"},
 	DropWireFull:         {"wire_full", "the socket's send buffer is full"},
 	DropNoRoute:          {"no_route", "the underlay has no route to the peer, or is down; or no route of the tunnel holds the destination"},
 	DropWireRefused:      {"wire_refused", "a firewall on this host refused the datagram"},

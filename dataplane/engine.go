@@ -12,32 +12,32 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 	"overtap/fdb"
 )
 
 // Options are fixed for an engine's life.
 type Options struct {
-	Underlay netip.Addr // outer source address; sockets bind to it
-	Device   string     // bind the sockets to this device too; "" = any
-	Workers  int        // pairs of outbound and inbound threads; 0 = one per CPU
-	// SourcePorts is the size of the pool of source ports that spreads flows
-	// over the underlay's equal-cost paths; 0 = 32.
-	SourcePorts int
-	Edges       Edges // nil = this host's TAPs and UDP sockets
-	// NoTunnelGSO keeps superframes off the uplink, which is tried otherwise:
-	// every superframe leaves cut by a socket.
-	NoTunnelGSO bool
-	// Adopt is asked before a device is opened: whether one of that name stands
-	// that an engine before left and that is as it shall be. It may remove one
-	// that is not. nil = a device that stands is an error.
-	Adopt func(DeviceSpec) (bool, error)
-	// Inherit is what another engine, which works, leaves to this one. Its
-	// descriptors are this engine's as far as it can use them, and the caller's
-	// else.
-	Inherit *Bequest
-	// Hold keeps the road still until Start.
+	Underlay netip.Addr // outer source address
+	Workers  int        // pairs of threads, as the backend was made for; 0 = Workers(0)
+	// Backend opens the devices and connections. The engine closes it, also when
+	// New fails.
+	Backend netio.Backend
+	// Offloads are those not to be used.
+	Offloads netio.Offloads
+	// Hold keeps the threads from starting until Start.
 	Hold bool
+}
+
+// Workers returns n, or when it is 0 the number of workers for this machine: one per
+// CPU that the process may use.
+func Workers(n int) int {
+	if n > 0 {
+		return n
+	}
+	// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
+	return min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
 }
 
 // EventKind says what happened to the engine that its owner should act on.
@@ -46,19 +46,32 @@ type EventKind uint8
 // The events.
 const (
 	// DeviceLost: the device of a network or a tunnel was deleted under the
-	// engine, which has stopped reading it. Removing and adding it opens it anew.
+	// engine, which has stopped reading it. Removing and adding it opens it again.
 	DeviceLost EventKind = iota
-	// SegmentationRefused: the route to some peer refused UDP_SEGMENT; the
-	// engine sends every datagram alone on that route from now on.
+	// SegmentationRefused: the routes to Count peers, of which Peer is one,
+	// refused UDP_SEGMENT; the engine sends every datagram alone to them until it
+	// tries again.
 	SegmentationRefused
-	// UplinkLost: the uplink of superframes was deleted or set down; they leave
+	// SegmentationResumed: those of Count peers, of which Peer is one, refuse it no
+	// more, as far as is known.
+	SegmentationResumed
+	// GSORefused: the device of a network or a tunnel refused a GSO packet with
+	// EINVAL. It was segmented and written again; the engine writes every packet
+	// alone until it tries again.
+	GSORefused
+	// GSOResumed: it does so no more, as far as is known.
+	GSOResumed
+	// ZeroChecksumsFailed: at Start the sockets could not be set to what the
+	// networks take of datagrams without checksum; they take what they did before.
+	ZeroChecksumsFailed
+	// UplinkLost: the uplink of GSO packets was deleted or set down; they leave
 	// by the sockets from now on.
 	UplinkLost
 	// PathMTUChanged: packets to a peer may be no longer than PathMTU, or as
 	// long as the network makes them again (0).
 	PathMTUChanged
-	// WireFailed: a socket can no longer be read, and is not any more.
-	WireFailed
+	// ConnFailed: a socket can no longer be read, and is not any more.
+	ConnFailed
 	// MACsFrozen: MACs of a network moved too often lately, and stay where they
 	// are for a while: a loop, one MAC twice, or an impostor.
 	MACsFrozen
@@ -67,48 +80,52 @@ const (
 // Event is one such happening.
 type Event struct {
 	Kind    EventKind
-	Network string    // of DeviceLost and PathMTUChanged: the network or tunnel
-	Port    uint16    // of WireFailed; 0 = the socket of IP-in-IP
+	Network string    // of DeviceLost, PathMTUChanged, GSORefused and Resumed: the network or tunnel
+	Port    uint16    // of ConnFailed; 0 = the socket of IP-in-IP
 	MAC     encap.MAC // of MACsFrozen: one of them
-	Count   int       // of MACsFrozen: at least as many
-	Err     error
+	Count   int       // of MACsFrozen: at least as many; of SegmentationRefused and Resumed
+	// Saturated, of MACsFrozen: more MACs move than the guard keeps count of.
+	Saturated bool
+	Err       error
 
-	Peer    netip.Addr // of PathMTUChanged
+	Peer    netip.Addr // of PathMTUChanged, SegmentationRefused and Resumed
 	PathMTU encap.UnderlayMTU
 }
 
-// beat is the period of the coarse clock and of all upkeep.
-const beat = time.Second
+// tick is the period of the coarse clock and of all upkeep.
+const tick = time.Second
 
-// Engine forwards frames and packets between TAPs, TUNs and the wire. Its door is Apply and Stats
+// Engine forwards frames and packets between TAPs, TUNs and the underlay. Its API is Apply and Stats
 // (with FDB, Info and Flush beside them for the operator's eyes and hands); all
 // of it may be called from any goroutine.
 type Engine struct {
 	options Options
-	edges   Edges
+	backend netio.Backend
 	workers int
 	clock   *fdb.Clock
 	started time.Time
 
-	catalogue atomic.Pointer[catalogue]
+	snapshot  atomic.Pointer[snapshot]
 	epoch     atomic.Uint64
-	threads   []*thread // outbound of worker i at 2i, inbound at 2i+1
-	strangers []tally   // by thread, for frames that belong to no network
+	threads   []*thread  // outbound of worker i at 2i, inbound at 2i+1
+	unmatched []counters // by thread, for frames that belong to no network
 	mirrors   armed
 	prober    *prober
 	events    chan Event
-	untold    sync.Mutex
+	eventsMu  sync.Mutex
 	waiting   []Event // in order, behind those in events
 	stop      chan struct{}
 	stopping  sync.Once
 	launch    []func() // the threads' loops, until Start
 	starting  sync.Once
-	rolling   atomic.Bool // the threads run
-	beating   sync.WaitGroup
+	running   atomic.Bool // the threads run
+	ticking   sync.WaitGroup
 
-	mu      sync.Mutex // the door, one at a time
+	mu      sync.Mutex // control, one at a time
 	closed  bool
-	wires   map[endpoint][]Wire // by worker
+	ingress *ingress                            // of the snapshot
+	conns   map[endpoint][]netio.Conn           // by worker
+	zero    map[endpoint]netio.PortZeroChecksum // what the Conns take
 	watches map[*FDBWatch]bool
 }
 
@@ -116,106 +133,97 @@ type Engine struct {
 // forwarded before Apply. It raises GOMAXPROCS when that would let the threads
 // starve the rest of the program.
 func New(o Options) (*Engine, error) {
+	if o.Backend == nil {
+		return nil, errors.New("an engine needs a backend")
+	}
 	if !o.Underlay.IsValid() || o.Underlay.Is4In6() {
-		return nil, fmt.Errorf("underlay address %q: want an IPv4 or IPv6 address", o.Underlay)
+		return nil, errors.Join(fmt.Errorf("underlay address %q: want an IPv4 or IPv6 address", o.Underlay), o.Backend.Close())
 	}
 	e := &Engine{
-		options: o, edges: o.Edges, workers: o.Workers,
+		options: o, backend: o.Backend, workers: Workers(o.Workers),
 		clock: fdb.NewClock(), started: time.Now(),
 		events: make(chan Event, 16), stop: make(chan struct{}),
-		wires:   make(map[endpoint][]Wire),
+		conns:   make(map[endpoint][]netio.Conn),
+		zero:    make(map[endpoint]netio.PortZeroChecksum),
 		watches: make(map[*FDBWatch]bool),
 	}
-	if e.workers <= 0 {
-		// GOMAXPROCS knows of a cgroup's quota (Go 1.25 and later).
-		e.workers = min(runtime.NumCPU(), runtime.GOMAXPROCS(0))
-	}
-	if e.edges == nil {
-		edges, err := newHostEdges(o, e.workers)
-		if err != nil {
-			return nil, err
-		}
-		e.edges = edges
-	}
-	e.catalogue.Store(newCatalogue(nil))
-	e.strangers = make([]tally, 2*e.workers)
-	if o.Inherit != nil && o.Inherit.Workers != e.workers {
-		return nil, errors.Join(fmt.Errorf("%d workers cannot go on with the devices and sockets of %d", e.workers, o.Inherit.Workers), e.edges.Close())
-	}
+	e.snapshot.Store(newSnapshot(nil, nil))
+	e.unmatched = newCounters(2*e.workers, e.clock)
 	e.prober = newProber(e)
 	if want := 2*e.workers + 2; runtime.GOMAXPROCS(0) < want {
 		runtime.GOMAXPROCS(want)
 	}
 	if err := e.makeThreads(); err != nil {
-		return nil, errors.Join(err, e.edges.Close())
+		return nil, errors.Join(err, e.backend.Close())
 	}
 	if !o.Hold {
 		e.Start()
 	}
-	e.beating.Go(e.upkeep)
-	e.beating.Go(e.prober.run)
+	e.ticking.Go(e.upkeep)
+	e.ticking.Go(e.prober.run)
 	return e, nil
 }
 
 func (e *Engine) makeThreads() error {
 	for range 2 * e.workers {
-		t, err := newThread()
+		p, err := e.backend.NewPoller()
 		if err != nil {
 			for _, t := range e.threads {
-				t.close()
+				t.Close()
 			}
 			return err
 		}
-		e.threads = append(e.threads, t)
+		e.threads = append(e.threads, newThread(p))
 	}
 	for w := range e.workers {
-		out := newOutbound(2*w, &e.mirrors)
-		in := newInbound(2*w+1, w, &e.strangers[2*w+1], &e.prober.boxes[w], &e.mirrors)
-		packetsOut := newPacketOut(out, e.options.Underlay)
-		packetsIn := newPacketIn(in, e.options.Underlay)
+		s := newSender(2*w, &e.mirrors)
+		d := newDeliverer(2*w+1, w, &e.unmatched[2*w+1], &e.mirrors)
+		txFrames, txPackets := &txVXLAN{sender: s}, &txIPIP{sender: s, self: e.options.Underlay}
+		rxFrames := &rxVXLAN{deliverer: d, probes: &e.prober.boxes[w]}
+		rxPackets := &rxIPIP{deliverer: d, self: e.options.Underlay}
 		e.launch = append(e.launch,
 			func() {
-				e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *port) { e.runOutbound(out, packetsOut, p) })
+				e.threads[2*w].loop(w, e.workers, &e.epoch, func(p *pollTarget) { e.runTx(txFrames, txPackets, p) })
 			},
 			func() {
-				e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *port) { e.runInbound(in, packetsIn, p) })
+				e.threads[2*w+1].loop(w+1, e.workers, &e.epoch, func(p *pollTarget) { e.runRx(rxFrames, rxPackets, p) })
 			})
 	}
 	return nil
 }
 
-func (e *Engine) runOutbound(o *outbound, packets *packetOut, p *port) {
+func (e *Engine) runTx(o *txVXLAN, packets *txIPIP, p *pollTarget) {
 	var err error
 	if p.tun != nil {
-		err = packets.run(p.tun, p.dev, p.wire)
+		err = packets.run(p.tun, p.dev, p.conn)
 	} else {
-		err = o.run(p.net, p.dev, p.wire)
+		err = o.run(p.net, p.dev, p.conn)
 	}
 	if err == nil {
 		return
 	}
 	// The device was deleted (EBADFD) or cannot be read: without this the loop
 	// would find it readable for ever.
-	e.threads[o.thread].unwatch(p.fd)
+	e.threads[o.thread].Remove(p.fd)
 	if !p.of.lost.Swap(true) {
 		e.notify(Event{Kind: DeviceLost, Network: p.of.name, Err: err})
 	}
 }
 
-func (e *Engine) runInbound(in *inbound, packets *packetIn, p *port) {
+func (e *Engine) runRx(in *rxVXLAN, packets *rxIPIP, p *pollTarget) {
 	var err error
 	if p.at == protocol4 {
-		err = packets.run(e.catalogue.Load(), p.wire)
+		err = packets.run(e.snapshot.Load(), p.conn)
 	} else {
-		err = in.run(e.catalogue.Load(), p.at.port, p.wire)
+		err = in.run(e.snapshot.Load(), p.at.port, p.conn)
 	}
 	if err != nil && !passing(err) {
-		e.threads[in.thread].unwatch(p.fd)
-		e.notify(Event{Kind: WireFailed, Port: p.at.port, Err: err})
+		e.threads[in.thread].Remove(p.fd)
+		e.notify(Event{Kind: ConnFailed, Port: p.at.port, Err: err})
 	}
 }
 
-// passing reports an error that a socket tells once and then works on: what
+// passing reports an error that a socket returns once and then works on: what
 // the network answered to something sent, or a device that went down.
 func passing(err error) bool {
 	for _, e := range []unix.Errno{unix.ECONNREFUSED, unix.ENETDOWN, unix.ENETUNREACH,
@@ -229,18 +237,18 @@ func passing(err error) bool {
 }
 
 // notify never waits: what the owner has not come to take is kept for the next
-// beat. That is bounded: a device, a port, the uplink or a route fails once, and
+// tick. That is bounded: a device, a port, the uplink or a route fails once, and
 // what may happen again and again (MACsFrozen, PathMTUChanged) is noted only
 // while the owner keeps up.
 func (e *Engine) notify(ev Event) {
-	e.untold.Lock()
-	defer e.untold.Unlock()
+	e.eventsMu.Lock()
+	defer e.eventsMu.Unlock()
 	e.waiting = append(e.waiting, ev)
-	e.tell()
+	e.sendWaiting()
 }
 
-// tell hands over what waits, as far as there is room; under untold.
-func (e *Engine) tell() {
+// sendWaiting delivers what waits, as far as there is room; under eventsMu.
+func (e *Engine) sendWaiting() {
 	for len(e.waiting) > 0 {
 		select {
 		case e.events <- e.waiting[0]:
@@ -254,12 +262,13 @@ func (e *Engine) tell() {
 // Events delivers what the owner should act on. It is never closed.
 func (e *Engine) Events() <-chan Event { return e.events }
 
-// upkeep advances the clock and does once a beat what no thread of the road
+// upkeep advances the clock and does once a tick what no thread of the path
 // should.
 func (e *Engine) upkeep() {
-	tick := time.NewTicker(beat)
+	tick := time.NewTicker(tick)
 	defer tick.Stop()
-	refused, lost := "", false
+	var refused []netip.Addr // the peers whose routes refuse segments
+	lost := false
 	for {
 		select {
 		case <-e.stop:
@@ -268,19 +277,50 @@ func (e *Engine) upkeep() {
 		}
 		e.clock.Set(uint32(time.Since(e.started)/time.Second) + 1)
 		e.sweep()
-		e.edges.Beat()
-		e.untold.Lock()
-		e.tell()
-		e.untold.Unlock()
-		if err := e.edges.SegmentationRefused(); err != nil && err.Error() != refused {
-			refused = err.Error()
-			e.notify(Event{Kind: SegmentationRefused, Err: err})
-		}
-		if up := e.edges.Uplink(); up.Lost && !lost {
+		e.backend.Tick()
+		e.eventsMu.Lock()
+		e.sendWaiting()
+		e.eventsMu.Unlock()
+		refused = e.checkRuns(refused)
+		if up := e.backend.Uplink(); up.Lost && !lost {
 			lost = true
 			e.notify(Event{Kind: UplinkLost, Err: errors.New(up.Reason)})
 		}
 	}
+}
+
+// checkRuns notifies the owner of the peers whose routes refuse UDP_SEGMENT and
+// did not before, or did, and returns those that do. While the owner does not
+// listen they wait.
+func (e *Engine) checkRuns(before []netip.Addr) []netip.Addr {
+	refused := e.backend.RunsRefused()
+	if len(refused) == 0 && len(before) == 0 || e.isBehind() {
+		return before
+	}
+	now := make([]netip.Addr, 0, len(refused))
+	begun := Event{Kind: SegmentationRefused}
+	for _, r := range refused {
+		now = append(now, r.Peer)
+		if _, known := slices.BinarySearchFunc(before, r.Peer, netip.Addr.Compare); known {
+			continue
+		}
+		if begun.Count++; begun.Count == 1 {
+			begun.Peer, begun.Err = r.Peer, fmt.Errorf("send segments to %v: %w", r.Peer, r.Errno)
+		}
+	}
+	ended := Event{Kind: SegmentationResumed}
+	for _, peer := range before {
+		if _, still := slices.BinarySearchFunc(now, peer, netip.Addr.Compare); !still {
+			ended.Count++
+			ended.Peer = peer
+		}
+	}
+	for _, ev := range []Event{begun, ended} {
+		if ev.Count > 0 {
+			e.notify(ev)
+		}
+	}
+	return now
 }
 
 // sweep ages entries and peers, and frees the IDs of peers that nothing points
@@ -289,23 +329,27 @@ func (e *Engine) sweep() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {
-		return // nobody is left to come round
+		return // no thread is left
 	}
-	members := e.catalogue.Load().members
+	members := e.snapshot.Load().members
 	if slices.ContainsFunc(members, func(m member) bool { return len(m.base().retired) > 0 }) {
-		e.quiesce() // a beat is long, but a thread may have stood still
+		e.quiesce() // a tick is long, but a thread may have stood still
 	}
+	now := time.Now()
+	routes := newRouteLook(e.backend.NoRoute())
 	for _, m := range members {
-		e.lookAtPaths(m)
-		e.lookAtMACs(m)
+		e.checkPaths(m)
+		routes.look(m.base())
+		e.checkMACs(m)
+		e.checkGSO(m.base(), now)
 		m.age()
 		o := m.base()
 		if len(o.retired) > 0 {
 			m.forget(o.retired) // what frames in flight learned meanwhile
 		}
-		for i := range o.tallies {
+		for i := range o.counters {
 			for _, id := range o.retired {
-				o.tallies[i].forget(id)
+				o.counters[i].forget(id)
 			}
 		}
 		o.peers.Release(o.retired)
@@ -314,27 +358,27 @@ func (e *Engine) sweep() {
 	}
 }
 
-// lookAtMACs tells the owner which MACs froze. While it does not listen they wait
+// checkMACs notifies the owner which MACs froze. While it does not listen they wait
 // with the table, which keeps a few.
-func (e *Engine) lookAtMACs(m member) {
+func (e *Engine) checkMACs(m member) {
 	n, ok := m.(*network)
 	if !ok || e.isBehind() {
 		return
 	}
 	if macs := n.table.TakeFrozen(); len(macs) > 0 {
-		e.notify(Event{Kind: MACsFrozen, Network: n.name, MAC: macs[0], Count: len(macs)})
+		e.notify(Event{Kind: MACsFrozen, Network: n.name, MAC: macs[0], Count: len(macs), Saturated: n.table.Saturated()})
 	}
 }
 
-// isBehind reports whether the owner does not come to take what it is told.
+// isBehind reports whether the owner does not take its events.
 func (e *Engine) isBehind() bool {
-	e.untold.Lock()
-	defer e.untold.Unlock()
+	e.eventsMu.Lock()
+	defer e.eventsMu.Unlock()
 	return len(e.waiting) > 0
 }
 
 // retire forgets what was learned from peers that are gone. Their IDs are freed
-// after a whole beat: see package fdb, "Removing a peer".
+// after a whole tick: see package fdb, "Removing a peer".
 func retire(m member, gone []fdb.PeerID) {
 	if len(gone) == 0 {
 		return

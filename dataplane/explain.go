@@ -7,12 +7,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
-// Explain says what the roads would do with a frame. It goes by the functions of
-// the roads themselves, at edges that keep what they are given (rehearsal.go), and
-// leaves no trace: where a function of the road decides and does, only its
+// Explain says what the paths would do with a frame. It goes by the functions of
+// the paths themselves, with I/O that keeps what it is given (dry_run.go), and
+// leaves no trace: where a function of the path decides and does, only its
 // deciding part is called. What depends on the moment is left out: full buffers,
 // another writer at a table, a bound on ICMP errors a second.
 
@@ -29,7 +30,7 @@ type Query struct {
 	Packet bool `json:"packet,omitempty"`
 	// Size is the frame's length in bytes when it is more than len(Frame).
 	Size int `json:"size,omitempty"`
-	// SegSize makes it a superframe of TCP or UDP, to be cut into segments with so
+	// SegSize makes it a GSO packet of TCP or UDP, to be cut into segments with so
 	// many bytes of payload. Outbound only.
 	SegSize int `json:"segment,omitempty"`
 	// From is the peer that sends the frame to us; invalid for one from the device.
@@ -51,6 +52,9 @@ const (
 	OutcomeAnswered  Outcome = "answered"  // on this host, by suppression
 	OutcomeDelivered Outcome = "delivered" // to the device
 	OutcomeDropped   Outcome = "dropped"
+	// OutcomeBridged: by the host's bridge to one of its ports or to the host, so
+	// that the frame never gets to the device. The caller, which knows the bridge, says so.
+	OutcomeBridged Outcome = "bridged"
 )
 
 // Explanation is what would become of a Query, and why. The JSON names are part
@@ -64,11 +68,11 @@ type Explanation struct {
 	Verdict   Outcome   `json:"verdict"`
 	// Reason is why it is dropped; where some copies only are, theirs say why.
 	Reason Drop `json:"reason,omitzero"`
-	// Told is what its sender hears from us, "" = nothing.
-	Told string `json:"told,omitempty"`
+	// Notified is the ICMP error that its sender gets, "" = nothing.
+	Notified string `json:"told,omitempty"`
 }
 
-// Step is one decision on the road.
+// Step is one decision on the path.
 type Step struct {
 	Name string `json:"step"`
 	// Verdict is "pass", "drop", "answer", or "note" for what does not decide
@@ -80,10 +84,10 @@ type Step struct {
 
 // The verdicts of a step.
 const (
-	stepPass   = "pass"
-	stepDrop   = "drop"
-	stepAnswer = "answer"
-	stepNote   = "note"
+	stepPass  = "pass"
+	stepDrop  = "drop"
+	stepReply = "answer"
+	stepNote  = "note"
 )
 
 // Copy is what one receiver gets of a frame.
@@ -91,14 +95,14 @@ type Copy struct {
 	Peer       netip.Addr        `json:"peer"` // or multicast group
 	Port       uint16            `json:"port"` // the peer's; 0 for IP-in-IP, as SourcePort is
 	SourcePort uint16            `json:"source_port"`
-	Frames     int               `json:"frames"`   // outer packets: the segments of a superframe
+	Frames     int               `json:"frames"`   // outer packets: the segments of a GSO packet
 	Length     int               `json:"length"`   // of the longest outer packet, in bytes
 	Overhead   int               `json:"overhead"` // what is put before the inner IP packet, in bytes
 	PathMTU    encap.UnderlayMTU `json:"pmtu"`     // the longest outer packet that arrives; 0 = there is no route
 	DF         bool              `json:"df"`
 	TOS        uint8             `json:"tos"`
 	TTL        uint8             `json:"ttl"`
-	// Way is "uplink" (uncut, and what the uplink refuses as segments),
+	// Way is "uplink" (unsegmented, and what the uplink refuses as segments),
 	// "UDP_SEGMENT" (cut, all segments by one call) or "sendmmsg".
 	Way    string `json:"way"`
 	Reason Drop   `json:"reason,omitzero"` // why it is dropped
@@ -115,7 +119,7 @@ func (e *Engine) Explain(p Query) (Explanation, error) {
 	if err := p.check(); err != nil {
 		return Explanation{}, err
 	}
-	m, err := e.meant(&p)
+	m, err := e.findMember(&p)
 	if err != nil {
 		return Explanation{}, err
 	}
@@ -144,8 +148,8 @@ func (e *Engine) Explain(p Query) (Explanation, error) {
 func (p *Query) check() error {
 	size := max(p.Size, len(p.Frame))
 	switch {
-	case size > MaxFrame:
-		return fmt.Errorf("a frame of %d bytes: want at most %d", size, MaxFrame)
+	case size > netio.MaxFrame:
+		return fmt.Errorf("a frame of %d bytes: want at most %d", size, netio.MaxFrame)
 	case p.SegSize < 0 || p.SegSize > 0xffff:
 		return fmt.Errorf("segments of %d bytes: want 1 to %d", p.SegSize, 0xffff)
 	case p.SegSize != 0 && p.From.IsValid():
@@ -156,9 +160,9 @@ func (p *Query) check() error {
 	return nil
 }
 
-// meant is the network or tunnel whose road is explained.
-func (e *Engine) meant(p *Query) (member, error) {
-	c := e.catalogue.Load()
+// findMember is the network or tunnel whose path is explained.
+func (e *Engine) findMember(p *Query) (member, error) {
+	c := e.snapshot.Load()
 	if p.Network == "" && p.VNI != nil && p.Port != 0 {
 		if n := c.byPort[p.Port][*p.VNI]; n != nil {
 			return n, p.fits(n)
@@ -200,7 +204,7 @@ func (x *explainer) step(name, verdict, format string, args ...any) {
 	x.out.Steps = append(x.out.Steps, Step{Name: name, Verdict: verdict, Detail: fmt.Sprintf(format, args...)})
 }
 
-// checked tells of a check by its drop, and reports whether the frame passed it.
+// checked adds a step for a check by its drop, and reports whether the frame passed it.
 func (x *explainer) checked(name string, d Drop, format string, args ...any) bool {
 	if d != dropNone {
 		x.drop(name, d, d.Text())
@@ -210,17 +214,17 @@ func (x *explainer) checked(name string, d Drop, format string, args ...any) boo
 	return true
 }
 
-// drop ends the road.
+// drop ends the path.
 func (x *explainer) drop(name string, d Drop, detail string) {
 	x.out.Steps = append(x.out.Steps, Step{Name: name, Verdict: stepDrop, Reason: d, Detail: detail})
 	x.out.Verdict, x.out.Reason = OutcomeDropped, d
 }
 
-// lost tells of a device that was deleted under the engine, and reports whether
+// lost adds a step for a device that was deleted under the engine, and reports whether
 // it was.
-func (x *explainer) lost(o *overlay, device string) bool {
+func (x *explainer) lost(o *netBase, device string) bool {
 	if o.lost.Load() {
-		x.drop("device", tapDrop(unix.EBADFD), "the device "+device+" was deleted: the daemon makes it anew")
+		x.drop("device", tapDrop(unix.EBADFD), "the device "+device+" was deleted: the daemon makes it again")
 		return true
 	}
 	return false
@@ -228,15 +232,14 @@ func (x *explainer) lost(o *overlay, device string) bool {
 
 // room returns the query's bytes as a frame with Headroom before it.
 func (x *explainer) room() []byte {
-	b := make([]byte, Headroom+max(x.query.Size, len(x.query.Frame)))
-	copy(b[Headroom:], x.query.Frame)
+	b := make([]byte, netio.Headroom+max(x.query.Size, len(x.query.Frame)))
+	copy(b[netio.Headroom:], x.query.Frame)
 	return b
 }
 
 // frame is the query as a device gives it.
-func (x *explainer) frame(find func([]byte) (encap.Transport, bool)) *Frame {
-	b := x.room()
-	f := &Frame{Data: b[Headroom:], room: b}
+func (x *explainer) frame(find func([]byte) (encap.Transport, bool)) *netio.Frame {
+	f := netio.NewFrame(x.room())
 	if x.query.SegSize == 0 {
 		return f
 	}

@@ -14,11 +14,12 @@ import (
 	"pgregory.net/rapid"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
-// fate is what becomes of a frame, as the road shows and as Explain says.
+// fate is what becomes of a frame, as the path shows and as Explain says.
 type fate struct {
 	Copies    map[netip.Addr]leaving
 	Drops     map[dataplane.Drop]bool
@@ -35,14 +36,14 @@ type leaving struct {
 	TOS, TTL         uint8
 }
 
-// watched is a road, or that of a tunnel, under test.
+// watched is a path, or that of a tunnel, under test.
 type watched struct {
 	engine  *dataplane.Engine
-	edges   *dataplanetest.Edges
-	tap     *dataplanetest.TAP
+	backend *netiotest.Backend
+	tap     *netiotest.TAP
 	packets bool
 	out, in func() error
-	u       *dataplanetest.Underlay
+	u       *netiotest.Underlay
 	at      netip.AddrPort // where datagrams go
 }
 
@@ -52,7 +53,19 @@ func (w *watched) state(tb rapid.TB) any {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return []any{w.engine.Stats(), entries}
+	return []any{w.stats(), entries}
+}
+
+// stats are the engine's without times: a second that goes by changes them.
+func (w *watched) stats() dataplane.Stats {
+	s := w.engine.Stats()
+	for i := range s.Drops {
+		s.Drops[i].Last = time.Time{}
+	}
+	for i := range s.Peers {
+		s.Peers[i].LastHeard = time.Time{}
+	}
+	return s
 }
 
 // learning are the counters by which to see what Learn and Admit made of a frame.
@@ -65,28 +78,28 @@ func learning(s dataplane.Stats) map[string]int {
 	return m
 }
 
-// road lets the frame go its way and returns what became of it.
-func (w *watched) road(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) fate {
-	before := w.engine.Stats()
-	w.edges.Sent()
+// path lets the frame go its way and returns what became of it.
+func (w *watched) road(tb rapid.TB, p dataplane.Query, f netiotest.Frame) fate {
+	before := w.stats()
+	w.backend.Sent()
 	w.tap.Written()
 	run := w.out
 	if p.From.IsValid() {
 		run = w.in
-		w.u.Deliver(w.at, dataplane.Datagram{From: p.From, TOS: p.TOS, Data: f.Data})
+		w.u.Deliver(w.at, netio.Datagram{From: p.From, TOS: p.TOS, Data: f.Data})
 	} else {
 		w.tap.Inject(f)
 	}
 	if err := run(); err != nil {
 		tb.Fatal(err)
 	}
-	after := w.engine.Stats()
+	after := w.stats()
 	got := fate{Copies: make(map[netip.Addr]leaving), Drops: make(map[dataplane.Drop]bool)}
-	for _, s := range w.edges.Sent() {
+	for _, s := range w.backend.Sent() {
 		c := got.Copies[s.To.Addr()]
 		c.Port, c.DF, c.TOS, c.TTL = s.To.Port(), s.DF, s.TOS, s.TTL
 		if s.To.Port() != 0 {
-			c.SourcePort = w.edges.SourcePort(s.Flow, s.DF)
+			c.SourcePort = w.backend.SourcePort(s.Flow, s.DF)
 		}
 		for _, payload := range s.Payloads {
 			c.Frames++
@@ -129,7 +142,7 @@ func answered(b []byte, packets bool) string {
 			return "the answer: " + eth.Src().String()
 		}
 	}
-	return dataplane.ICMPTold(b, packets)
+	return dataplane.QuotedICMP(b, packets)
 }
 
 // foretold is the fate that the explanation tells of.
@@ -147,8 +160,8 @@ func foretold(x dataplane.Explanation) fate {
 		f.Drops[x.Reason] = true
 	}
 	f.Delivered = x.Verdict == dataplane.OutcomeDelivered
-	if x.Told != "" {
-		f.Answers = []string{x.Told}
+	if x.Notified != "" {
+		f.Answers = []string{x.Notified}
 	}
 	for _, s := range x.Steps {
 		for _, effect := range []struct{ step, says, counts string }{
@@ -170,7 +183,7 @@ func foretold(x dataplane.Explanation) fate {
 
 // agree lets the frame go its way, after it was explained, and wants both to
 // agree, and the explanation to have changed nothing.
-func (w *watched) agree(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) dataplane.Explanation {
+func (w *watched) agree(tb rapid.TB, p dataplane.Query, f netiotest.Frame) dataplane.Explanation {
 	before := w.state(tb)
 	x, err := w.engine.Explain(p)
 	if err != nil {
@@ -181,7 +194,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) d
 	}
 	want, got := foretold(x), w.road(tb, p, f)
 	for _, c := range x.Copies {
-		if c.Way == "uplink" { // the edges in memory carry it as one datagram
+		if c.Way == "uplink" { // the backend in memory carries it as one datagram
 			for _, f := range []fate{want, got} {
 				l := f.Copies[c.Peer]
 				l.Frames, l.Length = 0, 0
@@ -196,7 +209,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Query, f dataplanetest.Frame) d
 		got.Learned = strings.TrimSuffix(got.Learned, "+1")
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
-		tb.Fatalf("the road does not as foretold:\n%s\nframe %x\nquery %+v\nexplanation %+v", d, f.Data, p, x)
+		tb.Fatalf("the path does not as foretold:\n%s\nframe %x\nquery %+v\nexplanation %+v", d, f.Data, p, x)
 	}
 	return x
 }
@@ -242,7 +255,11 @@ func drawNetwork(t *rapid.T) dataplane.Network {
 		n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: addrC}}
 	}
 	if rapid.IntRange(0, 2).Draw(t, "pinned") == 0 {
-		n.Pins = []dataplane.StaticEntry{{MAC: macB + 0x100, Peer: addrB}}
+		i := slices.IndexFunc(n.Peers, func(p dataplane.Peer) bool { return p.Address == addrB })
+		if i < 0 {
+			i, n.Peers = len(n.Peers), append(n.Peers, dataplane.Peer{Address: addrB})
+		}
+		n.Peers[i].MACs = []encap.MAC{macB + 0x100}
 	}
 	if rapid.Bool().Draw(t, "stormy") {
 		n.Storm = dataplane.Storm{Broadcast: 1e6, UnknownUnicast: 1e6, Multicast: 1e6}
@@ -256,14 +273,14 @@ func drawNetwork(t *rapid.T) dataplane.Network {
 
 // drawFrame draws a frame of every kind; single ones only where they are from
 // the wire.
-func drawFrame(t *rapid.T, tb testing.TB, single bool) dataplanetest.Frame {
+func drawFrame(t *rapid.T, tb testing.TB, single bool) netiotest.Frame {
 	macs := slices.Concat(explainMACs, []encap.MAC{tapMAC(addrA)})
 	src := rapid.SampledFrom(macs).Draw(t, "src")
 	dst := rapid.SampledFrom(append(macs, encap.BroadcastMAC, encap.BroadcastMAC, groupMAC)).Draw(t, "dst")
 	// Rapid draws small numbers more often: what goes through comes first.
 	switch rapid.IntRange(0, 13).Draw(t, "kind") {
 	case 13:
-		return dataplanetest.Frame{Data: []byte("short")}
+		return netiotest.Frame{Data: []byte("short")}
 	case 12:
 		return plainFrame(dst, rapid.SampledFrom([]encap.MAC{0, groupMAC}).Draw(t, "badSrc"), "never")
 	case 11:
@@ -279,28 +296,28 @@ func drawFrame(t *rapid.T, tb testing.TB, single bool) dataplanetest.Frame {
 	s.src, s.dst = src, dst
 	if !single && rapid.IntRange(0, 2).Draw(t, "super") == 0 {
 		size := rapid.SampledFrom([]int{500, 1000, 1440}).Draw(t, "segment")
-		return s.superframe(tb, pattern(size*rapid.IntRange(1, 30).Draw(t, "segments")), size)
+		return s.gsoPacket(tb, pattern(size*rapid.IntRange(1, 30).Draw(t, "segments")), size)
 	}
-	return dataplanetest.Frame{Data: s.complete(tb, pattern(rapid.SampledFrom([]int{1, 1000, 1300, 1400, 1500}).Draw(t, "length")))}
+	return netiotest.Frame{Data: s.complete(tb, pattern(rapid.SampledFrom([]int{1, 1000, 1300, 1400, 1500}).Draw(t, "length")))}
 }
 
-// What Explain says of a frame, the road does, in any state that frames and
+// What Explain says of a frame, the path does, in any state that frames and
 // configuration bring about.
 func TestExplainAgreesWithRoad(t *testing.T) {
 	outcomes := make(map[string]int)
 	rapid.Check(t, func(rt *rapid.T) {
 		n := drawNetwork(rt)
-		r := newRoads(t, n)
+		r := newPaths(t, n)
 		defer r.Close()
-		r.edges.TakeWhole(rapid.Bool().Draw(rt, "whole"))
+		r.backend.TakeUnsegmented(rapid.Bool().Draw(rt, "whole"))
 		w := &watched{
-			engine: r.Engine, edges: r.edges, tap: r.tap, u: r.u, out: r.Outbound, in: r.Inbound,
+			engine: r.Engine, backend: r.backend, tap: r.tap, u: r.u, out: r.Outbound, in: r.Inbound,
 			at: netip.AddrPortFrom(addrA, testPort),
 		}
 		for range rapid.IntRange(20, 60).Draw(rt, "frames") {
 			switch rapid.IntRange(0, 8).Draw(rt, "first") {
 			case 0:
-				r.edges.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
+				r.backend.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
 					rapid.SampledFrom([]encap.UnderlayMTU{0, 1300, 1450}).Draw(rt, "pmtu"))
 			case 1:
 				some := rapid.SliceOfN(rapid.Bool(), 3, 3).Draw(rt, "drained")
@@ -342,13 +359,13 @@ func TestExplainAgreesWithRoad(t *testing.T) {
 }
 
 // drawPacket draws a packet of every kind for a tunnel.
-func drawPacket(t *rapid.T, tb testing.TB, single bool) dataplanetest.Frame {
+func drawPacket(t *rapid.T, tb testing.TB, single bool) netiotest.Frame {
 	s := drawFlow(t)
 	s.src, s.dst, s.tags, s.v6 = macA, macB, 0, rapid.IntRange(0, 9).Draw(t, "ipv6") == 9
-	var f dataplanetest.Frame
+	var f netiotest.Frame
 	if !single && rapid.IntRange(0, 2).Draw(t, "super") == 0 {
 		size := rapid.SampledFrom([]int{500, 1000, 1440}).Draw(t, "segment")
-		f = s.superframe(tb, pattern(size*rapid.IntRange(1, 30).Draw(t, "segments")), size)
+		f = s.gsoPacket(tb, pattern(size*rapid.IntRange(1, 30).Draw(t, "segments")), size)
 	} else {
 		f.Data = s.complete(tb, pattern(rapid.SampledFrom([]int{1, 1300, 1400, 1500}).Draw(t, "length")))
 	}
@@ -368,7 +385,7 @@ func drawPacket(t *rapid.T, tb testing.TB, single bool) dataplanetest.Frame {
 	case 10:
 		f.Data[0] = 0x41
 	case 11:
-		f = dataplanetest.Frame{Data: f.Data[:10]}
+		f = netiotest.Frame{Data: f.Data[:10]}
 	}
 	return f
 }
@@ -388,15 +405,15 @@ func TestExplainAgreesWithTunnelRoad(t *testing.T) {
 		case 1:
 			c.Admit.Prefixes = []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}
 		}
-		r := newTunnelRoads(t, c)
-		r.edges.TakeWhole(rapid.Bool().Draw(rt, "whole"))
+		r := newTunnelPaths(t, c)
+		r.backend.TakeUnsegmented(rapid.Bool().Draw(rt, "whole"))
 		w := &watched{
-			engine: r.Engine, edges: r.edges, tap: r.edges.TAP(c.Device), u: r.u, out: r.Outbound, in: r.Inbound,
+			engine: r.Engine, backend: r.backend, tap: r.backend.TAP(c.Device), u: r.u, out: r.Outbound, in: r.Inbound,
 			at: netip.AddrPortFrom(addrA, 0), packets: true,
 		}
 		for range rapid.IntRange(20, 40).Draw(rt, "packets") {
 			if rapid.IntRange(0, 8).Draw(rt, "first") == 0 {
-				r.edges.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
+				r.backend.SetPathMTU(rapid.SampledFrom([]netip.Addr{addrB, addrC}).Draw(rt, "path"),
 					rapid.SampledFrom([]encap.UnderlayMTU{0, 1300, 1450}).Draw(rt, "pmtu"))
 			}
 			p := dataplane.Query{Network: c.Name, Packet: true}
@@ -430,7 +447,7 @@ func TestExplainNamesLengths(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}, {MAC: macC, Peer: addrC}}
 	n.Peers = append(n.Peers, dataplane.Peer{Address: addrC})
-	h := newHost(t, dataplanetest.NewUnderlay(t), addrA, n)
+	h := newHost(t, netiotest.NewUnderlay(t), addrA, n)
 	s := flowSpec{src: macA, dst: macB}
 	frame := func(size int) []byte {
 		return plainFrame(macB, macA, strings.Repeat("x", size)).Data
@@ -460,7 +477,7 @@ func TestExplainNamesLengths(t *testing.T) {
 
 // What cannot be explained is an error that says why.
 func TestExplainRefuses(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	h := newHost(t, u, addrA, testNetwork(addrA, addrB))
 	vni := testVNI
 	for name, c := range map[string]struct {

@@ -5,114 +5,127 @@ import (
 	"net/netip"
 	"time"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 	"overtap/fdb"
 )
 
-// Roads are the two roads of a single worker without the threads: a test drives
+// Paths are the two paths of a single worker without the threads: a test drives
 // each batch and has the counters when the call returns.
-type Roads struct {
+type Paths struct {
 	Engine *Engine
 
 	net  *network
-	wire Wire
-	out  *outbound
-	in   *inbound
+	conn netio.Conn
+	out  *txVXLAN
+	in   *rxVXLAN
 }
 
-// NewRoads opens one network at o.Edges.
-func NewRoads(o Options, c Network) (*Roads, error) {
+// NewPaths opens one network at o.Backend.
+func NewPaths(o Options, c Network) (*Paths, error) {
 	e := &Engine{
-		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
-		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
+		options: o, backend: o.Backend, workers: 1, clock: fdb.NewClock(), started: time.Now(),
+		conns: make(map[endpoint][]netio.Conn), events: make(chan Event, 16),
 	}
+	e.unmatched = newCounters(2, e.clock)
 	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
 	}
 	n := m.(*network)
-	e.catalogue.Store(newCatalogue([]member{m}))
-	return &Roads{
-		Engine: e, net: n, wire: e.wires[endpoint{port: c.Port}][0],
-		out: newOutbound(0, &e.mirrors), in: newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors),
+	e.snapshot.Store(newSnapshot([]member{m}, nil))
+	return &Paths{
+		Engine: e, net: n, conn: e.conns[endpoint{port: c.Port}][0],
+		out: &txVXLAN{sender: newSender(0, &e.mirrors)},
+		in:  &rxVXLAN{deliverer: newDeliverer(1, 0, &e.unmatched[1], &e.mirrors), probes: &e.prober.boxes[0]},
 	}, nil
 }
 
-// Outbound takes one batch from the device to the wire.
-func (r *Roads) Outbound() error { return r.out.run(r.net, r.net.devices[0], r.wire) }
+// StateOf judges a peer.
+var StateOf = stateOf
 
-// Inbound takes one batch from the wire to the device.
-func (r *Roads) Inbound() error {
-	return r.in.run(r.Engine.catalogue.Load(), r.net.config.Port, r.wire)
+// ProbeInterval is the time between two rounds with each peer.
+func (r *Paths) ProbeInterval() time.Duration {
+	r.Engine.prober.refresh()
+	return r.Engine.prober.interval(r.net)
 }
 
-// TunnelRoads are Roads of a tunnel.
-type TunnelRoads struct {
+// Outbound takes one batch from the device to the wire.
+func (r *Paths) Outbound() error { return r.out.run(r.net, r.net.devices[0], r.conn) }
+
+// Inbound takes one batch from the wire to the device.
+func (r *Paths) Inbound() error {
+	return r.in.run(r.Engine.snapshot.Load(), r.net.config().Port, r.conn)
+}
+
+// TunnelPaths are Roads of a tunnel.
+type TunnelPaths struct {
 	Engine *Engine
 
 	tun  *tunnel
-	wire Wire
-	out  *packetOut
-	in   *packetIn
+	conn netio.Conn
+	out  *txIPIP
+	in   *rxIPIP
 }
 
-// NewTunnelRoads opens one tunnel at o.Edges.
-func NewTunnelRoads(o Options, c Tunnel) (*TunnelRoads, error) {
+// NewTunnelPaths opens one tunnel at o.Backend.
+func NewTunnelPaths(o Options, c Tunnel) (*TunnelPaths, error) {
 	e := &Engine{
-		options: o, edges: o.Edges, workers: 1, clock: fdb.NewClock(),
-		strangers: make([]tally, 2), wires: make(map[endpoint][]Wire),
+		options: o, backend: o.Backend, workers: 1, clock: fdb.NewClock(), started: time.Now(),
+		conns: make(map[endpoint][]netio.Conn), events: make(chan Event, 16),
 	}
+	e.unmatched = newCounters(2, e.clock)
 	e.prober = newProber(e)
 	m, err := c.open(e)
 	if err != nil {
 		return nil, err
 	}
-	e.catalogue.Store(newCatalogue([]member{m}))
-	return &TunnelRoads{
-		Engine: e, tun: m.(*tunnel), wire: e.wires[protocol4][0],
-		out: newPacketOut(newOutbound(0, &e.mirrors), o.Underlay),
-		in:  newPacketIn(newInbound(1, 0, &e.strangers[1], &e.prober.boxes[0], &e.mirrors), o.Underlay),
+	e.snapshot.Store(newSnapshot([]member{m}, nil))
+	return &TunnelPaths{
+		Engine: e, tun: m.(*tunnel), conn: e.conns[protocol4][0],
+		out: &txIPIP{sender: newSender(0, &e.mirrors), self: o.Underlay},
+		in:  &rxIPIP{deliverer: newDeliverer(1, 0, &e.unmatched[1], &e.mirrors), self: o.Underlay},
 	}, nil
 }
 
 // Outbound takes one batch from the device to the wire.
-func (r *TunnelRoads) Outbound() error { return r.out.run(r.tun, r.tun.devices[0], r.wire) }
+func (r *TunnelPaths) Outbound() error { return r.out.run(r.tun, r.tun.devices[0], r.conn) }
 
 // Inbound takes one batch from the wire to the device.
-func (r *TunnelRoads) Inbound() error { return r.in.run(r.Engine.catalogue.Load(), r.wire) }
+func (r *TunnelPaths) Inbound() error { return r.in.run(r.Engine.snapshot.Load(), r.conn) }
 
 // Close closes the device and the wire.
-func (r *TunnelRoads) Close() error {
-	return errors.Join(r.tun.close(), r.wire.Close(), r.Engine.edges.Close())
+func (r *TunnelPaths) Close() error {
+	return errors.Join(r.tun.close(), r.conn.Close(), r.Engine.backend.Close())
 }
 
 // Learn binds the MAC to the listed peer number i.
-func (r *Roads) Learn(m encap.MAC, i int) {
-	id, _ := r.net.peers.ID(r.net.config.Peers[i].Address)
+func (r *Paths) Learn(m encap.MAC, i int) {
+	id, _ := r.net.peers.ID(r.net.config().Peers[i].Address)
 	r.net.table.Learn(m, id)
 }
 
 // Change makes the network be c.
-func (r *Roads) Change(c Network) error { return r.net.change(c) }
+func (r *Paths) Change(c Network) error { return r.net.change(c) }
 
 // Close closes the device and the wires.
-func (r *Roads) Close() error {
+func (r *Paths) Close() error {
 	errs := []error{r.net.close()}
-	for _, wires := range r.Engine.wires {
+	for _, wires := range r.Engine.conns {
 		for _, w := range wires {
 			errs = append(errs, w.Close())
 		}
 	}
-	return errors.Join(append(errs, r.Engine.edges.Close())...)
+	return errors.Join(append(errs, r.Engine.backend.Close())...)
 }
 
 // Cut writes the headers of each of f's segments into slots of HeaderSlot bytes
 // and returns how many segments there are.
-func Cut(f *Frame, vni encap.VNI, slots []byte) int {
+func Cut(f *netio.Frame, vni encap.VNI, slots []byte) int {
 	t, isIP := encap.FindTransport(f.Data)
-	p, ok := planSegments(f, t, isIP)
-	if !ok {
+	p, drop := planSegments(f, t, isIP)
+	if drop != dropNone {
 		return 0
 	}
 	for i := range p.count {
@@ -138,7 +151,7 @@ const (
 )
 
 // SetPathMTU has the path to the peer be known to have that MTU.
-func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
+func (r *Paths) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 	id, _ := r.net.peers.ID(peer)
 	r.net.peers.SetPathMTU(id, mtu)
 }
@@ -146,7 +159,7 @@ func (r *Roads) SetPathMTU(peer netip.Addr, mtu encap.UnderlayMTU) {
 // DrainStorms empties the buckets of flooded frames that drained says for an hour:
 // the network's, those of the peers' bounds, those of their shares. It fills the
 // others.
-func (r *Roads) DrainStorms(drained [3]bool) {
+func (r *Paths) DrainStorms(drained [3]bool) {
 	full := func(which int) uint64 {
 		if drained[which] {
 			return clockNow() + uint64(time.Hour)
@@ -164,26 +177,47 @@ func (r *Roads) DrainStorms(drained [3]bool) {
 	}
 }
 
-// ICMPTold is icmpTold.
-func ICMPTold(b []byte, packet bool) string { return icmpTold(b, packet) }
+// LookAtGSO does upkeep of the device's refusals, at that time.
+func (r *Paths) LookAtGSO(now time.Time) { r.Engine.checkGSO(&r.net.netBase, now) }
+
+// GiveGSO has the device be given GSO packets again.
+func (r *Paths) GiveGSO() { r.Engine.GiveGSO() }
+
+// GiveGSO is that of Roads.
+func (r *TunnelPaths) GiveGSO() { r.Engine.GiveGSO() }
+
+// GiveGSO has the devices of all networks be given GSO packets again.
+func (e *Engine) GiveGSO() {
+	for _, m := range e.snapshot.Load().members {
+		m.base().singly.Store(false)
+	}
+}
+
+// QuotedICMP is icmpTold.
+func QuotedICMP(b []byte, packet bool) string { return quotedICMP(b, packet) }
 
 // Tick lets a second go by, and does the table's upkeep.
-func (r *Roads) Tick() {
+func (r *Paths) Tick() {
 	r.Engine.clock.Set(r.Engine.clock.Now() + 1)
 	r.net.age()
 }
 
-// Room is how much of everything the roads have room for; it never changes.
-func (r *Roads) Room() []int { return room(r.out, r.in) }
+// Room is how much of everything the paths have room for; it never changes.
+func (r *Paths) Room() []int { return room(r.out.sender, r.in.deliverer) }
 
 // Room is that of Roads.
-func (r *TunnelRoads) Room() []int { return room(r.out.out, r.in.in) }
+func (r *TunnelPaths) Room() []int { return room(r.out.sender, r.in.deliverer) }
 
-func room(o *outbound, i *inbound) []int {
-	all := []int{cap(o.batch.frames), len(o.batch.arena), cap(o.sends), cap(o.parts), len(o.slots),
-		len(i.datagrams), cap(i.frames), cap(i.parts), cap(i.trains), len(i.slots)}
-	for _, t := range i.trains[:cap(i.trains)] {
+func room(o *sender, i *deliverer) []int {
+	frames, arena := o.batch.Cap()
+	all := []int{frames, arena, cap(o.sends), cap(o.parts), len(o.slots),
+		len(i.datagrams), cap(i.frames), cap(i.parts), cap(i.flows), len(i.slots),
+		cap(i.retry.frames), cap(i.retry.parts), len(i.retry.slots)}
+	for _, t := range i.flows[:cap(i.flows)] {
 		all = append(all, cap(t.parts))
 	}
 	return all
 }
+
+// Sweep does what the engine does on its tick.
+func (e *Engine) Sweep() { e.sweep() }

@@ -8,7 +8,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -22,20 +22,20 @@ const (
 )
 
 // plainFrame is a frame that is not IP.
-func plainFrame(dst, src encap.MAC, payload string) dataplanetest.Frame {
+func plainFrame(dst, src encap.MAC, payload string) netiotest.Frame {
 	b := make([]byte, encap.EthernetHeaderLen, encap.EthernetHeaderLen+len(payload))
 	dst.Put(b)
 	src.Put(b[encap.MACLen:])
 	binary.BigEndian.PutUint16(b[2*encap.MACLen:], etherLab)
-	return dataplanetest.Frame{Data: append(b, payload...)}
+	return netiotest.Frame{Data: append(b, payload...)}
 }
 
 // tagged puts an 802.1Q tag into a frame.
-func tagged(f dataplanetest.Frame, vlan uint16) dataplanetest.Frame {
+func tagged(f netiotest.Frame, vlan uint16) netiotest.Frame {
 	b := append([]byte(nil), f.Data[:2*encap.MACLen]...)
 	b = binary.BigEndian.AppendUint16(b, encap.EtherTypeVLAN)
 	b = binary.BigEndian.AppendUint16(b, vlan)
-	return dataplanetest.Frame{VNet: f.VNet, Data: append(b, f.Data[2*encap.MACLen:]...)}
+	return netiotest.Frame{VNet: f.VNet, Data: append(b, f.Data[2*encap.MACLen:]...)}
 }
 
 // flowSpec describes a TCP or UDP packet of one inner flow; gopacket serialises
@@ -183,24 +183,24 @@ func (s flowSpec) tcp(tb testing.TB, network gopacket.NetworkLayer) *layers.TCP 
 
 // partial is the flow's packet with that payload as a host with checksum
 // offload hands it over: the checksum field holds the pseudo-header's sum.
-func (s flowSpec) partial(tb testing.TB, payload []byte) dataplanetest.Frame {
+func (s flowSpec) partial(tb testing.TB, payload []byte) netiotest.Frame {
 	tb.Helper()
 	b := s.complete(tb, payload)
 	binary.BigEndian.PutUint16(b[s.l4()+s.sumOffset():], slowPseudo(b, s.l3(), s.l4(), s.v6))
-	return dataplanetest.Frame{Data: b, VNet: encap.VnetHdr{
+	return netiotest.Frame{Data: b, VNet: encap.VnetHdr{
 		Flags: encap.VnetNeedsCsum, CsumStart: uint16(s.l4()), CsumOffset: uint16(s.sumOffset()),
 	}}
 }
 
-// superframe is partial with segments of size bytes to be cut.
-func (s flowSpec) superframe(tb testing.TB, payload []byte, size int) dataplanetest.Frame {
+// GSO packet is partial with segments of size bytes to be cut.
+func (s flowSpec) gsoPacket(tb testing.TB, payload []byte, size int) netiotest.Frame {
 	tb.Helper()
 	f := s.partial(tb, payload)
 	f.VNet.GSOType, f.VNet.GSOSize, f.VNet.HdrLen = s.gsoType(), uint16(size), uint16(s.payloadAt())
 	return f
 }
 
-// segments is the oracle of segmentation: each segment built anew by gopacket.
+// segments is the oracle of segmentation: each segment built again by gopacket.
 func (s flowSpec) segments(tb testing.TB, payload []byte, size int) [][]byte {
 	tb.Helper()
 	var all [][]byte
@@ -276,8 +276,8 @@ func pattern(n int) []byte {
 }
 
 // cut is a slow twin of what the receiving kernel does with a frame that was
-// written to a TAP: it finishes the checksum and cuts superframes.
-func cut(tb testing.TB, f dataplanetest.Frame) [][]byte {
+// written to a TAP: it finishes the checksum and cuts GSO packets.
+func cut(tb testing.TB, f netiotest.Frame) [][]byte {
 	tb.Helper()
 	if f.VNet.Flags&encap.VnetNeedsCsum == 0 {
 		return [][]byte{f.Data}
@@ -337,7 +337,7 @@ func cut(tb testing.TB, f dataplanetest.Frame) [][]byte {
 func add16(b []byte, n uint16) { binary.BigEndian.PutUint16(b, binary.BigEndian.Uint16(b)+n) }
 
 // cutAll is cut of each frame in turn.
-func cutAll(tb testing.TB, frames []dataplanetest.Frame) (all [][]byte) {
+func cutAll(tb testing.TB, frames []netiotest.Frame) (all [][]byte) {
 	tb.Helper()
 	for _, f := range frames {
 		all = append(all, cut(tb, f)...)

@@ -1,22 +1,24 @@
 package dataplane_test
 
 import (
+	"bytes"
 	"net/netip"
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
-// relay reports to the test that runs, so that the edges outlive one.
+// relay reports to the test that runs, so that the backend outlives one.
 type relay struct{ testing.TB }
 
-// fuzzRoads are roads for all executions of a fuzz target.
-func fuzzRoads(f *testing.F) (*roads, *relay) {
+// fuzzPaths are paths for all executions of a fuzz target.
+func fuzzPaths(f *testing.F) (*paths, *relay) {
 	f.Helper()
 	to := &relay{f}
-	r := newRoads(to, testNetwork(addrA, addrB))
+	r := newPaths(to, testNetwork(addrA, addrB))
 	f.Cleanup(func() {
 		to.TB = f
 		if err := r.Close(); err != nil {
@@ -30,7 +32,7 @@ func fuzzRoads(f *testing.F) (*roads, *relay) {
 func probe() []byte { return vxlan(testVNI, request(7, 60)) }
 
 // totals are the counters of all that went, and of all that was dropped.
-func (r *roads) totals() (passed, dropped uint64) {
+func (r *paths) totals() (passed, dropped uint64) {
 	s := r.Engine.Stats()
 	for _, d := range s.Drops {
 		dropped += d.Count
@@ -38,34 +40,38 @@ func (r *roads) totals() (passed, dropped uint64) {
 	return s.Networks[0].TxPackets + s.Networks[0].RxPackets, dropped
 }
 
-// FuzzOutbound takes any frame with any vnet header out. The edges check each
+// FuzzOutbound takes any frame with any vnet header out. The backend checks each
 // send; here each frame is counted once, what leaves fits the MTU, and the
-// segments of a superframe carry its payload with right checksums.
+// segments of a GSO packet carry its payload with right checksums.
 func FuzzOutbound(f *testing.F) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK | encap.TCPPSH, tcpOptions: 12}
 	for _, s := range []flowSpec{
 		tcp, {src: macA, dst: macB, udp: true, v6: true, tags: 2, ipOptions: 16},
 		{src: macA, dst: macB, v6: true, tags: 1, ipOptions: 8}, {src: macA, dst: macB, udp: true},
 	} {
-		for _, frame := range []dataplanetest.Frame{
-			s.partial(f, pattern(60)), s.superframe(f, pattern(500), 120),
+		for _, frame := range []netiotest.Frame{
+			s.partial(f, pattern(60)), s.gsoPacket(f, pattern(500), 120),
 		} {
 			var vnet [encap.VnetHdrLen]byte
 			frame.VNet.Put(vnet[:])
 			f.Add(frame.Data, vnet[:])
+			at, _ := encap.FindTransport(frame.Data)
+			wrong := bytes.Clone(frame.Data)
+			wrong[at.L4+int(frame.VNet.CsumOffset)]++
+			f.Add(wrong, vnet[:])
 		}
 	}
 	f.Add(plainFrame(macB, macA, "hello").Data, make([]byte, encap.VnetHdrLen))
 	f.Add([]byte{}, []byte{})
-	r, to := fuzzRoads(f)
+	r, to := fuzzPaths(f)
 	f.Fuzz(func(t *testing.T, data, vnet []byte) {
 		to.TB = t
-		if len(data) > dataplane.MaxFrame {
+		if len(data) > netio.MaxFrame {
 			return
 		}
 		var b [encap.VnetHdrLen]byte
 		copy(b[:], vnet)
-		frame := dataplanetest.Frame{VNet: encap.ParseVnetHdr(b[:]), Data: data}
+		frame := netiotest.Frame{VNet: encap.ParseVnetHdr(b[:]), Data: data}
 		passed, dropped := r.totals()
 		inner := r.out(frame)
 		nowPassed, nowDropped := r.totals()
@@ -81,8 +87,9 @@ func FuzzOutbound(f *testing.F) {
 			if frame.VNet.GSO() == encap.VnetGSONone {
 				continue
 			}
-			if !sumsUp(p) {
-				t.Errorf("wrong checksum: %x", p)
+			// A segment's checksum is wrong by what the partial one was wrong.
+			if !headerSumsUp(p) || sumError(p) != partialSumError(data) {
+				t.Errorf("the checksum is wrong by %#x, the partial one was by %#x: %x", sumError(p), partialSumError(data), p)
 			}
 			at, _ := encap.FindTransport(p)
 			total += at.End - at.L4
@@ -99,7 +106,33 @@ func FuzzOutbound(f *testing.F) {
 	})
 }
 
-// FuzzInbound takes any datagram in, as one payload or a run. The edges check
+// headerSumsUp reports whether the IPv4 header's checksum is right, if there is one.
+func headerSumsUp(frame []byte) bool {
+	t, ok := encap.FindTransport(frame)
+	return ok && (t.V6 || slowSum(frame[t.L3:t.L4]) == 0xffff)
+}
+
+// sumError is by how much the sum that a TCP or UDP checksum was made of was wrong.
+func sumError(frame []byte) uint16 {
+	t, _ := encap.FindTransport(frame)
+	pseudo := slowPseudo(frame, t.L3, t.L4, t.V6)
+	sum := slowSum([]byte{byte(pseudo >> 8), byte(pseudo)}, frame[t.L4:t.End])
+	return ^sum % 0xffff // both zeros are one
+}
+
+// partialSumError is by how much a partial checksum, the sum of the pseudo-header, is
+// wrong.
+func partialSumError(frame []byte) uint16 {
+	t, _ := encap.FindTransport(frame)
+	field := t.L4 + 16
+	if t.Proto == encap.ProtoUDP {
+		field = t.L4 + 6
+	}
+	pseudo := ^slowPseudo(frame, t.L3, t.L4, t.V6)
+	return slowSum([]byte{byte(pseudo >> 8), byte(pseudo)}, frame[field:field+2]) % 0xffff
+}
+
+// FuzzInbound takes any datagram in, as one payload or a run. The backend checks
 // each frame written; here each payload is counted once.
 func FuzzInbound(f *testing.F) {
 	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}
@@ -116,15 +149,15 @@ func FuzzInbound(f *testing.F) {
 	f.Add([]byte{}, uint16(0), uint8(0))
 	f.Add(probe(), uint16(0), uint8(0))
 	f.Add(append(probe(), probe()...), uint16(len(probe())), uint8(0))
-	r, to := fuzzRoads(f)
+	r, to := fuzzPaths(f)
 	f.Fuzz(func(t *testing.T, data []byte, segSize uint16, tos uint8) {
 		to.TB = t
-		if len(data) > dataplane.MaxDatagram {
+		if len(data) > netio.MaxDatagram {
 			return
 		}
 		passed, dropped := r.totals()
 		probes := r.Engine.Stats().Networks[0].ProbesReceived
-		written := r.in(dataplane.Datagram{From: addrB, Data: data, SegSize: int(segSize), TOS: tos})
+		written := r.in(netio.Datagram{From: addrB, Data: data, SegSize: int(segSize), TOS: tos})
 		nowPassed, nowDropped := r.totals()
 		probed := r.Engine.Stats().Networks[0].ProbesReceived > probes
 		if nowPassed+nowDropped == passed+dropped && !probed && len(data) > 0 {
@@ -146,9 +179,9 @@ func FuzzInbound(f *testing.F) {
 
 // TestZeroLengthDatagram: UDP may carry nothing, and that is counted too.
 func TestZeroLengthDatagram(t *testing.T) {
-	r := newRoads(t, testNetwork(addrA, addrB))
+	r := newPaths(t, testNetwork(addrA, addrB))
 	defer r.Close()
-	r.u.Deliver(netip.AddrPortFrom(addrA, testPort), dataplane.Datagram{From: addrB})
+	r.u.Deliver(netip.AddrPortFrom(addrA, testPort), netio.Datagram{From: addrB})
 	if err := r.Inbound(); err != nil {
 		t.Fatal(err)
 	}

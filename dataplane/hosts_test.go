@@ -7,7 +7,8 @@ import (
 	"time"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -57,23 +58,23 @@ func renamed(n dataplane.Network, name, device string, vni encap.VNI) dataplane.
 // host is an engine with its edges on an underlay in memory.
 type host struct {
 	*dataplane.Engine
-	*dataplanetest.Edges
+	*netiotest.Backend
 	tb   testing.TB
 	addr netip.Addr
 }
 
-// Close closes the engine, and with it the edges.
+// Close closes the engine, and with it the backend.
 func (h *host) Close() error { return h.Engine.Close() }
 
 // bareHost is an engine without networks. It is closed with the test.
-func bareHost(tb testing.TB, u *dataplanetest.Underlay, addr netip.Addr, workers int) *host {
+func bareHost(tb testing.TB, u *netiotest.Underlay, addr netip.Addr, workers int) *host {
 	tb.Helper()
-	edges := u.Edges(addr)
-	e, err := dataplane.New(dataplane.Options{Underlay: addr, Workers: workers, Edges: edges})
+	edges := u.Backend(addr)
+	e, err := dataplane.New(dataplane.Options{Underlay: addr, Workers: workers, Backend: edges})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	h := &host{Engine: e, Edges: edges, tb: tb, addr: addr}
+	h := &host{Engine: e, Backend: edges, tb: tb, addr: addr}
 	tb.Cleanup(func() {
 		conserves(tb, h.Engine)
 		if err := h.Close(); err != nil {
@@ -84,7 +85,7 @@ func bareHost(tb testing.TB, u *dataplanetest.Underlay, addr netip.Addr, workers
 }
 
 // newHost is an engine with the networks.
-func newHost(tb testing.TB, u *dataplanetest.Underlay, addr netip.Addr, nets ...dataplane.Network) *host {
+func newHost(tb testing.TB, u *netiotest.Underlay, addr netip.Addr, nets ...dataplane.Network) *host {
 	tb.Helper()
 	h := bareHost(tb, u, addr, 1)
 	h.apply(nets...)
@@ -102,21 +103,21 @@ func (h *host) apply(nets ...dataplane.Network) dataplane.Diff {
 }
 
 // newPair is two hosts, each with testNetwork and the other as its peer.
-func newPair(tb testing.TB) (u *dataplanetest.Underlay, a, b *host) {
+func newPair(tb testing.TB) (u *netiotest.Underlay, a, b *host) {
 	tb.Helper()
-	u = dataplanetest.NewUnderlay(tb)
+	u = netiotest.NewUnderlay(tb)
 	a = newHost(tb, u, addrA, testNetwork(addrA, addrB))
 	b = newHost(tb, u, addrB, testNetwork(addrB, addrA))
 	return u, a, b
 }
 
 // from delivers the frame in a VXLAN packet of testVNI to the host.
-func (h *host) from(u *dataplanetest.Underlay, sender netip.Addr, frame []byte) {
+func (h *host) from(u *netiotest.Underlay, sender netip.Addr, frame []byte) {
 	h.tb.Helper()
-	h.datagram(u, dataplane.Datagram{From: sender, Data: vxlan(testVNI, frame)})
+	h.datagram(u, netio.Datagram{From: sender, Data: vxlan(testVNI, frame)})
 }
 
-func (h *host) datagram(u *dataplanetest.Underlay, d dataplane.Datagram) {
+func (h *host) datagram(u *netiotest.Underlay, d netio.Datagram) {
 	h.tb.Helper()
 	u.Deliver(netip.AddrPortFrom(h.addr, testPort), d)
 }
@@ -151,7 +152,20 @@ func (h *host) blue() dataplane.NetworkStats {
 }
 
 // drops returns every drop of the host, in the order of the JSON.
-func (h *host) drops() []dataplane.DropStats { return h.Stats().Drops }
+// drops are the host's, without whose the last was and when.
+func (h *host) drops() []dataplane.DropStats {
+	all := h.Stats().Drops
+	for i := range all {
+		all[i] = count(all[i])
+	}
+	return all
+}
+
+// count is what of a drop's record is a count.
+func count(d dataplane.DropStats) dataplane.DropStats {
+	d.LastPeer, d.Last = netip.Addr{}, time.Time{}
+	return d
+}
 
 // wantDrops waits until the host's drops are exactly want.
 func (h *host) wantDrops(want ...dataplane.DropStats) {
@@ -185,8 +199,8 @@ func (h *host) counted(d dataplane.Direction) (n uint64) {
 }
 
 // knows fails the test unless the MAC is behind the peer in the host's table
-// when all that came in was dealt with. It does not look before: while the door
-// walks the table the road cannot learn.
+// when all that came in was dealt with. It does not look before: while control
+// walks the table the path cannot learn.
 func (h *host) knows(m encap.MAC, peer netip.Addr) {
 	h.tb.Helper()
 	h.settle()

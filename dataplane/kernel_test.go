@@ -12,22 +12,41 @@ import (
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
 	"overtap/dataplane"
+	"overtap/dataplane/netio/linux"
 	"overtap/encap"
 )
 
 // overtapAt puts an engine at the site, its TAP vx0 on the site's bridge.
 func overtapAt(t testing.TB, s *netlab.Site, workers int, nets ...dataplane.Network) *dataplane.Engine {
 	t.Helper()
-	return overtapWith(t, s, dataplane.Options{Workers: workers}, nets...)
+	return overtapWith(t, s, linux.Options{Workers: workers}, nets...)
+}
+
+// newEngine starts an engine on the backend of the network namespace that it is called
+// in.
+func newEngine(o linux.Options) (*dataplane.Engine, error) {
+	o.Workers = dataplane.Workers(o.Workers)
+	b, err := linux.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return dataplane.New(dataplane.Options{Underlay: o.Underlay, Workers: o.Workers, Offloads: o.Offloads, Backend: b})
 }
 
 // overtapWith is overtapAt with options; the underlay address is the site's.
-func overtapWith(t testing.TB, s *netlab.Site, o dataplane.Options, nets ...dataplane.Network) *dataplane.Engine {
+func overtapWith(t testing.TB, s *netlab.Site, o linux.Options, nets ...dataplane.Network) *dataplane.Engine {
 	t.Helper()
 	o.Underlay = s.Underlay
+	return overtapBy(t, s, func() (*dataplane.Engine, error) { return newEngine(o) }, nets...)
+}
+
+// overtapBy is overtapAt with the engine that start returns in the site's network
+// namespace.
+func overtapBy(t testing.TB, s *netlab.Site, start func() (*dataplane.Engine, error), nets ...dataplane.Network) *dataplane.Engine {
+	t.Helper()
 	var e *dataplane.Engine
 	err := s.Host.Do(func() (err error) {
-		if e, err = dataplane.New(o); err != nil {
+		if e, err = start(); err != nil {
 			return err
 		}
 		_, err = e.Apply(dataplane.Desired{Networks: nets})
@@ -113,7 +132,7 @@ func TestKernelPeerAnswersPing(t *testing.T) {
 // by that, and it is said.
 func TestKernelRefusesSegments(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
-	if err := e.RefuseSegments(); err != nil {
+	if err := e.Kernel().RefuseRuns(true); err != nil {
 		t.Fatal(err)
 	}
 	bulk(t, a, b)

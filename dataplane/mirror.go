@@ -12,10 +12,10 @@ import (
 	"overtap/encap"
 )
 
-// Point is a place on the road where frames can be seen.
+// Point is a place on the path where frames can be seen.
 type Point uint8
 
-// The points, in the order of doc.go's roads. A frame that is not moved on is
+// The points, in the order of doc.go's paths. A frame that is not moved on is
 // seen at the point where it came in, and at PointDropped.
 const (
 	PointTapIn   Point = iota // read from the TAP or TUN, as the kernel hands it over
@@ -60,7 +60,7 @@ func (s PointSet) With(p Point) PointSet { return s | 1<<p }
 // Has reports whether p is in the set.
 func (s PointSet) Has(p Point) bool { return s == 0 || s>>p&1 != 0 }
 
-// MirrorSpec says what of the road a mirror shows. It is looked at on the road, so
+// MirrorSpec says what of the path a mirror shows. It is looked at on the path, so
 // it holds what is cheap to decide; everything else is for who reads.
 type MirrorSpec struct {
 	Network string // of this network or tunnel alone; "" = all, and what belongs to none
@@ -79,13 +79,13 @@ type Record struct {
 	Direction Direction
 	Drop      Drop       // of PointDropped
 	Peer      netip.Addr // to or from; invalid where there is none, several, or it is not known yet
-	// Segments is how many frames a superframe stands for, of SegmentSize bytes
-	// of payload each, the last possibly less. Else they are 0; a superframe whose
+	// Segments is how many frames a GSO packet stands for, of SegmentSize bytes
+	// of payload each, the last possibly less. Else they are 0; a GSO packet whose
 	// sender did not say its size has 1 and 0.
 	Segments, SegmentSize int
 	// Unfinished: the transport checksum is left to a device that comes later.
 	Unfinished bool
-	// Answer: the engine itself made it for somebody on the TAP's side, by
+	// Answer: the engine itself made it for a sender on the TAP's side, by
 	// suppression or as an ICMP error.
 	Answer bool
 	// Outer are the headers before the frame on the wire, at PointWireOut,
@@ -106,8 +106,8 @@ const maxMirrors = 4
 // mirrors are those that are open; the threads read it.
 type mirrors []*Mirror
 
-// Mirror shows frames on the road, as a switch's port mirroring does, without
-// slowing the road: what its reader does not take in time is lost and counted. It
+// Mirror shows frames on the path, as a switch's port mirroring does, without
+// slowing the path: what its reader does not take in time is lost and counted. It
 // belongs to one goroutine, and must be closed.
 type Mirror struct {
 	engine *Engine
@@ -115,11 +115,11 @@ type Mirror struct {
 	rings  []*ring // by thread
 
 	read  []int  // of each ring, by the last Read
-	lost  uint64 // as far as it was told
+	lost  uint64 // as far as it was reported
 	outer []byte // of the last Read
 }
 
-// Mirror opens one. What the road sees from now on, it shows.
+// Mirror opens one. What the path sees from now on, it shows.
 func (e *Engine) Mirror(s MirrorSpec) (*Mirror, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -127,7 +127,7 @@ func (e *Engine) Mirror(s MirrorSpec) (*Mirror, error) {
 		return nil, ErrClosed
 	}
 	if s.Network != "" {
-		if err := e.catalogue.Load().has(s.Network); err != nil {
+		if err := e.snapshot.Load().has(s.Network); err != nil {
 			return nil, err
 		}
 	}
@@ -151,7 +151,7 @@ func (e *Engine) Mirror(s MirrorSpec) (*Mirror, error) {
 }
 
 // has is an error when no network or tunnel is named so.
-func (c *catalogue) has(name string) error {
+func (c *snapshot) has(name string) error {
 	var known []string
 	for _, m := range c.members {
 		if m.base().name == name {
@@ -166,7 +166,7 @@ func (c *catalogue) has(name string) error {
 }
 
 // Close ends the mirror. Threads may still write to its rings until the end of
-// their batch; nobody looks any more.
+// their batch; there is no reader any more.
 func (m *Mirror) Close() {
 	e := m.engine
 	e.mu.Lock()
@@ -216,7 +216,7 @@ func (m *Mirror) record(s *sighting, data []byte) Record {
 	r := Record{
 		Time: time.Unix(0, s.at), Kind: KindVXLAN, Point: s.point, Direction: s.way, Drop: s.drop,
 		Peer: s.peer, Segments: int(s.segs), SegmentSize: int(s.segSize),
-		Unfinished: s.has&hasUnfinished != 0, Answer: s.has&hasAnswer != 0,
+		Unfinished: s.has&hasUnfinished != 0, Answer: s.has&hasReply != 0,
 		Frame: data, Length: int(s.length),
 	}
 	if s.has&hasIPIP != 0 {

@@ -16,7 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -150,7 +151,7 @@ func TestMirrorShowsTheRoad(t *testing.T) {
 		outer4(t, r.Outer, addrA, addrB, source, len(hello.Data))
 	}
 	// What is known of a received packet is told.
-	b.datagram(u, dataplane.Datagram{From: addrA, FromPort: 50123, TOS: 0x20, Data: vxlan(testVNI, hello.Data)})
+	b.datagram(u, netio.Datagram{From: addrA, FromPort: 50123, TOS: 0x20, Data: vxlan(testVNI, hello.Data)})
 	r := awaits(t, atB, 2)[0]
 	outer4(t, r.Outer, addrA, addrB, 50123, len(hello.Data))
 	if r.Outer[1] != 0x20 {
@@ -159,7 +160,7 @@ func TestMirrorShowsTheRoad(t *testing.T) {
 }
 
 func TestMirrorShowsDrops(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, testNetwork(addrA, addrB, addrC))
 	m := mirror(t, a.Engine, dataplane.MirrorSpec{Points: dataplane.PointSet(0).With(dataplane.PointDropped)})
 	tap := a.TAP("vx0")
@@ -186,14 +187,14 @@ func TestMirrorShowsDrops(t *testing.T) {
 	rs = awaits(t, m, 1)
 	wantLines(t, rs, `"blue" dropped inbound vxlan 192.0.2.2 tap_down`)
 	outer4(t, rs[0].Outer, addrB, addrA, 0, len(helloBack.Data))
-	// Strangers: those that name a network, those that do not, and noise.
-	a.datagram(u, dataplane.Datagram{From: stranger, FromPort: 40000, Data: vxlan(testVNI, helloBack.Data)})
+	// Unlisted senders: those that name a network, those that do not, and noise.
+	a.datagram(u, netio.Datagram{From: stranger, FromPort: 40000, Data: vxlan(testVNI, helloBack.Data)})
 	rs = awaits(t, m, 1)
 	wantLines(t, rs, `"blue" dropped inbound vxlan 203.0.113.9 peer_not_admitted`)
 	outer4(t, rs[0].Outer, stranger, addrA, 40000, len(helloBack.Data))
-	a.datagram(u, dataplane.Datagram{From: stranger, Data: vxlan(testVNI+1, helloBack.Data)})
-	a.datagram(u, dataplane.Datagram{From: stranger, Data: []byte("no"), FromPort: 7})
-	a.datagram(u, dataplane.Datagram{From: stranger, Data: make([]byte, 40)})
+	a.datagram(u, netio.Datagram{From: stranger, Data: vxlan(testVNI+1, helloBack.Data)})
+	a.datagram(u, netio.Datagram{From: stranger, Data: []byte("no"), FromPort: 7})
+	a.datagram(u, netio.Datagram{From: stranger, Data: make([]byte, 40)})
 	rs = awaits(t, m, 3)
 	wantLines(t, rs, `"" dropped inbound vxlan 203.0.113.9 vxlan_vni_not_found`,
 		`"" dropped inbound vxlan 203.0.113.9 too_short`, `"" dropped inbound vxlan 203.0.113.9 vxlan_invalid_hdr`)
@@ -212,7 +213,7 @@ func TestMirrorShowsAnswers(t *testing.T) {
 	r, e := nullRoads(t, n)
 	m := mirror(t, r.Engine, dataplane.MirrorSpec{})
 	r.Learn(macB, 0)
-	e.frames = []dataplanetest.Frame{asks(macB, ipKnown)}
+	e.frames = []netiotest.Frame{asks(macB, ipKnown)}
 	if err := r.Outbound(); err != nil {
 		t.Fatal(err)
 	}
@@ -223,7 +224,7 @@ func TestMirrorShowsAnswers(t *testing.T) {
 	}
 	r.SetPathMTU(addrB, 1000)
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
-	e.frames = []dataplanetest.Frame{tcp.superframe(t, pattern(4000), 1300)}
+	e.frames = []netiotest.Frame{tcp.gsoPacket(t, pattern(4000), 1300)}
 	if err := r.Outbound(); err != nil {
 		t.Fatal(err)
 	}
@@ -231,17 +232,17 @@ func TestMirrorShowsAnswers(t *testing.T) {
 		`"blue" dropped outbound vxlan 192.0.2.2 too_big 4×1300`, `"blue" tap-out inbound vxlan answer`)
 }
 
-// A superframe is shown as one where it is one, and as its segments where it was
+// A GSO packet is shown as one where it is one, and as its segments where it was
 // cut: those bytes that go out.
-func TestMirrorShowsSuperframes(t *testing.T) {
+func TestMirrorShowsGSOPackets(t *testing.T) {
 	for _, whole := range []bool{false, true} {
 		u, a, b := newPair(t)
-		a.TakeWhole(whole)
+		a.TakeUnsegmented(whole)
 		u.SetGRO(true)
 		a.Record()
 		atA, atB := mirror(t, a.Engine, dataplane.MirrorSpec{}), mirror(t, b.Engine, dataplane.MirrorSpec{})
 		tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
-		super := tcp.superframe(t, pattern(3*1386+100), 1386)
+		super := tcp.gsoPacket(t, pattern(3*1386+100), 1386)
 		a.TAP("vx0").Inject(super)
 		b.TAP("vx0").Wait(1)
 		if whole {
@@ -271,7 +272,7 @@ func TestMirrorShowsSuperframes(t *testing.T) {
 }
 
 func TestMirrorOfTunnel(t *testing.T) {
-	r := newTunnelRoads(t, testTunnel())
+	r := newTunnelPaths(t, testTunnel())
 	m := mirror(t, r.Engine, dataplane.MirrorSpec{Network: "green"})
 	all := mirror(t, r.Engine, dataplane.MirrorSpec{Points: dataplane.PointSet(0).With(dataplane.PointDropped)})
 	udp := flowSpec{src: macA, dst: macB, udp: true}
@@ -284,10 +285,10 @@ func TestMirrorOfTunnel(t *testing.T) {
 		netip.AddrFrom4([4]byte(o[12:])) != addrA || netip.AddrFrom4([4]byte(o[16:])) != addrB {
 		t.Errorf("outer header % x", o)
 	}
-	back := packet(dataplanetest.Frame{Data: flowSpec{src: macB, dst: macA, udp: true}.complete(t, pattern(30))}).Data
+	back := packet(netiotest.Frame{Data: flowSpec{src: macB, dst: macA, udp: true}.complete(t, pattern(30))}).Data
 	r.in(fromB(back))
 	wantLines(t, awaits(t, m, 2), `"green" wire-in inbound ipip 192.0.2.2`, `"green" tap-out inbound ipip 192.0.2.2`)
-	r.in(dataplane.Datagram{From: stranger, Data: back})
+	r.in(netio.Datagram{From: stranger, Data: back})
 	rs = awaits(t, all, 1)
 	wantLines(t, rs, `"" dropped inbound ipip 203.0.113.9 peer_not_admitted`)
 	if len(rs[0].Outer) != 20 || !bytes.Equal(rs[0].Frame, back) {
@@ -298,7 +299,7 @@ func TestMirrorOfTunnel(t *testing.T) {
 // Over IPv6 the datagram's checksum is right, since it must not be zero.
 func TestMirrorOuter6(t *testing.T) {
 	a6, b6 := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2")
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, a6, testNetwork(a6, b6))
 	points := dataplane.PointSet(0).With(dataplane.PointWireOut)
 	m, short := mirror(t, a.Engine, dataplane.MirrorSpec{Points: points}), mirror(t, a.Engine, dataplane.MirrorSpec{Points: points, SnapLen: 10})
@@ -360,9 +361,9 @@ func TestMirrorIsRefused(t *testing.T) {
 // What finds no room is counted, each frame once, and room comes back.
 func TestMirrorOverflow(t *testing.T) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
-	for name, fs := range map[string][]dataplanetest.Frame{
+	for name, fs := range map[string][]netiotest.Frame{
 		"slots": {hello, plainFrame(macB, macA, "another")},
-		"bytes": {tcp.superframe(t, pattern(60000), 1386), tcp.superframe(t, pattern(50001)[1:], 1386)},
+		"bytes": {tcp.gsoPacket(t, pattern(60000), 1386), tcp.gsoPacket(t, pattern(50001)[1:], 1386)},
 	} {
 		r, e := nullRoads(t, testNetwork(addrA, addrB))
 		m := mirror(t, r.Engine, dataplane.MirrorSpec{Points: dataplane.PointSet(0).With(dataplane.PointTapIn)})
@@ -399,7 +400,7 @@ func TestMirrorAgreesWithCounters(t *testing.T) {
 	u, a, b := newPair(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	u.SetFaults(dataplanetest.Faults{Seed: seed, Loss: 0.02, Duplicate: 0.02, Reorder: 0.05})
+	u.SetFaults(netiotest.Faults{Seed: seed, Loss: 0.02, Duplicate: 0.02, Reorder: 0.05})
 	random := rand.New(rand.NewPCG(seed, 0))
 	m := mirror(t, a.Engine, dataplane.MirrorSpec{SnapLen: 64})
 	shown := make(map[string]uint64)
@@ -425,7 +426,7 @@ func TestMirrorAgreesWithCounters(t *testing.T) {
 		read()
 	}
 	u.Release()
-	// Counters of the road's end come before what is shown of it.
+	// Counters of the path's end come before what is shown of it.
 	want := func() map[string]uint64 {
 		n := a.blue()
 		w := map[string]uint64{"wire-out": n.TxPackets, "wire-in": n.RxOffered, "tap-out": n.RxPackets}
@@ -489,15 +490,15 @@ func TestMirrorsComeAndGo(t *testing.T) {
 	b.TAP("vx0").Wait(1200)
 }
 
-// An open mirror costs no allocation, on the road or to read.
+// An open mirror costs no allocation, on the path or to read.
 func TestMirrorAllocatesNothing(t *testing.T) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
 	r, e := nullRoads(t, eightPeers())
-	e.frames = []dataplanetest.Frame{hello, tcp.superframe(t, pattern(60000), 1386), plainFrame(macB, groupMAC, "never")}
-	var ds []dataplane.Datagram
+	e.frames = []netiotest.Frame{hello, tcp.gsoPacket(t, pattern(60000), 1386), plainFrame(macB, groupMAC, "never")}
+	var ds []netio.Datagram
 	for _, f := range [][]byte{helloBack.Data, plainFrame(macA, 0, "x").Data} {
-		ds = append(ds, dataplane.Datagram{From: netip.AddrFrom4([4]byte{192, 0, 2, 10}), Data: vxlan(testVNI, f)},
-			dataplane.Datagram{From: stranger, Data: vxlan(testVNI+1, f)})
+		ds = append(ds, netio.Datagram{From: netip.AddrFrom4([4]byte{192, 0, 2, 10}), Data: vxlan(testVNI, f)},
+			netio.Datagram{From: stranger, Data: vxlan(testVNI+1, f)})
 	}
 	e.receives(ds...)
 	m := mirror(t, r.Engine, dataplane.MirrorSpec{})

@@ -9,44 +9,58 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 	"overtap/fdb"
 )
 
-// overlay is what a network and a tunnel at work have in common. The threads
-// read peers and their own device and tallies; everything else is the door's.
-type overlay struct {
-	name    string
-	kind    Kind
-	vni     encap.VNI // of a network, as udpPort is
-	udpPort uint16
-	peers   *fdb.Peers
-	devices []Device // by worker
-	tallies []tally  // by thread
-	lost    atomic.Bool
-	uso     bool // the device takes UDP superframes
-	keeps   bool // the device is persistent, by our own doing
+// netBase is what a network and a tunnel at work have in common. The threads
+// read peers and their own device and tallies; everything else is control's.
+type netBase struct {
+	name     string
+	kind     Kind
+	vni      encap.VNI // of a network, as udpPort is
+	udpPort  uint16
+	peers    *fdb.Peers
+	devices  []netio.Device // by worker
+	counters []counters     // by thread
+	lost     atomic.Bool
+	gso      gsoTaken // by the device
+	keeps    bool     // the device is persistent, by our own doing
+	// singly: the device refused offloads, and gets none for a while.
+	singly  atomic.Bool
+	refusal gsoRefusal
 
-	leaving []fdb.PeerID                     // of peers gone since the last beat
+	leaving []fdb.PeerID                     // of peers gone since the last tick
 	retired []fdb.PeerID                     // of peers gone before it
-	paths   map[netip.Addr]encap.UnderlayMTU // by peer, as the owner was told
+	paths   map[netip.Addr]encap.UnderlayMTU // by peer, as the owner was notified
+
+	routesSeen int // peers that routeLook has looked at
 }
 
-func (o *overlay) base() *overlay { return o }
+func (o *netBase) base() *netBase { return o }
+
+// transport finds the transport header in a frame of the device.
+func (o *netBase) transport(frame []byte) (encap.Transport, bool) {
+	if o.kind == KindIPIP {
+		return encap.FindPacketTransport(frame)
+	}
+	return encap.FindTransport(frame)
+}
 
 // close closes the device, which goes with it.
-func (o *overlay) close() error {
+func (o *netBase) close() error {
 	var err error
 	if o.keeps && !o.lost.Load() {
 		if err = o.devices[0].Persist(false); errors.Is(err, unix.EBADFD) {
-			err = nil // somebody deleted it
+			err = nil // it was deleted from outside
 		}
 	}
 	return errors.Join(err, o.leave())
 }
 
 // leave closes the queues; a device that persists stays.
-func (o *overlay) leave() error {
+func (o *netBase) leave() error {
 	var errs []error
 	for _, d := range o.devices {
 		errs = append(errs, d.Close())
@@ -54,18 +68,20 @@ func (o *overlay) leave() error {
 	return errors.Join(errs...)
 }
 
-// member is a network or a tunnel at work, as the door sees it.
+// member is a network or a tunnel at work, as control sees it.
 type member interface {
-	base() *overlay
+	base() *netBase
 	// is reports whether the member is as wanted already.
 	is(wanted) bool
 	// admits is an error when the member cannot become w while it runs.
 	admits(w wanted) error
 	change(w wanted) error
 	endpoints() []endpoint
-	// port is how the outbound thread of a worker sees it.
-	port(worker int, w Wire) *port
-	// age is upkeep, once a beat.
+	// device is the name of the device, and whether it has no vnet header.
+	device() (plain bool, name string)
+	// port is how the tx thread of a worker sees it.
+	pollTarget(worker int, w netio.Conn) *pollTarget
+	// age is upkeep, once a tick.
 	age()
 	// forget drops what was learned from peers that are gone.
 	forget(gone []fdb.PeerID)
@@ -75,7 +91,7 @@ type member interface {
 	idle() uint32
 }
 
-// wanted is a Network or a Tunnel as it shall be.
+// wanted is a Network or a Tunnel as it should be.
 type wanted interface {
 	label() string // its name
 	kind() string
@@ -84,11 +100,10 @@ type wanted interface {
 
 // network is a Network at work. The threads read policy and table also.
 type network struct {
-	overlay
+	netBase
 	policy atomic.Pointer[policy]
 	table  *fdb.Table
-	repin  int     // beats for which what pinned peers taught is taken back
-	config Network // as applied
+	repin  int // ticks for which what pinned peers taught is taken back
 
 	probesRefused atomic.Uint64 // the prober's
 
@@ -100,12 +115,17 @@ type network struct {
 func (c Network) label() string { return c.Name }
 func (c Network) kind() string  { return "network" }
 
-func (n *network) is(w wanted) bool { return reflect.DeepEqual(w, n.config) }
+func (n *network) is(w wanted) bool { return reflect.DeepEqual(w, *n.config()) }
 
-func (n *network) port(worker int, w Wire) *port {
+// config is the network as it was applied.
+func (n *network) config() *Network { return &n.policy.Load().Network }
+
+func (n *network) pollTarget(worker int, w netio.Conn) *pollTarget {
 	d := n.devices[worker]
-	return &port{fd: d.FD(), of: &n.overlay, net: n, dev: d, wire: w}
+	return &pollTarget{fd: d.FD(), of: &n.netBase, net: n, dev: d, conn: w}
 }
+
+func (n *network) device() (plain bool, name string) { return n.config().Plain, n.config().Device }
 
 func (n *network) age() {
 	n.table.Sweep(n.table.SweepSlots())
@@ -121,10 +141,10 @@ func (n *network) forgetPinned() {
 	n.table.Flush(func(e fdb.Entry) bool { return e.Origin == fdb.Learned && n.peers.Pinned(e.Peer) })
 }
 
-func (n *network) idle() uint32 { return uint32(n.config.Ageing / time.Second) }
+func (n *network) idle() uint32 { return uint32(n.config().Ageing / time.Second) }
 
 func (n *network) fills(peer netip.Addr) encap.UnderlayMTU {
-	return n.config.MTU.VXLANUnderlay(peer.Is6())
+	return n.config().MTU.VXLANUnderlay(peer.Is6())
 }
 
 // forget drops the entries behind peers that are gone.
@@ -148,50 +168,39 @@ var protocol4 = endpoint{}
 
 // endpoints are the network's.
 func (n *network) endpoints() []endpoint {
-	own := []endpoint{{port: n.config.Port}}
-	if n.config.Group.IsValid() {
-		own = append(own, endpoint{n.config.Port, n.config.Group})
+	own := []endpoint{{port: n.config().Port}}
+	if n.config().Group.IsValid() {
+		own = append(own, endpoint{n.config().Port, n.config().Group})
 	}
 	return own
 }
 
-// policy is what the road needs of a network's configuration, published whole.
+// policy is a network as it was applied, with what the paths need of it beside; it is
+// immutable and published whole.
 type policy struct {
-	vni          encap.VNI
-	port         uint16
-	mac          encap.MAC
-	mtu          encap.OverlayMTU
-	ttl          uint8
-	tos          TOS
-	df           bool
-	learning     bool
-	plain        bool
-	uso          bool // the TAP takes UDP superframes
-	vlanDrop     bool
-	reservedDrop bool
-	group        netip.Addr
-	clampMSS     bool
-	pinned       bool           // some peer may send only from its own MACs
-	stormy       bool           // something bounds what is flooded
-	probe        time.Duration  // between two probes to a peer; 0 = none
-	storm        rates          // of the network
-	peerStorm    rates          // of each peer
-	neighbors    *fdb.Neighbors // ARP and ND are answered from; nil = not at all
+	Network
+	listed    bool           // nothing is learned, and there are static entries
+	pinned    bool           // some peer may send only from its own MACs
+	stormy    bool           // something bounds what is flooded
+	storm     rates          // of the network
+	peerStorm rates          // of each peer
+	neighbors *fdb.Neighbors // ARP and ND are answered from; nil = not at all
 }
 
-func newPolicy(c *Network, uso bool, neighbors *fdb.Neighbors) *policy {
+func newPolicy(c *Network, neighbors *fdb.Neighbors) *policy {
 	return &policy{
-		uso: uso,
-		vni: c.VNI, port: c.Port, mac: c.MAC, mtu: c.MTU,
-		ttl: c.TTL, tos: c.TOS, df: c.DF, learning: c.Learning, plain: c.Plain,
-		vlanDrop: c.VLANDrop, reservedDrop: c.ReservedDrop, group: c.Group,
+		Network:   *c,
 		neighbors: neighbors,
-		probe:     c.Probe,
-		clampMSS:  c.ClampMSS,
-		pinned:    len(c.Pins) > 0,
+		listed:    !c.Learning && len(c.FDB) > 0,
+		pinned:    c.pins(),
 		stormy:    c.Storm.any() || c.PeerStorm.any(),
 		storm:     c.Storm.rates(), peerStorm: c.PeerStorm.rates(),
 	}
+}
+
+// keeps reports whether a frame to that address does not cross the overlay.
+func (p *policy) keeps(dst encap.MAC) bool {
+	return dst.IsBridgeControl() && (!p.BridgeControl || dst == encap.ProbeMAC)
 }
 
 // outer is the outer header's octet for a frame whose inner packet has tos.
@@ -210,20 +219,22 @@ func (t TOS) outer(tos uint8, isIP bool) uint8 {
 	return outer
 }
 
-// catalogue finds networks for the threads; it is immutable and published
+// snapshot finds networks for the threads; it is immutable and published
 // whole.
-type catalogue struct {
+type snapshot struct {
 	members  []member
 	networks []*network
 	byPort   map[uint16]map[encap.VNI]*network
 	tunnels  []*tunnel
 	byPeer   map[netip.Addr]*tunnel // by each listed peer's address
 	open     []*tunnel              // that admit others than listed peers
+	ingress  *ingress               // what is no peer's; nil = nothing is refused
 }
 
-func newCatalogue(members []member) *catalogue {
-	c := &catalogue{
+func newSnapshot(members []member, rules *ingress) *snapshot {
+	c := &snapshot{
 		members: members,
+		ingress: rules,
 		byPort:  make(map[uint16]map[encap.VNI]*network),
 		byPeer:  make(map[netip.Addr]*tunnel),
 	}
@@ -231,18 +242,18 @@ func newCatalogue(members []member) *catalogue {
 		switch m := m.(type) {
 		case *network:
 			c.networks = append(c.networks, m)
-			vnis := c.byPort[m.config.Port]
+			vnis := c.byPort[m.config().Port]
 			if vnis == nil {
 				vnis = make(map[encap.VNI]*network)
-				c.byPort[m.config.Port] = vnis
+				c.byPort[m.config().Port] = vnis
 			}
-			vnis[m.config.VNI] = m
+			vnis[m.config().VNI] = m
 		case *tunnel:
 			c.tunnels = append(c.tunnels, m)
-			for _, r := range m.config.Routes {
+			for _, r := range m.config.Load().Routes {
 				c.byPeer[r.Peer] = m
 			}
-			if a := m.config.Admit; a.Any || len(a.Prefixes) > 0 {
+			if a := m.config.Load().Admit; a.Any || len(a.Prefixes) > 0 {
 				c.open = append(c.open, m)
 			}
 		}

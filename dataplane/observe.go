@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"overtap/encap"
 	"overtap/fdb"
@@ -14,8 +15,8 @@ import (
 func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	s := Stats{Networks: []NetworkStats{}, Peers: []PeerStats{}, Drops: []DropStats{}, Wire: []WireStats{}}
-	c := e.catalogue.Load()
+	s := Stats{Networks: []NetworkStats{}, Peers: []PeerStats{}, Drops: []DropStats{}, Wire: []ConnStats{}, ChecksumErrors: e.backend.ChecksumErrors()}
+	c := e.snapshot.Load()
 	for _, n := range c.networks {
 		s.Networks = append(s.Networks, n.stats())
 	}
@@ -26,54 +27,83 @@ func (e *Engine) Stats() Stats {
 		o := m.base()
 		for p := range o.peers.All() {
 			one := o.peerStats(p)
-			if n, ok := m.(*network); ok {
-				one.Probe = e.prober.result(n, p.Addr)
+			if p.LastHeard != 0 {
+				one.LastHeard = e.timeOf(p.LastHeard)
 			}
+			one.Probe = e.probed(m, p.Addr)
+			one.State = stateOf(p, e.clock.Now(), one.Probe)
 			s.Peers = append(s.Peers, one)
 		}
-		s.Drops = appendDrops(s.Drops, o.name, o.tallies)
+		s.Drops = e.appendDrops(s.Drops, o.name, o.counters)
 	}
-	s.Drops = appendDrops(s.Drops, "", e.strangers)
+	s.Drops = e.appendDrops(s.Drops, "", e.unmatched)
 	dropped := make(map[uint16]uint64)
-	for at, wires := range e.wires {
+	for at, wires := range e.conns {
 		for _, w := range wires {
 			dropped[at.port] += w.Dropped()
 		}
 	}
 	for udp, count := range dropped {
-		s.Wire = append(s.Wire, WireStats{Port: udp, SocketDropped: count})
+		s.Wire = append(s.Wire, ConnStats{Port: udp, SocketDropped: count})
 	}
 	slices.SortFunc(s.Networks, func(a, b NetworkStats) int { return cmp.Compare(a.Network, b.Network) })
 	slices.SortFunc(s.Peers, func(a, b PeerStats) int {
 		return cmp.Or(cmp.Compare(a.Network, b.Network), a.Peer.Compare(b.Peer))
 	})
-	slices.SortFunc(s.Wire, func(a, b WireStats) int { return cmp.Compare(a.Port, b.Port) })
+	slices.SortFunc(s.Wire, func(a, b ConnStats) int { return cmp.Compare(a.Port, b.Port) })
 	return s
+}
+
+// probed is what probes show of a peer; nil where it is not asked.
+func (e *Engine) probed(m member, peer netip.Addr) *Probe {
+	if n, ok := m.(*network); ok {
+		return e.prober.result(n, peer)
+	}
+	return nil
+}
+
+// EachPeer calls f with how each listed peer fares, without the cost of Stats.
+func (e *Engine) EachPeer(f func(network string, peer netip.Addr, state PeerState)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, m := range e.snapshot.Load().members {
+		o := m.base()
+		for p := range o.peers.All() {
+			if !p.Learned {
+				f(o.name, p.Addr, stateOf(p, e.clock.Now(), e.probed(m, p.Addr)))
+			}
+		}
+	}
+}
+
+// timeOf is when a second of the coarse clock was, which may be before its first.
+func (e *Engine) timeOf(second uint32) time.Time {
+	return e.started.Add(time.Duration(int32(second-1)) * time.Second).Truncate(time.Second)
 }
 
 // threadDirection is the way of the frames that the i-th thread moves.
 func threadDirection(i int) Direction { return Direction(i & 1) }
 
 func (n *network) stats() NetworkStats {
-	s := n.overlay.stats()
-	s.Kind, s.VNI, s.Port = KindVXLAN, n.config.VNI, n.config.Port
-	s.Entries, s.EntriesLearned, s.EntriesMax = n.table.Len(), n.table.LenLearned(), n.config.MaxEntries
-	s.Frozen = n.table.Frozen()
+	s := n.netBase.stats()
+	s.Kind, s.VNI, s.Port = KindVXLAN, n.config().VNI, n.config().Port
+	s.Entries, s.EntriesLearned, s.EntriesMax = n.table.Len(), n.table.LenLearned(), n.config().MaxEntries
+	s.Frozen, s.MovesSaturated = n.table.Frozen(), n.table.Saturated()
 	s.ProbesRefused = n.probesRefused.Load()
 	return s
 }
 
 func (t *tunnel) stats() NetworkStats {
-	s := t.overlay.stats()
+	s := t.netBase.stats()
 	s.Kind, s.Entries = KindIPIP, t.routes.Len()
 	return s
 }
 
 // stats sums the tallies.
-func (o *overlay) stats() NetworkStats {
+func (o *netBase) stats() NetworkStats {
 	s := NetworkStats{Network: o.name}
-	for i := range o.tallies {
-		t := &o.tallies[i]
+	for i := range o.counters {
+		t := &o.counters[i]
 		if threadDirection(i) == Outbound {
 			s.TxOffered += t.offered.Load()
 			s.TxPackets += t.packets.Load()
@@ -91,17 +121,37 @@ func (o *overlay) stats() NetworkStats {
 		s.LearnQuota += t.learnQuota.Load()
 		s.LearnFrozen += t.learnFrozen.Load()
 		s.LearnBusy += t.learnBusy.Load()
+		if n := t.unlisted.Load(); n != 0 {
+			s.UnlistedSources += n
+			if last := o.unlisted(t); s.Unlisted == nil || last.Age < s.Unlisted.Age {
+				s.Unlisted = &last
+			}
+		}
 		s.Answered += t.answered.Load()
+		s.Fragmented += t.fragmented.Load()
+		s.ClearedDF += t.clearedDF.Load()
 		s.UnreachableAnswered += t.unreachable.Load()
 		s.ProbesReceived += t.probes.Load()
 	}
 	return s
 }
 
-func (o *overlay) peerStats(p fdb.PeerInfo) PeerStats {
+// unlisted is the last source that the thread found in no entry.
+func (o *netBase) unlisted(t *counters) UnlistedSource {
+	return UnlistedSource{
+		MAC:  encap.MAC(t.unlistedMAC.Load()),
+		Peer: o.peers.Addr(fdb.PeerID(t.unlistedPeer.Load())),
+		Age:  o.peers.Since(t.unlistedAt.Load()),
+	}
+}
+
+func (o *netBase) peerStats(p fdb.PeerInfo) PeerStats {
 	s := PeerStats{Network: o.name, Peer: p.Addr, Flood: p.Flood, Learned: p.Learned, PathMTU: p.PathMTU}
-	for i := range o.tallies {
-		t := o.tallies[i].peer(p.ID)
+	if p.PathMTU == fdb.NoRoute {
+		s.PathMTU = 0
+	}
+	for i := range o.counters {
+		t := o.counters[i].peer(p.ID)
 		switch {
 		case t == nil:
 		case threadDirection(i) == Outbound:
@@ -116,18 +166,30 @@ func (o *overlay) peerStats(p fdb.PeerInfo) PeerStats {
 }
 
 // appendDrops sums the drops of the tallies by direction and reason.
-func appendDrops(out []DropStats, network string, tallies []tally) []DropStats {
-	var sums [directions][dropCount]uint64
-	for i := range tallies {
-		for d := range tallies[i].drops {
-			sums[threadDirection(i)][d] += tallies[i].drops[d].Load()
-		}
-	}
-	for dir := range sums {
-		for d, count := range sums[dir] {
-			if count != 0 {
-				out = append(out, DropStats{Network: network, Direction: Direction(dir), Reason: Drop(d), Count: count})
+func (e *Engine) appendDrops(out []DropStats, network string, tallies []counters) []DropStats {
+	for dir := range directions {
+		for d := range dropCount {
+			one := DropStats{Network: network, Direction: dir, Reason: d}
+			latest := uint32(0)
+			for i := range tallies {
+				t := &tallies[i]
+				if threadDirection(i) != dir {
+					continue
+				}
+				one.Count += t.drops[d].Load()
+				if last := t.last.Load(); last != nil {
+					if peer, second := last[d].load(); second > latest {
+						latest, one.LastPeer = second, peer
+					}
+				}
 			}
+			if one.Count == 0 {
+				continue
+			}
+			if latest != 0 {
+				one.Last = e.timeOf(latest)
+			}
+			out = append(out, one)
 		}
 	}
 	return out
@@ -139,21 +201,22 @@ func (e *Engine) Info() Info {
 	defer e.mu.Unlock()
 	i := Info{
 		Workers: e.workers, Underlay: e.options.Underlay,
-		Networks: []NetworkInfo{}, Sources: e.edges.SourcePorts(),
-		SegmentationRefused: e.edges.SegmentationRefused() != nil,
-		Uplink:              e.edges.Uplink(),
+		Networks: []NetworkInfo{}, Sources: e.backend.SourcePorts(),
+		SegmentationRefused: len(e.backend.RunsRefused()) > 0,
+		Offloads:            e.offloads(),
+		Uplink:              e.backend.Uplink(),
 	}
-	for _, n := range e.catalogue.Load().networks {
+	for _, n := range e.snapshot.Load().networks {
 		i.Networks = append(i.Networks, NetworkInfo{
-			Network: n.config.Name, Kind: KindVXLAN, VNI: n.config.VNI, Port: n.config.Port,
-			Device: n.config.Device, MAC: n.config.MAC, MTU: n.config.MTU,
+			Network: n.config().Name, Kind: KindVXLAN, VNI: n.config().VNI, Port: n.config().Port,
+			Device: n.config().Device, MAC: n.config().MAC, MTU: n.config().MTU,
 			Queues: len(n.devices), Offloads: slices.Clone(n.devices[0].Offloads()),
 			Lost: n.lost.Load(), TableBytes: n.table.Bytes(),
 		})
 	}
-	for _, t := range e.catalogue.Load().tunnels {
+	for _, t := range e.snapshot.Load().tunnels {
 		i.Networks = append(i.Networks, NetworkInfo{
-			Network: t.name, Kind: KindIPIP, Device: t.config.Device, MTU: t.config.MTU,
+			Network: t.name, Kind: KindIPIP, Device: t.config.Load().Device, MTU: t.config.Load().MTU,
 			Queues: len(t.devices), Offloads: slices.Clone(t.devices[0].Offloads()),
 			Lost: t.lost.Load(),
 		})
@@ -163,12 +226,12 @@ func (e *Engine) Info() Info {
 
 // named returns the network of that name, or all for "".
 func (e *Engine) named(name string) ([]*network, error) {
-	all := e.catalogue.Load().networks
+	all := e.snapshot.Load().networks
 	if name == "" {
 		return all, nil
 	}
 	for _, n := range all {
-		if n.config.Name == name {
+		if n.config().Name == name {
 			return []*network{n}, nil
 		}
 	}
@@ -198,7 +261,7 @@ func (e *Engine) FDB(network string) ([]FDBEntry, error) {
 
 func (n *network) fdbEntry(e fdb.Entry) FDBEntry {
 	return FDBEntry{
-		Network: n.config.Name, VNI: n.config.VNI, Port: n.config.Port,
+		Network: n.config().Name, VNI: n.config().VNI, Port: n.config().Port,
 		MAC: e.MAC, Peer: n.peers.Addr(e.Peer),
 		Origin: e.Origin.String(), Age: e.Age, Frozen: e.Frozen,
 	}
@@ -215,9 +278,9 @@ func (e *Engine) Neighbors(network string) ([]NeighborEntry, error) {
 	}
 	out := []NeighborEntry{}
 	for _, n := range networks {
-		for _, one := range n.config.Neighbors {
+		for _, one := range n.config().Neighbors {
 			out = append(out, NeighborEntry{
-				Network: n.config.Name, VNI: n.config.VNI,
+				Network: n.config().Name, VNI: n.config().VNI,
 				Address: one.Address, MAC: one.MAC, Origin: fdb.Static.String(),
 			})
 		}

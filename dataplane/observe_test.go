@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
 func TestFlushMatches(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	blue := testNetwork(addrA, addrB, addrC)
 	blue.FDB = []dataplane.StaticEntry{{MAC: groupMAC, Peer: addrB}}
 	red := renamed(blue, "red", "vx1", 200)
@@ -25,7 +26,7 @@ func TestFlushMatches(t *testing.T) {
 			for i := range 3 {
 				mac := macB + encap.MAC(i)<<8 + encap.MAC(from.As4()[3])
 				for _, vni := range []encap.VNI{testVNI, 200} {
-					a.datagram(u, dataplane.Datagram{From: from, Data: vxlan(vni, plainFrame(macA, mac, "x").Data)})
+					a.datagram(u, netio.Datagram{From: from, Data: vxlan(vni, plainFrame(macA, mac, "x").Data)})
 				}
 			}
 		}
@@ -66,7 +67,7 @@ func TestFlushMatches(t *testing.T) {
 }
 
 func TestFDBOrder(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	blue := testNetwork(addrA, addrB)
 	blue.FDB = []dataplane.StaticEntry{{macC, addrC}, {macB, addrB}}
 	a := newHost(t, u, addrA, renamed(blue, "red", "vx1", 200), blue)
@@ -102,7 +103,7 @@ func TestFDBOrder(t *testing.T) {
 }
 
 func TestInfo(t *testing.T) {
-	a := bareHost(t, dataplanetest.NewUnderlay(t), addrA, 3)
+	a := bareHost(t, netiotest.NewUnderlay(t), addrA, 3)
 	blue := testNetwork(addrA, addrB)
 	plain := renamed(blue, "plain", "vx1", 200)
 	plain.Plain = true
@@ -126,13 +127,13 @@ func TestInfo(t *testing.T) {
 
 // TestSocketDrops wants what the kernel dropped at a full buffer to show.
 func TestSocketDrops(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, testNetwork(addrA, addrB))
 	a.SetBuffer(0)
 	for range 3 {
 		a.from(u, addrB, helloBack.Data)
 	}
-	want := []dataplane.WireStats{{Port: testPort, SocketDropped: 3}}
+	want := []dataplane.ConnStats{{Port: testPort, SocketDropped: 3}}
 	if got := a.Stats().Wire; !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
@@ -141,7 +142,7 @@ func TestSocketDrops(t *testing.T) {
 // TestStatsAreOrdered wants lists of the same order each time, and none of them
 // nil: their JSON is an array.
 func TestStatsAreOrdered(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 1)
 	if s := a.Stats(); s.Networks == nil || s.Peers == nil || s.Drops == nil || s.Wire == nil {
 		t.Errorf("%+v", s)
@@ -155,7 +156,7 @@ func TestStatsAreOrdered(t *testing.T) {
 	a.apply(nets...)
 	s := a.Stats()
 	if !slices.IsSortedFunc(s.Networks, func(a, b dataplane.NetworkStats) int { return strings.Compare(a.Network, b.Network) }) ||
-		!slices.IsSortedFunc(s.Wire, func(a, b dataplane.WireStats) int { return int(a.Port) - int(b.Port) }) ||
+		!slices.IsSortedFunc(s.Wire, func(a, b dataplane.ConnStats) int { return int(a.Port) - int(b.Port) }) ||
 		!slices.IsSortedFunc(s.Peers, func(a, b dataplane.PeerStats) int {
 			return strings.Compare(a.Network+a.Peer.String(), b.Network+b.Peer.String())
 		}) || len(s.Networks) != 9 || len(s.Wire) != 9 || len(s.Peers) != 18 {

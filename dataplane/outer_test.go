@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
-// TestECNInbound is RFC 6040 section 4.2, figure 4, on the road.
+// TestECNInbound is RFC 6040 section 4.2, figure 4, on the path.
 func TestECNInbound(t *testing.T) {
 	const dropped = 0xff
 	order := [4]uint8{encap.NotECT, encap.ECT0, encap.ECT1, encap.CE}
@@ -25,9 +26,9 @@ func TestECNInbound(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		for inner, row := range table {
 			for i, want := range row {
-				r := newRoads(t, testNetwork(addrA, addrB))
+				r := newPaths(t, testNetwork(addrA, addrB))
 				s := flowSpec{src: macB, dst: macA, v6: v6, tos: dscp | inner, udp: true}
-				got := r.in(dataplane.Datagram{From: addrB, TOS: 0x10 | order[i], Data: vxlan(testVNI, s.complete(t, pattern(50)))})
+				got := r.in(netio.Datagram{From: addrB, TOS: 0x10 | order[i], Data: vxlan(testVNI, s.complete(t, pattern(50)))})
 				what := fmt.Sprintf("v6=%t inner %02b outer %02b", v6, inner, order[i])
 				if want == dropped {
 					if len(got) != 0 || r.dropped(dataplane.DropIPTunnelECN) != 1 {
@@ -45,9 +46,9 @@ func TestECNInbound(t *testing.T) {
 		}
 	}
 	// What is not IP has nothing to mark.
-	r := newRoads(t, testNetwork(addrA, addrB))
+	r := newPaths(t, testNetwork(addrA, addrB))
 	defer r.Close()
-	got := r.in(dataplane.Datagram{From: addrB, TOS: encap.CE, Data: vxlan(testVNI, helloBack.Data)})
+	got := r.in(netio.Datagram{From: addrB, TOS: encap.CE, Data: vxlan(testVNI, helloBack.Data)})
 	if len(got) != 1 || !bytes.Equal(got[0].Data, helloBack.Data) {
 		t.Errorf("a frame that is not IP arrived as %+v", got)
 	}
@@ -72,16 +73,16 @@ func TestOuterHeader(t *testing.T) {
 		for _, v6 := range []bool{false, true} {
 			n := testNetwork(addrA, addrB)
 			n.TOS, n.TTL, n.DF = c.tos, 7, v6
-			r := newRoads(t, n)
+			r := newPaths(t, n)
 			s := flowSpec{src: macA, dst: macB, v6: v6, tos: c.inner, tcpFlags: encap.TCPACK}
-			for want, f := range map[*uint8]dataplanetest.Frame{
-				&c.want: s.superframe(t, pattern(4000), 1000), &c.notIP: hello,
+			for want, f := range map[*uint8]netiotest.Frame{
+				&c.want: s.gsoPacket(t, pattern(4000), 1000), &c.notIP: hello,
 			} {
 				r.tap.Inject(f)
 				if err := r.Outbound(); err != nil {
 					t.Fatal(err)
 				}
-				sent := r.edges.Sent()
+				sent := r.backend.Sent()
 				if len(sent) != 1 {
 					t.Fatalf("%d sends", len(sent))
 				}
@@ -99,18 +100,18 @@ func TestOuterHeader(t *testing.T) {
 // the copies of a flooded frame to be alike.
 func TestFlowsKeepTheirPort(t *testing.T) {
 	n := testNetwork(addrA, addrB, addrC)
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
 	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
 	udp := s
 	udp.udp = true
 	flows := make(map[uint32]bool)
-	for _, f := range []dataplanetest.Frame{s.partial(t, pattern(10)), s.superframe(t, pattern(5000), 900), udp.partial(t, pattern(10)), hello} {
+	for _, f := range []netiotest.Frame{s.partial(t, pattern(10)), s.gsoPacket(t, pattern(5000), 900), udp.partial(t, pattern(10)), hello} {
 		r.tap.Inject(f)
 		if err := r.Outbound(); err != nil {
 			t.Fatal(err)
 		}
-		sent := r.edges.Sent()
+		sent := r.backend.Sent()
 		if len(sent) != 2 || sent[0].Flow != sent[1].Flow || sent[0].To.Addr() == sent[1].To.Addr() {
 			t.Errorf("copies %+v", sent)
 		}

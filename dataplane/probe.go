@@ -9,11 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
-// Probing is beside the roads: the inbound thread takes a probe out of what it
-// received (inbound.go) and goes on; the prober, one goroutine for the engine,
+// Probing is beside the paths: the rx thread takes a probe out of what it
+// received (rx_vxlan.go) and goes on; the prober, one goroutine for the engine,
 // sends requests and replies. A probe is neither learned from nor delivered, and
 // counts as no traffic.
 
@@ -25,6 +26,11 @@ const (
 	leastProbeWait = 5 * time.Millisecond
 	// MinProbe is the least interval of probes.
 	MinProbe = 100 * time.Millisecond
+	// asksPerSecond bounds how many peers are asked in a second, of all networks:
+	// where there are more than that they are asked less often than they should
+	// be. It is what ten networks of 500 hosts each come to at the default
+	// interval.
+	asksPerSecond = 500
 	// repliesPerSecond bounds the replies to one peer of one network.
 	repliesPerSecond = 50
 )
@@ -35,21 +41,22 @@ type probeKey struct {
 	addr    netip.Addr
 }
 
-// prober asks the listed peers of the networks that want it, and answers whoever
+// prober asks the listed peers of the networks that want it, and answers any peer that
 // is admitted. Its goroutine alone touches what is not said otherwise.
 type prober struct {
 	engine *Engine
 	wake   chan struct{}
-	boxes  []probeBox  // by worker, shared with its inbound thread
+	boxes  []probeBox  // by worker, shared with its rx thread
 	stale  atomic.Bool // networks or their peers changed
 
 	peers   []*probedPeer
 	byKey   map[probeKey]*probedPeer
-	wait    time.Duration    // between two looks; 0 = nobody is asked
+	wait    time.Duration    // between two rounds; 0 = no peer is asked
+	stretch float64          // of the intervals, so that asksPerSecond holds; at least 1
 	replies map[probeKey]int // in this second
 	second  time.Time        // when it began
 	buffer  []byte           // of a payload
-	send    Send
+	send    netio.Send
 	parts   [1][]byte
 
 	mu      sync.Mutex // over results
@@ -127,11 +134,12 @@ func (p *prober) run() {
 // that stay is kept.
 func (p *prober) refresh() {
 	was := p.byKey
-	p.peers, p.byKey, p.wait = nil, make(map[probeKey]*probedPeer), 0
+	p.peers, p.byKey, p.wait, p.stretch = nil, make(map[probeKey]*probedPeer), 0, 1
 	now := time.Now()
+	rate := 0.0 // of peers asked in a second
 	p.engine.mu.Lock()
-	for _, n := range p.engine.catalogue.Load().networks {
-		every := n.policy.Load().probe
+	for _, n := range p.engine.snapshot.Load().networks {
+		every := n.policy.Load().Probe
 		if every == 0 {
 			continue
 		}
@@ -145,13 +153,21 @@ func (p *prober) refresh() {
 			key := probeKey{n, info.Addr}
 			one := was[key]
 			if one == nil {
-				one = &probedPeer{network: n, addr: info.Addr, round: -1, due: now.Add(rand.N(every))}
+				one = &probedPeer{network: n, addr: info.Addr, round: -1}
 			}
-			one.due = minTime(one.due, now.Add(every))
 			p.peers, p.byKey[key] = append(p.peers, one), one
+			rate += 1 / every.Seconds()
 		}
 	}
 	p.engine.mu.Unlock()
+	p.stretch = max(1, rate/asksPerSecond)
+	for _, one := range p.peers {
+		every := p.interval(one.network)
+		if one.due.IsZero() {
+			one.due = now.Add(rand.N(every))
+		}
+		one.due = minTime(one.due, now.Add(every))
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for key := range p.results {
@@ -162,6 +178,13 @@ func (p *prober) refresh() {
 	for key, one := range p.byKey {
 		p.results[key] = one.result()
 	}
+}
+
+// interval is the time between two rounds with a peer of the network, which
+// wants probes.
+func (p *prober) interval(n *network) time.Duration {
+	every := max(n.policy.Load().Probe, MinProbe)
+	return time.Duration(float64(every) * p.stretch)
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -207,7 +230,7 @@ func (p *prober) answer(r *receivedProbe) {
 }
 
 // ask begins a round with each peer that is due: a probe without padding, which
-// tells whether the peer is alive, and one padded to what its path is thought to
+// finds whether the peer is alive, and one padded to what its path is thought to
 // take.
 func (p *prober) ask(now time.Time) {
 	for _, one := range p.peers {
@@ -215,10 +238,10 @@ func (p *prober) ask(now time.Time) {
 			continue
 		}
 		policy := one.network.policy.Load()
-		one.due = now.Add(policy.probe)
+		one.due = now.Add(p.interval(one.network))
 		one.look()
 		outer := encap.UnderlayMTU(vxlanOuter(one.addr))
-		one.path.resize(policy.mtu.VXLANUnderlay(one.addr.Is6()), outer+encap.ProbeLen)
+		one.path.resize(policy.MTU.VXLANUnderlay(one.addr.Is6()), outer+encap.ProbeLen)
 		length := one.path.least
 		p.request(one, length, one.note(length, false, time.Now()))
 		if length := one.path.next(); length > one.path.least {
@@ -244,25 +267,25 @@ func (p *prober) transmit(n *network, to netip.Addr, frame int, probe encap.Prob
 		p.buffer = make([]byte, size)
 	}
 	b := p.buffer[:size]
-	encap.PutVXLAN(b, policy.vni)
-	encap.PutProbe(b[encap.VXLANHeaderLen:], policy.mac, probe)
+	encap.PutVXLAN(b, policy.VNI)
+	encap.PutProbe(b[encap.VXLANHeaderLen:], policy.MAC, probe)
 	p.parts[0] = b
-	p.send = Send{
-		To: netip.AddrPortFrom(to, policy.port), Flow: encap.FlowHash(b[encap.VXLANHeaderLen:]), Parts: p.parts[:],
-		TOS: policy.tos.outer(0, false), TTL: policy.ttl, DF: policy.df, segs: 1,
+	p.send = netio.Send{
+		To: netip.AddrPortFrom(to, policy.Port), Flow: encap.FlowHash(b[encap.VXLANHeaderLen:]), Parts: p.parts[:],
+		TOS: policy.TOS.outer(0, false), TTL: policy.TTL, DF: policy.DF, Count: 1,
 	}
-	return p.engine.edges.SendAlone(&p.send)
+	return p.engine.backend.SendOne(&p.send)
 }
 
 // tooLong asks the kernel what it knows of the path, for the search and for the
-// road.
+// path.
 func (p *prober) tooLong(one *probedPeer) {
 	e := p.engine
 	e.mu.Lock()
-	path := believable(e.edges.PathMTU(one.addr), one.addr)
+	path := e.backend.PathMTU(one.addr)
 	if id, ok := one.network.peers.ID(one.addr); ok && path != 0 {
 		one.network.peers.SetPathMTU(id, path)
 	}
 	e.mu.Unlock()
-	one.path.told(path)
+	one.path.setLimit(path)
 }

@@ -9,14 +9,31 @@ import (
 	"time"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 // probing is n with probes as often as may be.
 func probing(n dataplane.Network) dataplane.Network {
 	n.Probe = dataplane.MinProbe
 	return n
+}
+
+// state returns how a peer fares.
+func (h *host) state(peer netip.Addr) (state dataplane.PeerState) {
+	h.tb.Helper()
+	h.EachPeer(func(_ string, a netip.Addr, s dataplane.PeerState) {
+		if a == peer {
+			state = s
+		}
+	})
+	for _, p := range h.Stats().Peers {
+		if p.Peer == peer && p.State != state {
+			h.tb.Errorf("Stats has %s %s, EachPeer %s", peer, p.State, state)
+		}
+	}
+	return state
 }
 
 // probed returns what the host knows of a peer by probes.
@@ -34,7 +51,7 @@ func (h *host) probed(peer netip.Addr) *dataplane.Probe {
 // TestProbe has one host ask another, which does not ask, and a third that is not
 // there.
 func TestProbe(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, probing(testNetwork(addrA, addrB, addrC)))
 	b := newHost(t, u, addrB, testNetwork(addrB, addrA))
 	eventually(t, "the peer is alive, and takes full frames", func() bool {
@@ -47,6 +64,9 @@ func TestProbe(t *testing.T) {
 	}
 	if p := a.probed(addrC); p.Alive || p.Answered || p.RTT != 0 || p.VerifiedMTU != 0 {
 		t.Errorf("the one that is not there: %+v", p)
+	}
+	if got := []dataplane.PeerState{a.state(addrB), a.state(addrC), b.state(addrA)}; !slices.Equal(got, []dataplane.PeerState{"alive", "new", "heard"}) {
+		t.Errorf("the peers are %v", got) // b does not ask, but hears what a asks
 	}
 	if p := b.probed(addrA); p != nil {
 		t.Errorf("who does not ask knows %+v", p)
@@ -71,19 +91,78 @@ func TestProbe(t *testing.T) {
 	eventually(t, "it is alive again", func() bool { p := a.probed(addrB); return p != nil && p.Alive })
 
 	// It goes, and comes back.
-	u.SetFaults(dataplanetest.Faults{Loss: 1})
+	u.SetFaults(netiotest.Faults{Loss: 1})
 	eventually(t, "it is gone", func() bool { p := a.probed(addrB); return !p.Alive && p.Answered })
+	if s := a.state(addrB); s != dataplane.PeerLost {
+		t.Errorf("gone: %s", s)
+	}
 	if p := a.probed(addrB); p.RTT != 0 || p.VerifiedMTU != 0 || time.Since(p.UnansweredSince) < 2*dataplane.MinProbe {
 		t.Errorf("gone: %+v", p)
 	}
-	u.SetFaults(dataplanetest.Faults{})
+	u.SetFaults(netiotest.Faults{})
 	eventually(t, "it is back", func() bool { return a.probed(addrB).Alive })
+	if s := a.state(addrB); s != dataplane.PeerAlive {
+		t.Errorf("back: %s", s)
+	}
+}
+
+// TestPeerState judges peers: one that answered a probe by probes, others by when
+// they were heard last.
+func TestPeerState(t *testing.T) {
+	const now = 10_000
+	heard := func(ago uint32) fdb.PeerInfo { return fdb.PeerInfo{LastHeard: now - ago, Known: 5000} }
+	for _, c := range []struct {
+		name  string
+		peer  fdb.PeerInfo
+		probe *dataplane.Probe
+		want  dataplane.PeerState
+	}{
+		{"it answers", heard(0), &dataplane.Probe{Answered: true, Alive: true}, dataplane.PeerAlive},
+		{"it answered", heard(100), &dataplane.Probe{Answered: true}, dataplane.PeerLost},
+		{"it answered, and is heard: what we send is lost", heard(0), &dataplane.Probe{Answered: true}, dataplane.PeerLost},
+		{"a kernel device", heard(60), &dataplane.Probe{}, dataplane.PeerHeard},
+		{"an idle one", heard(61), &dataplane.Probe{}, dataplane.PeerSilent},
+		{"not asked", heard(60), nil, dataplane.PeerHeard},
+		{"not asked, and idle", heard(61), nil, dataplane.PeerSilent},
+		{"heard by another engine, before this one's clock began", fdb.PeerInfo{LastHeard: 1<<32 - 5}, nil, dataplane.PeerSilent},
+		{"just listed", fdb.PeerInfo{Known: 60}, &dataplane.Probe{}, dataplane.PeerNew},
+		{"listed, and not there", fdb.PeerInfo{Known: 61}, &dataplane.Probe{}, dataplane.PeerNever},
+		{"not asked, and not there", fdb.PeerInfo{Known: 61}, nil, dataplane.PeerNever},
+	} {
+		if got := dataplane.StateOf(c.peer, now, c.probe); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
+
+// TestManyPeersAreAskedLess has so many peers that asking each as often as
+// configured would be more than the bound of them all.
+func TestManyPeersAreAskedLess(t *testing.T) {
+	peer := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}) }
+	n := testNetwork(addrA)
+	n.Probe = time.Second
+	for _, c := range []struct {
+		peers int
+		want  time.Duration
+	}{{499, time.Second}, {500, time.Second}, {1000, 2 * time.Second}, {5000, 10 * time.Second}} {
+		for i := len(n.Peers); i < c.peers; i++ {
+			n.Peers = append(n.Peers, dataplane.Peer{Address: peer(i)})
+		}
+		r, err := dataplane.NewPaths(dataplane.Options{Underlay: addrA, Backend: netiotest.NewUnderlay(t).Backend(addrA)}, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.ProbeInterval(); got != c.want {
+			t.Errorf("%d peers are asked each %v, want %v", c.peers, got, c.want)
+		}
+		r.Close()
+	}
 }
 
 // TestProbeFindsPathMTU narrows the path: so that the kernel says so, of which the
-// road learns too.
+// path learns too.
 func TestProbeFindsPathMTU(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, probing(testNetwork(addrA, addrB)))
 	newHost(t, u, addrB, testNetwork(addrB, addrA))
 	a.SetPathMTU(addrB, 1400)
@@ -92,7 +171,7 @@ func TestProbeFindsPathMTU(t *testing.T) {
 		return p != nil && p.Alive && p.VerifiedMTU == 1400 && p.IsNarrow()
 	})
 	if pmtu := a.Stats().Peers[0].PathMTU; pmtu != 1400 {
-		t.Errorf("the road knows of %d", pmtu)
+		t.Errorf("the path knows of %d", pmtu)
 	}
 	a.SetPathMTU(addrB, 0)
 	eventually(t, "the path is wide again", func() bool { return a.probed(addrB).VerifiedMTU == 1500 })
@@ -105,22 +184,22 @@ func request(id uint64, length int) []byte {
 	return b
 }
 
-// TestProbeAnswers has requests come in from peers and strangers: each admitted
+// TestProbeAnswers has requests come in from peers and unlisted senders: each admitted
 // one is answered by a frame of the least length, up to a bound in a second, and
 // nothing else is.
 func TestProbeAnswers(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	n := testNetwork(addrA, addrB)
-	n.Pins = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}} // a probe's source is no MAC of a container
+	n.Peers[0].MACs = []encap.MAC{macB} // a probe's source is no MAC of a container
 	a := newHost(t, u, addrA, n)
 	a.Record()
 	a.from(u, stranger, request(1, 60))
 	a.wantDrops(dataplane.DropStats{Network: "blue", Direction: dataplane.Inbound, Reason: dataplane.DropPeerNotAdmitted, Count: 1})
 	if sent := a.Sent(); len(sent) > 0 {
-		t.Errorf("a stranger is answered: %+v", sent)
+		t.Errorf("an unlisted sender is answered: %+v", sent)
 	}
 	a.from(u, addrB, request(2, 1464))
-	var sent []dataplanetest.Sent
+	var sent []netiotest.Sent
 	eventually(t, "an answer", func() bool { sent = append(sent, a.Sent()...); return len(sent) > 0 })
 	if s := sent[0]; s.To != netip.AddrPortFrom(addrB, testPort) || len(s.Payloads) != 1 || !s.DF || s.TTL != 64 {
 		t.Fatalf("answered by %+v", s)
@@ -183,7 +262,7 @@ func TestProbeAnswers(t *testing.T) {
 // TestProbesWithoutProber has nobody take out what the thread puts by: what there is
 // no room for is dropped by name, and frames go on.
 func TestProbesWithoutProber(t *testing.T) {
-	r := newRoads(t, testNetwork(addrA, addrB))
+	r := newPaths(t, testNetwork(addrA, addrB))
 	defer r.Close()
 	var frames [][]byte
 	for range dataplane.ProbeBoxSize + 5 {
@@ -205,7 +284,7 @@ func TestProbesWithoutProber(t *testing.T) {
 // TestProbesBesideTraffic asks while frames cross, of several workers, and has
 // every frame counted.
 func TestProbesBesideTraffic(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a, b := bareHost(t, u, addrA, 3), bareHost(t, u, addrB, 2)
 	a.apply(probing(testNetwork(addrA, addrB)), renamed(probing(testNetwork(addrA, addrB)), "red", "vx1", 101))
 	b.apply(probing(testNetwork(addrB, addrA)), renamed(probing(testNetwork(addrB, addrA)), "red", "vx1", 101))
@@ -225,7 +304,7 @@ func TestProbesBesideTraffic(t *testing.T) {
 }
 
 func TestProbeInterval(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 1)
 	n := testNetwork(addrA, addrB)
 	for _, probe := range []time.Duration{-1, 1, dataplane.MinProbe - 1} {

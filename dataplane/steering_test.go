@@ -8,7 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/bench/netlab/netlabtest"
-	"overtap/dataplane"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/linux"
 	"overtap/encap"
 )
 
@@ -16,7 +17,7 @@ const steerQueues = 4
 
 // steerBed is a device of several queues, and a socket that sends out of it.
 type steerBed struct {
-	queues []dataplane.Device
+	queues []netio.Device
 	socket int
 	tun    bool
 }
@@ -37,7 +38,7 @@ func newSteerBed(t *testing.T, tun, steer bool) *steerBed {
 		}
 	})
 	err = h.Do(func() (err error) {
-		b.queues, err = dataplane.OpenQueues(dataplane.DeviceSpec{
+		b.queues, err = linux.OpenQueues(netio.DeviceSpec{
 			Name: "q0", TUN: tun, MAC: macA, MTU: 1450, Queues: steerQueues,
 		}, steer)
 		return err
@@ -67,7 +68,7 @@ func newSteerBed(t *testing.T, tun, steer bool) *steerBed {
 
 func (b *steerBed) drain(t *testing.T) {
 	for _, q := range b.queues {
-		batch := dataplane.NewFrameBatch(64, 512<<10)
+		batch := netio.NewFrameBatch(64, 512<<10)
 		if err := q.ReadBatch(batch); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +85,7 @@ func (b *steerBed) queueOf(t *testing.T, frame []byte) int {
 		t.Fatal(err)
 	}
 	for i, q := range b.queues {
-		batch := dataplane.NewFrameBatch(64, 512<<10)
+		batch := netio.NewFrameBatch(64, 512<<10)
 		if err := q.ReadBatch(batch); err != nil {
 			t.Fatal(err)
 		}
@@ -118,7 +119,7 @@ func (b *steerBed) answer(t *testing.T, queue int, frame []byte) {
 	if b.tun {
 		frame = frame[encap.EthernetHeaderLen:]
 	}
-	out := []dataplane.OutFrame{{Parts: [][]byte{frame}}}
+	out := []netio.OutFrame{{Parts: [][]byte{frame}}}
 	if b.queues[queue].WriteBatch(out) != 0 {
 		t.Fatal(out[0].Errno)
 	}

@@ -8,7 +8,7 @@ import (
 )
 
 // Storm bounds flooded frames, in frames a second of each kind; 0 = no bound. A
-// bucket holds a second's worth. A superframe counts as its segments. What a
+// bucket holds a second's worth. A GSO packet counts as its segments. What a
 // network receives its peers share: see network.spareFrom.
 type Storm struct {
 	Broadcast      uint32
@@ -52,7 +52,7 @@ func stormKind(dst encap.MAC) int {
 }
 
 // stormCount is about how many frames a received one of size bytes stands for: a
-// superframe of UDP says how long its segments are, one of TCP is as many as the
+// GSO packet of UDP says how long its segments are, one of TCP is as many as the
 // network's MTU makes of it.
 func stormCount(size, segSize int, mtu encap.OverlayMTU) int {
 	if segSize == 0 {
@@ -80,7 +80,7 @@ const (
 func (m *meter) take(now, interval uint64, n int, depth uint64) bool {
 	for {
 		full := (*fdb.Meter)(m).Load()
-		next, ok := emptied(full, now, interval, n, depth)
+		next, ok := drained(full, now, interval, n, depth)
 		if !ok {
 			return false
 		}
@@ -90,9 +90,9 @@ func (m *meter) take(now, interval uint64, n int, depth uint64) bool {
 	}
 }
 
-// emptied is when a bucket that is full at the given time is full again if n
+// drained is when a bucket that is full at the given time is full again if n
 // tokens are taken now, and whether it has so many.
-func emptied(full, now, interval uint64, n int, depth uint64) (next uint64, ok bool) {
+func drained(full, now, interval uint64, n int, depth uint64) (next uint64, ok bool) {
 	need := interval * uint64(n)
 	next = max(full, now) + need
 	return next, next <= now+max(depth, need)
@@ -100,7 +100,7 @@ func emptied(full, now, interval uint64, n int, depth uint64) (next uint64, ok b
 
 // holds reports whether take would take them.
 func (m *meter) holds(now, interval uint64, n int, depth uint64) bool {
-	_, ok := emptied((*fdb.Meter)(m).Load(), now, interval, n, depth)
+	_, ok := drained((*fdb.Meter)(m).Load(), now, interval, n, depth)
 	return ok
 }
 
@@ -122,18 +122,18 @@ func clockNow() uint64 { return uint64(time.Since(epochStart)) }
 // epochStart is long enough ago for a full bucket's time not to be negative.
 var epochStart = time.Now()
 
-// spare reports whether the network still floods n frames of that kind to its
+// allow reports whether the network still floods n frames of that kind to its
 // peers.
-func (n *network) spare(kind int, p *policy, frames int) bool {
+func (n *network) allow(kind int, p *policy, frames int) bool {
 	interval := p.storm[kind]
 	return interval == 0 || n.storms[Outbound][kind].take(clockNow(), interval, frames, depth)
 }
 
-// spareFrom reports whether so many frames of that kind from a peer are still
+// allowFrom reports whether so many frames of that kind from a peer are still
 // taken: by its own bound, and by the network's. Of that each peer has an equal
 // share, and while others leave theirs, as much more as there is; but not the
-// reserve, so that whoever storms does not cost the others their share.
-func (n *network) spareFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
+// reserve, so that a peer that storms does not cost the others their share.
+func (n *network) allowFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
 	now, own, whole := clockNow(), p.peerStorm[kind], p.storm[kind]
 	bound := (*meter)(n.peers.Meter(id, kind))
 	if bound == nil {
@@ -163,15 +163,15 @@ func (n *network) spareFrom(id fdb.PeerID, kind int, p *policy, frames int) bool
 	return false
 }
 
-// spares reports whether spare would, and takes nothing.
-func (n *network) spares(kind int, p *policy, frames int) bool {
+// wouldAllow reports whether spare would, and takes nothing.
+func (n *network) wouldAllow(kind int, p *policy, frames int) bool {
 	interval := p.storm[kind]
 	return interval == 0 || n.storms[Outbound][kind].holds(clockNow(), interval, frames, depth)
 }
 
-// sparesFrom reports whether spareFrom would, and takes nothing. NoPeer is a peer
+// wouldAllowFrom reports whether spareFrom would, and takes nothing. NoPeer is a peer
 // that is yet to be, and has sent nothing.
-func (n *network) sparesFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
+func (n *network) wouldAllowFrom(id fdb.PeerID, kind int, p *policy, frames int) bool {
 	now, own, whole := clockNow(), p.peerStorm[kind], p.storm[kind]
 	bound := (*meter)(n.peers.Meter(id, kind))
 	if bound != nil && own != 0 && !bound.holds(now, own, frames, depth) {

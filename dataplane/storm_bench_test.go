@@ -54,7 +54,7 @@ func BenchmarkStorm(b *testing.B) {
 		b.Run("network and peer/"+name, func(b *testing.B) {
 			n, p, id := stormNetwork(b, perSecond)
 			for b.Loop() {
-				n.spareFrom(id, stormBroadcast, p, 1)
+				n.allowFrom(id, stormBroadcast, p, 1)
 			}
 		})
 	}
@@ -70,7 +70,7 @@ func stormNetwork(b *testing.B, perSecond uint32) (*network, *policy, fdb.PeerID
 	b.Helper()
 	r := Storm{Broadcast: perSecond}.rates()
 	peerAddr := netip.AddrFrom4([4]byte{192, 0, 2, 1})
-	n := &network{overlay: overlay{peers: fdb.NewPeers(netip.AddrFrom4([4]byte{192, 0, 2, 9}), 0, fdb.NewClock())}}
+	n := &network{netBase: netBase{peers: fdb.NewPeers(netip.AddrFrom4([4]byte{192, 0, 2, 9}), 0, fdb.NewClock())}}
 	if _, err := n.peers.Set([]fdb.Peer{{Addr: peerAddr}, {Addr: peerAddr.Next()}}, fdb.Policy{}); err != nil {
 		b.Fatal(err)
 	}

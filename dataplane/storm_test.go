@@ -5,12 +5,13 @@ import (
 	"time"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
 // leaves is how many of n frames leave.
-func (r *roads) leaves(n int, dst encap.MAC) (left int) {
+func (r *paths) leaves(n int, dst encap.MAC) (left int) {
 	for range n {
 		left += len(r.out(plainFrame(dst, macA, "storm")))
 	}
@@ -18,7 +19,7 @@ func (r *roads) leaves(n int, dst encap.MAC) (left int) {
 }
 
 // arrives is how many of n frames from the peer arrive.
-func (r *roads) arrives(n int, d dataplane.Datagram) (arrived int) {
+func (r *paths) arrives(n int, d netio.Datagram) (arrived int) {
 	for range n {
 		arrived += len(r.in(d))
 	}
@@ -30,7 +31,7 @@ func (r *roads) arrives(n int, d dataplane.Datagram) (arrived int) {
 func TestStorm(t *testing.T) {
 	n := testNetwork(addrA, addrB, addrC)
 	n.Storm = dataplane.Storm{Broadcast: 10, UnknownUnicast: 20, Multicast: 30}
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
 	start := time.Now()
 	for name, c := range map[string]struct {
@@ -57,54 +58,54 @@ func TestStorm(t *testing.T) {
 	}
 	// Inward it is a bound of its own, and not for what has one destination.
 	for dst, want := range map[encap.MAC]int{encap.BroadcastMAC: 10, macA: 100} {
-		d := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(dst, macB, "storm").Data)}
+		d := netio.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(dst, macB, "storm").Data)}
 		if got := r.arrives(100, d); got < want || got > want+1+int(time.Since(start).Seconds()*10) {
 			t.Errorf("%d of 100 for %s arrived, want %d", got, dst, want)
 		}
 	}
 }
 
-// A superframe counts as its segments, and one larger than the bucket passes
+// A GSO packet counts as its segments, and one larger than the bucket passes
 // when that is full.
-func TestStormOfSuperframes(t *testing.T) {
+func TestStormOfGSOPackets(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.Storm = dataplane.Storm{Broadcast: 10}
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
 	s := flowSpec{src: macA, dst: encap.BroadcastMAC, udp: true}
-	if got := len(r.out(s.superframe(t, pattern(6*1000), 1000))); got != 6 {
+	if got := len(r.out(s.gsoPacket(t, pattern(6*1000), 1000))); got != 6 {
 		t.Errorf("%d segments left, want 6", got)
 	}
-	if got := len(r.out(s.superframe(t, pattern(6*1000), 1000))); got != 0 {
+	if got := len(r.out(s.gsoPacket(t, pattern(6*1000), 1000))); got != 0 {
 		t.Errorf("%d segments left, want none", got)
 	}
 	if got := r.dropped(dataplane.DropStormBroadcast); got != 6 {
 		t.Errorf("%d were dropped, want 6", got)
 	}
-	r = newRoads(t, n)
+	r = newPaths(t, n)
 	defer r.Close()
-	if got := len(r.out(s.superframe(t, pattern(20*1000), 1000))); got != 20 {
+	if got := len(r.out(s.gsoPacket(t, pattern(20*1000), 1000))); got != 20 {
 		t.Errorf("%d segments left, want 20", got)
 	}
 }
 
-// What comes as a superframe counts as its segments inward too, whether it says
+// What comes as a GSO packet counts as its segments inward too, whether it says
 // how long they are or not.
-func TestStormOfReceivedSuperframes(t *testing.T) {
+func TestStormOfReceivedGSOPackets(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.PeerStorm = dataplane.Storm{Multicast: 10}
 	udp := flowSpec{src: macB, dst: groupMAC, udp: true}
 	tcp := flowSpec{src: macB, dst: groupMAC, tcpFlags: encap.TCPACK}
-	for name, d := range map[string]dataplane.Datagram{
+	for name, d := range map[string]netio.Datagram{
 		"UDP": {From: addrB, Data: vxlan(testVNI, udp.partial(t, pattern(6*1000)).Data), SegSize: 1000},
 		"TCP": {From: addrB, Data: vxlan(testVNI, tcp.partial(t, pattern(6*1400)).Data)},
 	} {
-		r := newRoads(t, n)
+		r := newPaths(t, n)
 		for range 3 {
 			r.in(d)
 		}
 		if got := r.Engine.Stats().Networks[0].RxPackets; got > 7 || r.dropped(dataplane.DropStormMulticast) == 0 {
-			t.Errorf("%s: %d segments arrived, want those of one superframe: %+v", name, got, r.Engine.Stats().Drops)
+			t.Errorf("%s: %d segments arrived, want those of one GSO packet: %+v", name, got, r.Engine.Stats().Drops)
 		}
 		r.Close()
 	}
@@ -114,14 +115,14 @@ func TestStormOfReceivedSuperframes(t *testing.T) {
 func TestPeerStorm(t *testing.T) {
 	n := testNetwork(addrA, addrB, addrC)
 	n.PeerStorm = dataplane.Storm{Broadcast: 5}
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
 	start := time.Now()
-	storm := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
+	storm := netio.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
 	if got := r.arrives(100, storm); got < 5 || got > 6+int(5*time.Since(start).Seconds()) {
 		t.Errorf("%d of 100 arrived, want 5", got)
 	}
-	honest := dataplane.Datagram{From: addrC, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macC, "arp").Data)}
+	honest := netio.Datagram{From: addrC, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macC, "arp").Data)}
 	if got := r.arrives(5, honest); got != 5 {
 		t.Errorf("%d of 5 of another peer arrived", got)
 	}
@@ -136,10 +137,10 @@ func TestPeerStorm(t *testing.T) {
 func TestStormIsShared(t *testing.T) {
 	n := testNetwork(addrA, addrB, addrC)
 	n.Storm = dataplane.Storm{Broadcast: 20}
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
-	storm := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
-	honest := dataplane.Datagram{From: addrC, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macC, "arp").Data)}
+	storm := netio.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
+	honest := netio.Datagram{From: addrC, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macC, "arp").Data)}
 	start := time.Now()
 	most := func(burst int) int { return burst + 1 + int(20*time.Since(start).Seconds()) }
 	if got := r.arrives(200, storm); got < 20 || got > most(20) {
@@ -157,9 +158,9 @@ func TestStormIsShared(t *testing.T) {
 func TestRefusedIsNotCharged(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.Storm, n.PeerStorm = dataplane.Storm{Broadcast: 2}, dataplane.Storm{Broadcast: 100}
-	r := newRoads(t, n)
+	r := newPaths(t, n)
 	defer r.Close()
-	storm := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
+	storm := netio.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(encap.BroadcastMAC, macB, "storm").Data)}
 	r.arrives(500, storm)
 	n.Storm = dataplane.Storm{}
 	r.Change(n)
@@ -174,11 +175,11 @@ func TestPins(t *testing.T) {
 	for _, learning := range []bool{true, false} {
 		n := testNetwork(addrA, addrB, addrC)
 		n.Learning = learning
-		n.Pins = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}}
+		n.Peers[0].MACs = []encap.MAC{macB}
 		n.FDB = []dataplane.StaticEntry{{MAC: groupMAC + 1, Peer: addrB}}
-		r := newRoads(t, n)
+		r := newPaths(t, n)
 		from := func(peer, src int) int {
-			d := dataplane.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(macA, []encap.MAC{macB, macC}[src], "x").Data)}
+			d := netio.Datagram{From: addrB, Data: vxlan(testVNI, plainFrame(macA, []encap.MAC{macB, macC}[src], "x").Data)}
 			if peer == 1 {
 				d.From = addrC
 			}
@@ -203,7 +204,7 @@ func TestPinsChange(t *testing.T) {
 	a.from(u, addrB, plainFrame(macA, macC, "x").Data)
 	eventually(t, "learned", func() bool { return a.blue().EntriesLearned == 1 })
 	n := testNetwork(addrA, addrB)
-	n.Pins = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}}
+	n.Peers[0].MACs = []encap.MAC{macB}
 	a.apply(n)
 	if s := a.blue(); s.EntriesLearned != 0 || s.Entries != 1 {
 		t.Errorf("%d entries, %d learned", s.Entries, s.EntriesLearned)
@@ -218,7 +219,7 @@ func TestPinsChange(t *testing.T) {
 // A peer with more MACs than its share teaches no more, and a MAC that flaps is
 // frozen, told of, and thaws; all the while frames are delivered.
 func TestLearningIsBounded(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 1)
 	n := testNetwork(addrA, addrB, addrC)
 	n.MaxEntries, n.MaxMoves, n.MoveWindow = 8, 3, time.Second
@@ -260,7 +261,7 @@ func TestLearningIsBounded(t *testing.T) {
 		t.Error("nobody was told")
 	}
 	eventually(t, "thawed", func() bool { return a.blue().Frozen == 0 })
-	time.Sleep(2 * time.Second) // two beats
+	time.Sleep(2 * time.Second) // two ticks
 	select {
 	case ev := <-a.Events():
 		t.Errorf("told again: %+v", ev)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net/netip"
 
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
@@ -16,36 +17,36 @@ import (
 // The answer leaves the TAP with the neighbour's MAC as its source, so that a
 // bridge learns that it is reached by the TAP. Hence a neighbour whose MAC is
 // not known to be behind a peer is not answered for: it may stand on our side.
-func (o *outbound) suppress(f *Frame, eth encap.Ethernet, dev Device) bool {
-	n := o.answerFor(f, eth)
-	if n == 0 || dev.Answer(o.answer[:n]) != 0 {
+func (o *txVXLAN) suppress(f *netio.Frame, eth encap.Ethernet, dev netio.Device) bool {
+	n := o.replyFor(f, eth)
+	if n == 0 || dev.Inject(o.answer[:n]) != 0 {
 		return false
 	}
-	o.tally.suppressed.Add(1)
+	o.counters.suppressed.Add(1)
 	if o.mirror.on() {
-		o.mirror.showAnswer(o.at.of, o.answer[:n])
+		o.mirror.mirrorReply(o.at.of, o.answer[:n])
 	}
 	return true
 }
 
-// answerFor writes the answer to a question to o.answer and returns its length, 0
+// replyFor writes the answer to a question to o.answer and returns its length, 0
 // when there is none.
-func (o *outbound) answerFor(f *Frame, eth encap.Ethernet) int {
+func (o *txVXLAN) replyFor(f *netio.Frame, eth encap.Ethernet) int {
 	if eth.Tags() != 0 || f.VNet.GSO() != encap.VnetGSONone {
 		return 0
 	}
 	switch eth.EtherType() {
 	case encap.EtherTypeARP:
-		return o.answerARP(eth)
+		return o.replyARP(eth)
 	case encap.EtherTypeIPv6:
-		return o.answerNeighborSolicit(eth)
+		return o.replyNeighborSolicit(eth)
 	}
 	return 0
 }
 
-// answerARP writes the reply to a request to o.answer and returns its length, 0
+// replyARP writes the reply to a request to o.answer and returns its length, 0
 // when there is none.
-func (o *outbound) answerARP(eth encap.Ethernet) int {
+func (o *txVXLAN) replyARP(eth encap.Ethernet) int {
 	a, err := encap.ParseARP(eth.Payload())
 	if err != nil || a.Op() != encap.ARPRequest || a.IsProbe() || a.IsGratuitous() || a.SenderMAC() != eth.Src() {
 		return 0
@@ -60,10 +61,10 @@ func (o *outbound) answerARP(eth encap.Ethernet) int {
 	return encap.EthernetHeaderLen + encap.ARPLen
 }
 
-// answerNeighborSolicit writes the advertisement that answers a solicitation to
+// replyNeighborSolicit writes the advertisement that answers a solicitation to
 // o.answer and returns its length, 0 when there is none. It says "solicited,
 // override", as the kernel does for its proxy (vxlan_na_create), and "no router".
-func (o *outbound) answerNeighborSolicit(eth encap.Ethernet) int {
+func (o *txVXLAN) replyNeighborSolicit(eth encap.Ethernet) int {
 	p, err := encap.ParseIPv6(eth.Payload())
 	// The validity checks of RFC 4861 section 7.1.1; an unspecified source is
 	// duplicate address detection.
@@ -97,9 +98,9 @@ func (o *outbound) answerNeighborSolicit(eth encap.Ethernet) int {
 }
 
 // remote returns the MAC of a neighbour that may be answered for: it is behind a
-// peer, is not the asker itself, and the question goes to everybody or to that
-// very MAC. Who asks another one shall hear what that one says.
-func (o *outbound) remote(target netip.Addr, eth encap.Ethernet) (encap.MAC, bool) {
+// peer, is not the asker itself, and the question goes to all hosts or to that
+// very MAC. Who asks another one must hear what that one says.
+func (o *txVXLAN) remote(target netip.Addr, eth encap.Ethernet) (encap.MAC, bool) {
 	mac, ok := o.p.neighbors.Lookup(target)
 	if !ok || mac == eth.Src() || !eth.Dst().IsMulticast() && eth.Dst() != mac {
 		return 0, false

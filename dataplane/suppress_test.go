@@ -11,7 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -41,7 +42,7 @@ func suppressing() dataplane.Network {
 }
 
 // arp is an ARP message from src to dst in the padding of a real one.
-func arp(dst, src encap.MAC, op uint16, senderMAC encap.MAC, sender netip.Addr, targetMAC encap.MAC, target netip.Addr) dataplanetest.Frame {
+func arp(dst, src encap.MAC, op uint16, senderMAC encap.MAC, sender netip.Addr, targetMAC encap.MAC, target netip.Addr) netiotest.Frame {
 	f := plainFrame(dst, src, string(make([]byte, 46)))
 	binary.BigEndian.PutUint16(f.Data[12:], encap.EtherTypeARP)
 	encap.PutARP(f.Data[14:], op, senderMAC, sender.As4(), targetMAC, target.As4())
@@ -49,12 +50,12 @@ func arp(dst, src encap.MAC, op uint16, senderMAC encap.MAC, sender netip.Addr, 
 }
 
 // asks is macA's ARP request for the target.
-func asks(dst encap.MAC, target netip.Addr) dataplanetest.Frame {
+func asks(dst encap.MAC, target netip.Addr) netiotest.Frame {
 	return arp(dst, macA, encap.ARPRequest, macA, ipAsker, 0, target)
 }
 
 // nd is a neighbour discovery message in a frame from macA.
-func nd(dst encap.MAC, put func(b []byte) int) dataplanetest.Frame {
+func nd(dst encap.MAC, put func(b []byte) int) netiotest.Frame {
 	f := plainFrame(dst, macA, string(make([]byte, encap.NDPacketLen)))
 	binary.BigEndian.PutUint16(f.Data[12:], encap.EtherTypeIPv6)
 	f.Data = f.Data[:14+put(f.Data[14:])]
@@ -62,7 +63,7 @@ func nd(dst encap.MAC, put func(b []byte) int) dataplanetest.Frame {
 }
 
 // solicits is macA's neighbour solicitation for the target.
-func solicits(target netip.Addr) dataplanetest.Frame {
+func solicits(target netip.Addr) netiotest.Frame {
 	group := encap.SolicitedNode(target.As16())
 	return nd(encap.MulticastMAC6(group), func(b []byte) int {
 		return encap.PutNeighborSolicit(b, ip6Asker.As16(), group, target.As16(), macA)
@@ -70,14 +71,14 @@ func solicits(target netip.Addr) dataplanetest.Frame {
 }
 
 // changed is the frame with some bytes set.
-func changed(f dataplanetest.Frame, at int, b ...byte) dataplanetest.Frame {
+func changed(f netiotest.Frame, at int, b ...byte) netiotest.Frame {
 	f.Data = append([]byte(nil), f.Data...)
 	copy(f.Data[at:], b)
 	return f
 }
 
 // summed makes the checksum of an ICMPv6 message right.
-func summed(f dataplanetest.Frame) dataplanetest.Frame {
+func summed(f netiotest.Frame) netiotest.Frame {
 	ip, msg := encap.IPv6(f.Data[encap.EthernetHeaderLen:]), f.Data[encap.EthernetHeaderLen+encap.IPv6HeaderLen:]
 	copy(msg[2:], []byte{0, 0})
 	sum := encap.PseudoSum6(ip.SrcBytes(), ip.DstBytes(), encap.ProtoICMPv6, uint32(len(msg)))
@@ -89,7 +90,7 @@ func summed(f dataplanetest.Frame) dataplanetest.Frame {
 // answered by the TAP, as gopacket reads it, and sent nowhere.
 func TestSuppressAnswers(t *testing.T) {
 	for name, c := range map[string]struct {
-		ask    dataplanetest.Frame
+		ask    netiotest.Frame
 		target netip.Addr
 	}{
 		"ARP":            {asks(encap.BroadcastMAC, ipKnown), ipKnown},
@@ -104,7 +105,7 @@ func TestSuppressAnswers(t *testing.T) {
 		}), ip6Known},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRoads(t, suppressing())
+			r := newPaths(t, suppressing())
 			defer r.Close()
 			if sent := r.out(c.ask); len(sent) != 0 {
 				t.Errorf("sent %x", sent)
@@ -124,7 +125,7 @@ func TestSuppressAnswers(t *testing.T) {
 
 // checkAnswer wants the frame to tell macA, on behalf of macB, that macB has
 // the address.
-func checkAnswer(t *testing.T, f dataplanetest.Frame, target netip.Addr) {
+func checkAnswer(t *testing.T, f netiotest.Frame, target netip.Addr) {
 	t.Helper()
 	p := gopacket.NewPacket(f.Data, layers.LayerTypeEthernet, gopacket.Default)
 	if e := p.ErrorLayer(); e != nil {
@@ -169,7 +170,7 @@ func TestSuppressPasses(t *testing.T) {
 	long := solicits(ip6Known)
 	long.Data = append(long.Data, 5, 0, 0, 0, 0, 0, 0, 0) // an option of no length
 	binary.BigEndian.PutUint16(long.Data[18:], uint16(len(long.Data)-54))
-	for name, f := range map[string]dataplanetest.Frame{
+	for name, f := range map[string]netiotest.Frame{
 		"not known":            asks(every, ipNobody),
 		"not behind a peer":    asks(every, ipLost),
 		"another MAC is asked": asks(macC, ipKnown),
@@ -215,7 +216,7 @@ func TestSuppressPasses(t *testing.T) {
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := newRoads(t, suppressing())
+			r := newPaths(t, suppressing())
 			defer r.Close()
 			if sent := r.out(f); len(sent) != 1 || string(sent[0]) != string(f.Data) {
 				t.Errorf("sent %x, want %x", sent, f.Data)
@@ -233,7 +234,7 @@ func TestSuppressPasses(t *testing.T) {
 // TestSuppressRefused wants a question whose answer the TAP does not take to be
 // put to the peers.
 func TestSuppressRefused(t *testing.T) {
-	r := newRoads(t, suppressing())
+	r := newPaths(t, suppressing())
 	defer r.Close()
 	r.tap.RefuseWrites(unix.EAGAIN)
 	if sent := r.out(asks(encap.BroadcastMAC, ipKnown)); len(sent) != 1 {
@@ -248,7 +249,7 @@ func TestSuppressRefused(t *testing.T) {
 // touching the network, and a learned MAC to do as well as a static one, for as
 // long as it is remote.
 func TestSuppressFollows(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	n := suppressing()
 	n.FDB = nil
 	a := newHost(t, u, addrA, n)
@@ -309,7 +310,7 @@ func TestSuppressFollows(t *testing.T) {
 func TestNeighborsShown(t *testing.T) {
 	n := suppressing()
 	n.Suppress = false // they are shown all the same
-	a := newHost(t, dataplanetest.NewUnderlay(t), addrA, n, renamed(testNetwork(addrA, addrB), "red", "vx1", 200))
+	a := newHost(t, netiotest.NewUnderlay(t), addrA, n, renamed(testNetwork(addrA, addrB), "red", "vx1", 200))
 	got, err := a.Neighbors("")
 	if err != nil || len(got) != 4 {
 		t.Fatalf("%+v, %v", got, err)
@@ -333,7 +334,7 @@ func FuzzSuppress(f *testing.F) {
 	f.Add(solicits(ip6Known).Data)
 	f.Add(tagged(asks(macB, ipKnown), 5).Data)
 	to := &relay{f}
-	r := newRoads(to, suppressing())
+	r := newPaths(to, suppressing())
 	f.Cleanup(func() {
 		to.TB = f
 		if err := r.Close(); err != nil {
@@ -342,12 +343,12 @@ func FuzzSuppress(f *testing.F) {
 	})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		to.TB = t
-		if len(data) > dataplane.MaxFrame {
+		if len(data) > netio.MaxFrame {
 			return
 		}
 		before := r.Engine.Stats().Networks[0].Suppressed
 		_, dropped := r.totals()
-		sent := len(r.out(dataplanetest.Frame{Data: data}))
+		sent := len(r.out(netiotest.Frame{Data: data}))
 		_, nowDropped := r.totals()
 		answers, counted := len(r.tap.Written()), r.Engine.Stats().Networks[0].Suppressed-before
 		if answers != int(counted) || sent+answers+int(nowDropped-dropped) != 1 {

@@ -5,13 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 )
 
 // event waits for the engine's next event.
@@ -41,7 +43,7 @@ func sleeps(tb testing.TB, thread int) (n int) {
 }
 
 // TestIdleThreadsSleep wants threads with nothing to do not to wake, not even
-// once a beat.
+// once a tick.
 func TestIdleThreadsSleep(t *testing.T) {
 	u, a, b := newPair(t)
 	a.TAP("vx0").Inject(hello)
@@ -73,9 +75,9 @@ func TestIdleThreadsSleep(t *testing.T) {
 }
 
 // TestDeviceLost deletes a TAP under the engine: it is told once, the thread
-// does not spin, other networks go on, and the network can be opened anew.
+// does not spin, other networks go on, and the network can be opened again.
 func TestDeviceLost(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	blue := testNetwork(addrA, addrB)
 	red := renamed(blue, "red", "vx1", 200)
 	a := bareHost(t, u, addrA, 2)
@@ -117,10 +119,10 @@ func TestDeviceLost(t *testing.T) {
 }
 
 // TestDeviceLostWhileChanging is for the race detector: the thread reports a
-// network that the door is changing.
+// network that control is changing.
 func TestDeviceLostWhileChanging(t *testing.T) {
 	n := testNetwork(addrA, addrB)
-	a := newHost(t, dataplanetest.NewUnderlay(t), addrA, n)
+	a := newHost(t, netiotest.NewUnderlay(t), addrA, n)
 	tap := a.TAP("vx0")
 	tap.FailReads(unix.EBADFD)
 	time.Sleep(50 * time.Millisecond) // instead of the event, which would order the two
@@ -133,10 +135,10 @@ func TestDeviceLostWhileChanging(t *testing.T) {
 
 // TestWireFailed wants a socket that cannot be read to be told and left alone.
 func TestWireFailed(t *testing.T) {
-	a := newHost(t, dataplanetest.NewUnderlay(t), addrA, testNetwork(addrA, addrB))
-	a.FailWires(unix.EBADF)
+	a := newHost(t, netiotest.NewUnderlay(t), addrA, testNetwork(addrA, addrB))
+	a.FailConns(unix.EBADF)
 	ev := a.event()
-	if ev.Kind != dataplane.WireFailed || ev.Port != testPort || !errors.Is(ev.Err, unix.EBADF) {
+	if ev.Kind != dataplane.ConnFailed || ev.Port != testPort || !errors.Is(ev.Err, unix.EBADF) {
 		t.Errorf("event %+v", ev)
 	}
 	select {
@@ -149,12 +151,12 @@ func TestWireFailed(t *testing.T) {
 // TestPassingErrors wants what the network answers to something sent to end
 // nothing.
 func TestPassingErrors(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, testNetwork(addrA, addrB))
 	for i, e := range []unix.Errno{unix.ECONNREFUSED, unix.ENETDOWN, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EMSGSIZE} {
-		a.FailWires(e)
+		a.FailConns(e)
 		time.Sleep(2 * time.Millisecond)
-		a.FailWires(0)
+		a.FailConns(0)
 		f := plainFrame(macA, macB, fmt.Sprint("after error ", i))
 		a.from(u, addrB, f.Data)
 		wantFrames(t, a.TAP("vx0"), f)
@@ -167,18 +169,46 @@ func TestPassingErrors(t *testing.T) {
 }
 
 func TestSegmentationRefused(t *testing.T) {
-	a := newHost(t, dataplanetest.NewUnderlay(t), addrA, testNetwork(addrA, addrB))
-	a.RefuseSegmentation(unix.EIO)
-	ev := a.event() // within a beat
-	if ev.Kind != dataplane.SegmentationRefused || !errors.Is(ev.Err, unix.EIO) {
+	a := newHost(t, netiotest.NewUnderlay(t), addrA, testNetwork(addrA, addrB))
+	until := time.Now().Add(time.Minute)
+	a.RefuseRuns(netio.RunsRefused{Peer: addrB, Errno: unix.EIO, Until: until})
+	ev := a.event() // within a tick
+	if ev.Kind != dataplane.SegmentationRefused || !errors.Is(ev.Err, unix.EIO) || ev.Peer != addrB || ev.Count != 1 {
 		t.Errorf("event %+v", ev)
 	}
-	if !a.Info().SegmentationRefused {
+	i := a.Info()
+	if !i.SegmentationRefused {
 		t.Error("Info does not say so")
+	}
+	want := dataplane.OffloadInfo{
+		Name: "udp_segment", State: dataplane.OffloadSuspended, Until: until,
+		Reason: "the route to " + addrB.String() + " refused it: input/output error",
+	}
+	if got := offloadOf(t, i, "udp_segment"); got != want {
+		t.Errorf("Info says %+v, want %+v", got, want)
+	}
+
+	// Refused once more is no news; another peer is, and so is the end.
+	later := until.Add(time.Minute)
+	a.RefuseRuns(
+		netio.RunsRefused{Peer: addrB, Errno: unix.EIO, Until: until},
+		netio.RunsRefused{Peer: addrC, Errno: unix.EINVAL, Until: later})
+	if ev := a.event(); ev.Kind != dataplane.SegmentationRefused || ev.Peer != addrC || ev.Count != 1 || !errors.Is(ev.Err, unix.EINVAL) {
+		t.Errorf("event %+v", ev)
+	}
+	if got := offloadOf(t, a.Info(), "udp_segment"); got.Until != later || !strings.HasSuffix(got.Reason, "; those to 1 more peers refused it too") {
+		t.Errorf("Info says %+v", got)
+	}
+	a.RefuseRuns()
+	if ev := a.event(); ev.Kind != dataplane.SegmentationResumed || ev.Count != 2 {
+		t.Errorf("event %+v", ev)
+	}
+	if got := offloadOf(t, a.Info(), "udp_segment"); got != (dataplane.OffloadInfo{Name: "udp_segment", State: dataplane.OffloadOn}) {
+		t.Errorf("Info says %+v", got)
 	}
 	select {
 	case ev := <-a.Events():
-		t.Errorf("told twice: %+v", ev)
+		t.Errorf("notified twice: %+v", ev)
 	case <-time.After(1500 * time.Millisecond):
 	}
 }
@@ -186,7 +216,7 @@ func TestSegmentationRefused(t *testing.T) {
 // TestManyWorkers sends many flows both ways between engines of several
 // workers, each frame once.
 func TestManyWorkers(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a, b := bareHost(t, u, addrA, 4), bareHost(t, u, addrB, 4)
 	a.apply(testNetwork(addrA, addrB))
 	b.apply(testNetwork(addrB, addrA))

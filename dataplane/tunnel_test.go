@@ -10,7 +10,8 @@ import (
 	"pgregory.net/rapid"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
@@ -30,7 +31,7 @@ func testTunnel() dataplane.Tunnel {
 }
 
 // packet is the frame without its Ethernet header, as a TUN has it.
-func packet(f dataplanetest.Frame) dataplanetest.Frame {
+func packet(f netiotest.Frame) netiotest.Frame {
 	f.Data = f.Data[encap.EthernetHeaderLen:]
 	if f.VNet.Flags&encap.VnetNeedsCsum != 0 {
 		f.VNet.CsumStart -= encap.EthernetHeaderLen
@@ -42,7 +43,7 @@ func packet(f dataplanetest.Frame) dataplanetest.Frame {
 }
 
 // framed is the reverse of packet.
-func framed(f dataplanetest.Frame) dataplanetest.Frame {
+func framed(f netiotest.Frame) netiotest.Frame {
 	f.Data = append(append(make([]byte, 12), 0x08, 0x00), f.Data...)
 	if f.VNet.Flags&encap.VnetNeedsCsum != 0 {
 		f.VNet.CsumStart += encap.EthernetHeaderLen
@@ -53,20 +54,20 @@ func framed(f dataplanetest.Frame) dataplanetest.Frame {
 	return f
 }
 
-// tunnelRoads is a pair of roads of a tunnel at host a, without threads.
-type tunnelRoads struct {
-	*dataplane.TunnelRoads
-	u     *dataplanetest.Underlay
-	edges *dataplanetest.Edges
-	tun   *dataplanetest.TAP
-	tb    testing.TB
+// tunnelPaths is a pair of paths of a tunnel at host a, without threads.
+type tunnelPaths struct {
+	*dataplane.TunnelPaths
+	u       *netiotest.Underlay
+	backend *netiotest.Backend
+	tun     *netiotest.TAP
+	tb      testing.TB
 }
 
-func newTunnelRoads(tb testing.TB, c dataplane.Tunnel) *tunnelRoads {
+func newTunnelPaths(tb testing.TB, c dataplane.Tunnel) *tunnelPaths {
 	tb.Helper()
-	u := dataplanetest.NewUnderlay(tb)
-	edges := u.Edges(addrA)
-	r, err := dataplane.NewTunnelRoads(dataplane.Options{Underlay: addrA, Edges: edges}, c)
+	u := netiotest.NewUnderlay(tb)
+	edges := u.Backend(addrA)
+	r, err := dataplane.NewTunnelPaths(dataplane.Options{Underlay: addrA, Backend: edges}, c)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -76,21 +77,21 @@ func newTunnelRoads(tb testing.TB, c dataplane.Tunnel) *tunnelRoads {
 			tb.Error(err)
 		}
 	})
-	return &tunnelRoads{TunnelRoads: r, u: u, edges: edges, tun: edges.TAP(c.Device), tb: tb}
+	return &tunnelPaths{TunnelPaths: r, u: u, backend: edges, tun: edges.TAP(c.Device), tb: tb}
 }
 
 // out takes the packets out and returns what was sent.
-func (r *tunnelRoads) out(fs ...dataplanetest.Frame) []dataplanetest.Sent {
+func (r *tunnelPaths) out(fs ...netiotest.Frame) []netiotest.Sent {
 	r.tb.Helper()
 	r.tun.Inject(fs...)
 	if err := r.Outbound(); err != nil {
 		r.tb.Fatal(err)
 	}
-	return r.edges.Sent()
+	return r.backend.Sent()
 }
 
 // in takes the datagrams in and returns what was written.
-func (r *tunnelRoads) in(ds ...dataplane.Datagram) []dataplanetest.Frame {
+func (r *tunnelPaths) in(ds ...netio.Datagram) []netiotest.Frame {
 	r.tb.Helper()
 	for _, d := range ds {
 		r.u.Deliver(netip.AddrPortFrom(addrA, 0), d)
@@ -101,12 +102,12 @@ func (r *tunnelRoads) in(ds ...dataplane.Datagram) []dataplanetest.Frame {
 	return r.tun.Written()
 }
 
-func fromB(packet []byte) dataplane.Datagram { return dataplane.Datagram{From: addrB, Data: packet} }
+func fromB(packet []byte) netio.Datagram { return netio.Datagram{From: addrB, Data: packet} }
 
-// TestTunnelSegments compares superframes of a TUN with gopacket's segments, and
+// TestTunnelSegments compares GSO packets of a TUN with gopacket's segments, and
 // joins those again.
 func TestTunnelSegments(t *testing.T) {
-	r := newTunnelRoads(t, testTunnel())
+	r := newTunnelPaths(t, testTunnel())
 	rapid.Check(t, func(rt *rapid.T) {
 		s := drawFlow(rt)
 		s.v6, s.tags = false, 0
@@ -116,13 +117,13 @@ func TestTunnelSegments(t *testing.T) {
 		payload := pattern(length)
 		want := s.segments(t, payload, size)
 		var got [][]byte
-		for _, sent := range r.out(packet(s.superframe(t, payload, size))) {
+		for _, sent := range r.out(packet(s.gsoPacket(t, payload, size))) {
 			got = append(got, sent.Payloads...)
 		}
 		if len(got) != len(want) {
 			rt.Fatalf("%d segments, want %d; drops %+v", len(got), len(want), r.Engine.Stats().Drops)
 		}
-		var datagrams []dataplane.Datagram
+		var datagrams []netio.Datagram
 		for i := range want {
 			if !bytes.Equal(got[i], want[i][encap.EthernetHeaderLen:]) {
 				rt.Fatalf("segment %d of %d:\n%x, want\n%x", i, len(want), got[i], want[i])
@@ -148,14 +149,14 @@ func TestTunnelSegments(t *testing.T) {
 	})
 }
 
-// TestTunnelJoins wants a batch of segments to reach the TUN as one superframe,
+// TestTunnelJoins wants a batch of segments to reach the TUN as one GSO packet,
 // and what a kernel peer over veth hands over whole, unfinished, to stay so.
 func TestTunnelJoins(t *testing.T) {
-	r := newTunnelRoads(t, testTunnel())
+	r := newTunnelPaths(t, testTunnel())
 	for name, s := range map[string]flowSpec{
 		"TCP": {src: macB, dst: macA, tcpFlags: encap.TCPACK}, "UDP": {src: macB, dst: macA, udp: true},
 	} {
-		var ds []dataplane.Datagram
+		var ds []netio.Datagram
 		segments := s.segments(t, pattern(40*1000), 1000)
 		for _, b := range segments {
 			ds = append(ds, fromB(b[encap.EthernetHeaderLen:]))
@@ -200,16 +201,16 @@ func TestTunnelOuter(t *testing.T) {
 			if c.change != nil {
 				c.change(&c0)
 			}
-			r := newTunnelRoads(t, c0)
+			r := newTunnelPaths(t, c0)
 			s := flowSpec{src: macA, dst: macB, udp: true, tos: c.tos, frag: c.frag}
-			for _, f := range []dataplanetest.Frame{s.partial(t, pattern(100)), s.superframe(t, pattern(3000), 1000)} {
+			for _, f := range []netiotest.Frame{s.partial(t, pattern(100)), s.gsoPacket(t, pattern(3000), 1000)} {
 				ttl := packet(f).Data[8]
 				for _, got := range r.out(packet(f)) {
 					if got.TOS != c.wantTOS || got.DF != c.wantDF || got.TTL != c.wantTTL || got.To != netip.AddrPortFrom(addrB, 0) {
 						t.Errorf("%+v", got)
 					}
 					for _, p := range got.Payloads {
-						if p[8] != ttl || !sumsUp(framed(dataplanetest.Frame{Data: p}).Data) {
+						if p[8] != ttl || !sumsUp(framed(netiotest.Frame{Data: p}).Data) {
 							t.Errorf("inner TTL %d, want %d as it was; packet %x", p[8], ttl, p)
 						}
 					}
@@ -226,7 +227,7 @@ func TestTunnelDecapECN(t *testing.T) {
 	want := map[uint8][4]uint8{ // by inner, then outer: Not-ECT, ECT(1), ECT(0), CE
 		not: {not, not, not, drop}, one: {one, one, one, ce}, zero: {zero, one, zero, ce}, ce: {ce, ce, ce, ce},
 	}
-	r := newTunnelRoads(t, testTunnel())
+	r := newTunnelPaths(t, testTunnel())
 	drops := uint64(0)
 	for inner, row := range want {
 		for outer, ecn := range row {
@@ -251,7 +252,7 @@ func TestTunnelDecapECN(t *testing.T) {
 	}
 }
 
-func (r *tunnelRoads) dropped(d dataplane.Drop, network string) (n uint64) {
+func (r *tunnelPaths) dropped(d dataplane.Drop, network string) (n uint64) {
 	for _, s := range r.Engine.Stats().Drops {
 		if s.Reason == d && s.Network == network {
 			n += s.Count
@@ -285,31 +286,35 @@ func TestTunnelDrops(t *testing.T) {
 	for name, c := range map[string]struct {
 		reason  dataplane.Drop
 		change  func(*dataplane.Tunnel)
-		out     *dataplanetest.Frame
-		in      *dataplane.Datagram
+		out     *netiotest.Frame
+		in      *netio.Datagram
 		errno   unix.Errno
 		unknown bool // whose packet it is
 		count   uint64
+		ingress dataplane.Ingress
 	}{
-		"nothing but a version":     {reason: dataplane.DropTooShort, out: &dataplanetest.Frame{Data: good()[:1]}},
-		"cut off":                   {reason: dataplane.DropTooShort, out: &dataplanetest.Frame{Data: good()[:39]}},
-		"malformed":                 {reason: dataplane.DropIPInHdr, out: &dataplanetest.Frame{Data: change(0, 0x44)}},
-		"IPv6":                      {reason: dataplane.DropUnhandledProto, out: ptr(packet(v6.partial(t, nil)))},
-		"no hops left":              {reason: dataplane.DropTTLZero, out: &dataplanetest.Frame{Data: change(8, 0)}},
-		"no route":                  {reason: dataplane.DropNoRoute, out: &dataplanetest.Frame{Data: change(16, 10, 9, 9, 9)}},
-		"from our own end":          {reason: dataplane.DropLoop, out: &dataplanetest.Frame{Data: change(12, 192, 0, 2, 1)}},
-		"from the other end":        {reason: dataplane.DropLoop, out: &dataplanetest.Frame{Data: change(12, 192, 0, 2, 2)}},
-		"for the other end":         {reason: dataplane.DropLoop, change: routeUnderlay, out: &dataplanetest.Frame{Data: change(16, 192, 0, 2, 2)}},
-		"for our own end":           {reason: dataplane.DropLoop, change: routeUnderlay, out: &dataplanetest.Frame{Data: change(16, 192, 0, 2, 1)}},
-		"too long":                  {reason: dataplane.DropTooBig, out: ptr(packet(tcp.partial(t, pattern(1441))))},
-		"segments too long":         {reason: dataplane.DropTooBig, count: 3, out: ptr(packet(tcp.superframe(t, pattern(3*1441), 1441)))},
-		"lying checksum":            {reason: dataplane.DropBadOffload, out: &lying},
-		"path too narrow":           {reason: dataplane.DropTooBig, errno: unix.EMSGSIZE, out: &dataplanetest.Frame{Data: good()}},
-		"no route to the peer":      {reason: dataplane.DropNoRoute, errno: unix.ENETUNREACH, out: &dataplanetest.Frame{Data: good()}},
-		"stranger":                  {reason: dataplane.DropPeerNotAdmitted, unknown: true, in: &dataplane.Datagram{From: stranger, Data: good()}},
-		"our own address":           {reason: dataplane.DropPeerNotAdmitted, unknown: true, change: admitAny, in: &dataplane.Datagram{From: addrA, Data: good()}},
-		"truncated":                 {reason: dataplane.DropTruncated, unknown: true, in: &dataplane.Datagram{From: addrB, Data: good(), Truncated: true}},
-		"nothing inside":            {reason: dataplane.DropTooShort, in: &dataplane.Datagram{From: addrB}},
+		"nothing but a version": {reason: dataplane.DropTooShort, out: &netiotest.Frame{Data: good()[:1]}},
+		"cut off":               {reason: dataplane.DropTooShort, out: &netiotest.Frame{Data: good()[:39]}},
+		"malformed":             {reason: dataplane.DropIPInHdr, out: &netiotest.Frame{Data: change(0, 0x44)}},
+		"IPv6":                  {reason: dataplane.DropUnhandledProto, out: ptr(packet(v6.partial(t, nil)))},
+		"no hops left":          {reason: dataplane.DropTTLZero, out: &netiotest.Frame{Data: change(8, 0)}},
+		"no route":              {reason: dataplane.DropNoRoute, out: &netiotest.Frame{Data: change(16, 10, 9, 9, 9)}},
+		"from our own end":      {reason: dataplane.DropLoop, out: &netiotest.Frame{Data: change(12, 192, 0, 2, 1)}},
+		"from the other end":    {reason: dataplane.DropLoop, out: &netiotest.Frame{Data: change(12, 192, 0, 2, 2)}},
+		"for the other end":     {reason: dataplane.DropLoop, change: routeUnderlay, out: &netiotest.Frame{Data: change(16, 192, 0, 2, 2)}},
+		"for our own end":       {reason: dataplane.DropLoop, change: routeUnderlay, out: &netiotest.Frame{Data: change(16, 192, 0, 2, 1)}},
+		"too long":              {reason: dataplane.DropTooBig, out: ptr(packet(tcp.partial(t, pattern(1441))))},
+		"segments too long":     {reason: dataplane.DropTooBig, count: 3, out: ptr(packet(tcp.gsoPacket(t, pattern(3*1441), 1441)))},
+		"lying checksum":        {reason: dataplane.DropBadOffload, out: &lying},
+		"path too narrow":       {reason: dataplane.DropTooBig, errno: unix.EMSGSIZE, out: &netiotest.Frame{Data: good()}},
+		"no route to the peer":  {reason: dataplane.DropNoRoute, errno: unix.ENETUNREACH, out: &netiotest.Frame{Data: good()}},
+		"unlisted sender":       {reason: dataplane.DropPeerNotAdmitted, unknown: true, in: &netio.Datagram{From: stranger, Data: good()}},
+		"our own address":       {reason: dataplane.DropPeerNotAdmitted, unknown: true, change: admitAny, in: &netio.Datagram{From: addrA, Data: good()}},
+		"out of an overlay":     {reason: dataplane.DropFromOverlay, ingress: overlay7, in: &netio.Datagram{From: addrB, Device: 7, Data: good()}},
+		"unlisted sender out of an overlay": {reason: dataplane.DropFromOverlay, ingress: overlay7, change: admitAny, unknown: true,
+			in: &netio.Datagram{From: stranger, Device: 7, Data: good()}},
+		"truncated":                 {reason: dataplane.DropTruncated, unknown: true, in: &netio.Datagram{From: addrB, Data: good(), Truncated: true}},
+		"nothing inside":            {reason: dataplane.DropTooShort, in: &netio.Datagram{From: addrB}},
 		"received, cut off":         {reason: dataplane.DropTooShort, in: ptr(fromB(good()[:39]))},
 		"received, malformed":       {reason: dataplane.DropIPInHdr, in: ptr(fromB(change(0, 0x44)))},
 		"received, IPv6":            {reason: dataplane.DropUnhandledProto, in: ptr(fromB(packet(v6.partial(t, nil)).Data))},
@@ -323,17 +328,20 @@ func TestTunnelDrops(t *testing.T) {
 			if c.change != nil {
 				c.change(&c0)
 			}
-			r := newTunnelRoads(t, c0)
+			r := newTunnelPaths(t, c0)
+			if err := r.Engine.SetIngress(c.ingress); err != nil {
+				t.Fatal(err)
+			}
 			seen[c.reason] = true
 			direction := dataplane.Outbound
 			if c.out != nil {
-				r.edges.RefuseSends(c.errno, 1)
+				r.backend.RefuseSends(c.errno, 1)
 				for _, s := range r.out(*c.out) {
 					if len(s.Payloads) > 0 {
 						t.Errorf("it was sent: %+v", s)
 					}
 				}
-				r.edges.RefuseSends(0, 0)
+				r.backend.RefuseSends(0, 0)
 			} else {
 				direction = dataplane.Inbound
 				if got := r.in(*c.in); len(got) > 0 {
@@ -344,11 +352,11 @@ func TestTunnelDrops(t *testing.T) {
 			if c.unknown {
 				want.Network = ""
 			}
-			if got := r.Engine.Stats().Drops; len(got) != 1 || got[0] != want {
+			if got := r.Engine.Stats().Drops; len(got) != 1 || count(got[0]) != want {
 				t.Errorf("%+v, want %+v", got, want)
 			}
 			r.tun.Written() // answers have a test of their own
-			if len(r.out(dataplanetest.Frame{Data: good()})) != 1 || len(r.in(fromB(good()))) != 1 {
+			if len(r.out(netiotest.Frame{Data: good()})) != 1 || len(r.in(fromB(good()))) != 1 {
 				t.Error("the next packets do not pass")
 			}
 		})
@@ -360,6 +368,9 @@ func TestTunnelDrops(t *testing.T) {
 	}
 }
 
+// overlay7 has the device of index 7 be one of an overlay network.
+var overlay7 = dataplane.Ingress{Devices: []int{7}}
+
 func ptr[T any](v T) *T { return &v }
 
 func checkSource(c *dataplane.Tunnel) { c.CheckSource = true }
@@ -370,9 +381,9 @@ func routeUnderlay(c *dataplane.Tunnel) {
 }
 
 // TestTunnelsByPeer wants a packet to reach the tunnel of its sender, whatever
-// order they come in, and strangers that of the policy which lets them in.
+// order they come in, and unlisted senders that of the policy which lets them in.
 func TestTunnelsByPeer(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 2)
 	green, red := testTunnel(), testTunnel()
 	green.Routes = green.Routes[:1]
@@ -386,7 +397,7 @@ func TestTunnelsByPeer(t *testing.T) {
 	p := s.complete(t, nil)[encap.EthernetHeaderLen:]
 	for range 10 {
 		for _, from := range []netip.Addr{addrB, addrC, stranger} {
-			u.Deliver(netip.AddrPortFrom(addrA, 0), dataplane.Datagram{From: from, Data: p})
+			u.Deliver(netip.AddrPortFrom(addrA, 0), netio.Datagram{From: from, Data: p})
 		}
 	}
 	if n, m := len(a.TAP("tun0").Wait(10)), len(a.TAP("tun1").Wait(20)); n != 10 || m != 20 {
@@ -400,7 +411,7 @@ func TestTunnelsByPeer(t *testing.T) {
 		return counts["green 192.0.2.2"] == 10 && counts["red 192.0.2.3"] == 10 && counts["red 203.0.113.9"] == 10
 	})
 
-	// The door: routes, policy and peers change in place, the rest does not.
+	// Apply: routes, policy, peers and the MTU change in place, the rest does not.
 	green.Routes = append(green.Routes, dataplane.TunnelRoute{Prefix: netip.MustParsePrefix("10.9.0.0/16"), Peer: addrB})
 	if diff, err := a.Apply(dataplane.Desired{Tunnels: []dataplane.Tunnel{green}}); err != nil ||
 		len(diff.Changed) != 1 || len(diff.Removed) != 2 {
@@ -410,9 +421,14 @@ func TestTunnelsByPeer(t *testing.T) {
 		t.Errorf("%+v, %v", diff, err)
 	}
 	other := green
-	other.MTU = 1400
+	other.Device = "tun9"
 	if _, err := a.Apply(dataplane.Desired{Tunnels: []dataplane.Tunnel{other}}); err == nil {
-		t.Error("the MTU of a running tunnel changed")
+		t.Error("the device of a running tunnel changed")
+	}
+	green.MTU = 1400
+	if diff, err := a.Apply(dataplane.Desired{Tunnels: []dataplane.Tunnel{green}}); err != nil ||
+		len(diff.Changed) != 1 || len(diff.Removed) != 0 {
+		t.Errorf("%+v, %v", diff, err)
 	}
 	taken := testNetwork(addrA, addrB)
 	taken.Name = green.Name
@@ -422,7 +438,7 @@ func TestTunnelsByPeer(t *testing.T) {
 	b := append([]byte(nil), p...)
 	copy(b[16:], []byte{10, 9, 9, 9})
 	a.Record()
-	a.TAP("tun0").Inject(dataplanetest.Frame{Data: b})
+	a.TAP("tun0").Inject(netiotest.Frame{Data: b})
 	eventually(t, "the new route leads", func() bool { return len(a.Sent()) == 1 })
 }
 
@@ -440,7 +456,7 @@ func TestTunnelIsChecked(t *testing.T) {
 		"device of blue": func(c *dataplane.Tunnel) { c.Device = "vx0" },
 		"name of blue":   func(c *dataplane.Tunnel) { c.Name = "blue" },
 	} {
-		a := bareHost(t, dataplanetest.NewUnderlay(t), addrA, 1)
+		a := bareHost(t, netiotest.NewUnderlay(t), addrA, 1)
 		c := testTunnel()
 		spoil(&c)
 		d := dataplane.Desired{Networks: []dataplane.Network{testNetwork(addrA, addrB)}, Tunnels: []dataplane.Tunnel{c}}
@@ -451,7 +467,7 @@ func TestTunnelIsChecked(t *testing.T) {
 			t.Errorf("%s: something was opened", name)
 		}
 	}
-	a := bareHost(t, dataplanetest.NewUnderlay(t), addrA, 1)
+	a := bareHost(t, netiotest.NewUnderlay(t), addrA, 1)
 	one, two := testTunnel(), testTunnel()
 	two.Name, two.Device = "red", "tun1"
 	if _, err := a.Apply(dataplane.Desired{Tunnels: []dataplane.Tunnel{one, two}}); err == nil {
@@ -465,18 +481,18 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 	e := &null{slots: make([][]byte, 0, dataplane.OutFrames)}
 	c := testTunnel()
 	c.CheckSource = true
-	r, err := dataplane.NewTunnelRoads(dataplane.Options{Underlay: addrA, Edges: e}, c)
+	r, err := dataplane.NewTunnelPaths(dataplane.Options{Underlay: addrA, Backend: e}, c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	super := packet(tcp.superframe(t, pattern(60000), 1386))
+	super := packet(tcp.gsoPacket(t, pattern(60000), 1386))
 	zero := packet(udp.partial(t, pattern(22)))
 	zero.Data[8] = 0
 	for range 16 {
 		e.frames = append(e.frames, super, packet(udp.partial(t, pattern(22))), zero)
 	}
 	var sent, copied int
-	e.onSend = func(s []dataplane.Send) {
+	e.onSend = func(s []netio.Send) {
 		for i := range s {
 			sent++
 			if len(s[i].Parts) == 1 {
@@ -509,7 +525,7 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 		t.Errorf("a batch outbound allocates %v times", n)
 	}
 
-	var ds []dataplane.Datagram
+	var ds []netio.Datagram
 	for _, b := range tcp.segments(t, pattern(40000), 1386) {
 		ds = append(ds, fromB(b[encap.EthernetHeaderLen:]))
 	}
@@ -538,36 +554,37 @@ func TestTunnelAnswers(t *testing.T) {
 	const tooBig, host, net = 4, 1, 0 // codes of Destination Unreachable
 	s := flowSpec{src: macA, dst: macB, udp: true}
 	long, short := packet(s.partial(t, pattern(1400))), packet(s.partial(t, pattern(100)))
-	super := packet(flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}.superframe(t, pattern(14000), 1400))
+	super := packet(flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}.gsoPacket(t, pattern(14000), 1400))
 	frag := packet(flowSpec{src: macA, dst: macB, udp: true, frag: true}.partial(t, pattern(1400)))
-	echoed := func(f dataplanetest.Frame) dataplane.Datagram {
-		return dataplane.Datagram{From: addrB, Data: f.Data[:28], Quoted: true, Unreachable: true}
+	echoed := func(f netiotest.Frame) netio.Datagram {
+		return netio.Datagram{From: addrB, Data: f.Data[:28], Quoted: true, Unreachable: true}
 	}
 	for name, c := range map[string]struct {
 		change func(*dataplane.Tunnel)
 		errno  unix.Errno
 		path   encap.UnderlayMTU
-		out    []dataplanetest.Frame
-		in     []dataplane.Datagram
+		out    []netiotest.Frame
+		in     []netio.Datagram
 		code   []byte // of each answer
 		mtu    uint16
 		sent   int
 	}{
-		"the path is narrow":          {path: 1400, out: []dataplanetest.Frame{long, long, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
-		"for a superframe":            {path: 1400, out: []dataplanetest.Frame{super, super, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
-		"nothing is that narrow":      {path: 500, out: []dataplanetest.Frame{long, short}, sent: 1},
-		"the path may cut":            {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []dataplanetest.Frame{frag, frag}, sent: 2},
-		"DF of the inner packet":      {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []dataplanetest.Frame{long, long}, code: []byte{tooBig, tooBig}, mtu: 1380},
-		"longer than the tunnel's":    {out: []dataplanetest.Frame{packet(s.partial(t, pattern(1453)))}, code: []byte{tooBig}, mtu: 1480},
-		"the underlay has no route":   {errno: unix.ENETUNREACH, out: []dataplanetest.Frame{short}, code: []byte{host}},
-		"the tunnel has no route":     {change: func(c *dataplane.Tunnel) { c.Routes = c.Routes[1:] }, out: []dataplanetest.Frame{short}, code: []byte{net}},
-		"a buffer is full":            {errno: unix.ENOBUFS, out: []dataplanetest.Frame{short}},
-		"a router says unreachable":   {in: []dataplane.Datagram{echoed(short), echoed(short)}, code: []byte{host, host}},
-		"it says something else":      {in: []dataplane.Datagram{{From: addrB, Data: short.Data[:28], Quoted: true}}},
-		"it quotes too little":        {in: []dataplane.Datagram{{From: addrB, Data: short.Data[:20], Quoted: true, Unreachable: true}}},
-		"it quotes nothing":           {in: []dataplane.Datagram{{From: addrB, Quoted: true, Unreachable: true}}},
-		"of nobody's packet":          {in: []dataplane.Datagram{{From: stranger, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
-		"of a packet to another peer": {in: []dataplane.Datagram{{From: addrC, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
+		"the path is narrow":          {path: 1400, out: []netiotest.Frame{long, long, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
+		"for a GSO packet":            {path: 1400, out: []netiotest.Frame{super, super, short}, code: []byte{tooBig, tooBig}, mtu: 1380, sent: 1},
+		"too narrow for TCP":          {path: 571, out: []netiotest.Frame{long, long, short}, sent: 3},
+		"narrow, and DF is not set":   {path: 1400, out: []netiotest.Frame{frag, frag, short}, sent: 4},
+		"the path may cut":            {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []netiotest.Frame{frag, frag}, sent: 2},
+		"DF of the inner packet":      {change: func(c *dataplane.Tunnel) { c.DF = false }, path: 1400, out: []netiotest.Frame{long, long}, code: []byte{tooBig, tooBig}, mtu: 1380},
+		"longer than the tunnel's":    {out: []netiotest.Frame{packet(s.partial(t, pattern(1453)))}, code: []byte{tooBig}, mtu: 1480},
+		"the underlay has no route":   {errno: unix.ENETUNREACH, out: []netiotest.Frame{short}, code: []byte{host}},
+		"the tunnel has no route":     {change: func(c *dataplane.Tunnel) { c.Routes = c.Routes[1:] }, out: []netiotest.Frame{short}, code: []byte{net}},
+		"a buffer is full":            {errno: unix.ENOBUFS, out: []netiotest.Frame{short}},
+		"a router says unreachable":   {in: []netio.Datagram{echoed(short), echoed(short)}, code: []byte{host, host}},
+		"it says something else":      {in: []netio.Datagram{{From: addrB, Data: short.Data[:28], Quoted: true}}},
+		"it quotes too little":        {in: []netio.Datagram{{From: addrB, Data: short.Data[:20], Quoted: true, Unreachable: true}}},
+		"it quotes nothing":           {in: []netio.Datagram{{From: addrB, Quoted: true, Unreachable: true}}},
+		"of nobody's packet":          {in: []netio.Datagram{{From: stranger, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
+		"of a packet to another peer": {in: []netio.Datagram{{From: addrC, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
 		"a whole batch of errors":     {in: manyOf(64, echoed(short)), code: bytes.Repeat([]byte{host}, 64)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -575,9 +592,9 @@ func TestTunnelAnswers(t *testing.T) {
 			if c.change != nil {
 				c.change(&c0)
 			}
-			r := newTunnelRoads(t, c0)
-			r.edges.SetPathMTU(addrB, c.path)
-			r.edges.RefuseSends(c.errno, 100)
+			r := newTunnelPaths(t, c0)
+			r.backend.SetPathMTU(addrB, c.path)
+			r.backend.RefuseSends(c.errno, 100)
 			sent := 0
 			for _, f := range c.out {
 				for _, s := range r.out(f) {

@@ -18,17 +18,19 @@ import (
 	"overtap/bench/netlab/netlabtest"
 	"overtap/bench/traffic"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/linux"
 	"overtap/encap"
 )
 
-// superframes wants some to have left uncut meanwhile, and nothing dropped.
-func superframes(t *testing.T, e *dataplane.Engine, want bool, during func()) {
+// GSO packets wants some to have left unsegmented meanwhile, and nothing dropped.
+func gsoPackets(t *testing.T, e *dataplane.Engine, want bool, during func()) {
 	t.Helper()
 	before := e.Info().Uplink
 	during()
 	after := e.Info().Uplink
 	if sent := after.Sent - before.Sent; sent > 0 != want {
-		t.Errorf("%d superframes left uncut: %+v", sent, after)
+		t.Errorf("%d GSO packets left unsegmented: %+v", sent, after)
 	}
 	for _, d := range e.Stats().Drops {
 		if d.Direction == dataplane.Outbound {
@@ -67,14 +69,14 @@ func checksumErrors(t *testing.T, hosts ...*netlab.Host) (n uint64) {
 	return n
 }
 
-// TestUplink sends superframes of every kind uncut to a kernel peer: over a
+// TestUplink sends GSO packets of every kind unsegmented to a kernel peer: over a
 // device that carries them whole, and over devices where the stack cuts and
 // sums them last.
 func TestUplink(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		spec    netlab.SiteSpec
-		feature string   // lets superframes leave by the device
+		feature string   // lets GSO packets leave by the device
 		off     []string // features of the underlay
 		want    bool
 	}{
@@ -90,7 +92,7 @@ func TestUplink(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.feature != "" {
-				t.Cleanup(dataplane.UplinkByFeature(c.feature))
+				t.Cleanup(linux.UplinkByFeature(c.feature))
 			}
 			e, a, b := kernelPair(t, c.spec, nil)
 			if len(c.off) > 0 {
@@ -101,7 +103,7 @@ func TestUplink(t *testing.T) {
 			if i := e.Info().Uplink; i.Active != c.want {
 				t.Fatalf("%+v", i)
 			}
-			superframes(t, e, c.want, func() { bulk(t, a, b) })
+			gsoPackets(t, e, c.want, func() { bulk(t, a, b) })
 			if n := checksumErrors(t, a.Container, b.Container, a.Host, b.Host); n != 0 {
 				t.Errorf("%d checksum errors", n)
 			}
@@ -109,7 +111,7 @@ func TestUplink(t *testing.T) {
 	}
 }
 
-// TestUplinkLongest sends UDP superframes around the longest that one outer
+// TestUplinkLongest sends UDP GSO packets around the longest that one outer
 // packet holds: what does not fit leaves cut.
 func TestUplinkLongest(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
@@ -121,14 +123,14 @@ func TestUplinkLongest(t *testing.T) {
 	}
 	for _, c := range []struct {
 		size, batch int
-		whole       bool
+		unsegmented bool
 	}{
 		{1391, 47, true},  // 65377 + 42 bytes of inner frame
 		{1393, 47, false}, // 65471 + 42
 	} {
 		t.Run(fmt.Sprint(c.size), func(t *testing.T) {
 			time.Sleep(200 * time.Millisecond) // a peer is shunned for less
-			superframes(t, e, c.whole, func() {
+			gsoPackets(t, e, c.unsegmented, func() {
 				o := traffic.UDPOptions{Count: int64(4 * c.batch), Size: c.size, Segment: true, Batch: c.batch}
 				r, err := traffic.UDP(ctx, from, to, o)
 				if err != nil || r.Received != o.Count || r.Corrupted > 0 {
@@ -161,15 +163,15 @@ func TestUplinkLost(t *testing.T) {
 	for name, take := range map[string]func(*netlab.Host, *dataplane.Engine) error{
 		"deleted":  func(h *netlab.Host, e *dataplane.Engine) error { return h.DeleteLink(e.Info().Uplink.Device) },
 		"set down": func(h *netlab.Host, e *dataplane.Engine) error { return h.SetDown(e.Info().Uplink.Device) },
-		"detached": func(_ *netlab.Host, e *dataplane.Engine) error { return e.DetachUplink() },
+		"detached": func(_ *netlab.Host, e *dataplane.Engine) error { return e.Kernel().DetachUplink() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
-			superframes(t, e, true, func() { send(t, a, b, 4<<20) })
+			gsoPackets(t, e, true, func() { send(t, a, b, 4<<20) })
 			if err := take(a.Host, e); err != nil {
 				t.Fatal(err)
 			}
-			superframes(t, e, false, func() { send(t, a, b, 16<<20) })
+			gsoPackets(t, e, false, func() { send(t, a, b, 16<<20) })
 			event(t, e, dataplane.UplinkLost)
 			if i := e.Info().Uplink; !i.Lost || i.Active || i.Reason == "" {
 				t.Errorf("%+v", i)
@@ -182,7 +184,7 @@ func TestUplinkLost(t *testing.T) {
 // under load, then takes the first device down and up.
 func TestUplinkFollowsRoute(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
-	superframes(t, e, true, func() { send(t, a, b, 4<<20) })
+	gsoPackets(t, e, true, func() { send(t, a, b, 4<<20) })
 
 	if err := netlab.AddVeth(a.Host, "eth1", b.Host, "eth1", 1500); err != nil {
 		t.Fatal(err)
@@ -217,9 +219,9 @@ func TestUplinkFollowsRoute(t *testing.T) {
 		return c.TxBytes
 	}
 	send(t, a, b, 4<<20)
-	time.Sleep(2500 * time.Millisecond) // the device is looked at by the second beat
+	time.Sleep(2500 * time.Millisecond) // the device is looked at by the second tick
 	eth0, eth1 := bytes(netlab.UnderlayDev), bytes("eth1")
-	superframes(t, e, true, func() { send(t, a, b, 16<<20) })
+	gsoPackets(t, e, true, func() { send(t, a, b, 16<<20) })
 	if d0, d1 := bytes(netlab.UnderlayDev)-eth0, bytes("eth1")-eth1; d1 < 16<<20 || d0 > 1<<20 {
 		t.Errorf("%d bytes left by eth0, %d by eth1", d0, d1)
 	}
@@ -249,9 +251,9 @@ func TestUplinkFollowsRoute(t *testing.T) {
 	}
 }
 
-// TestUplinkPathMTU: superframes whose packets the route does not carry are
+// TestUplinkPathMTU: GSO packets whose packets the route does not carry are
 // refused there, the socket says why, and their sender is told and makes them
-// such that they leave uncut.
+// such that they leave unsegmented.
 func TestUplinkPathMTU(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)
 	nl, err := a.Host.Netlink()
@@ -287,7 +289,7 @@ func TestUplinkRestsUnderIPsec(t *testing.T) {
 		Src: &net.IPNet{IP: net.IPv4(203, 0, 113, 1), Mask: net.CIDRMask(32, 32)},
 		Dst: &net.IPNet{IP: net.IPv4(203, 0, 113, 2), Mask: net.CIDRMask(32, 32)},
 	}
-	superframes(t, e, true, func() { send(t, a, b, 4<<20) })
+	gsoPackets(t, e, true, func() { send(t, a, b, 4<<20) })
 	if err := a.Host.Do(func() error { return netlink.XfrmPolicyAdd(policy) }); err != nil {
 		t.Fatal(err)
 	}
@@ -302,12 +304,12 @@ func TestUplinkRestsUnderIPsec(t *testing.T) {
 		t.Fatalf("%+v", e.Info().Uplink)
 	}
 	await(false)
-	superframes(t, e, false, func() { send(t, a, b, 4<<20) })
+	gsoPackets(t, e, false, func() { send(t, a, b, 4<<20) })
 	if err := a.Host.Do(func() error { return netlink.XfrmPolicyDel(policy) }); err != nil {
 		t.Fatal(err)
 	}
 	await(true)
-	superframes(t, e, true, func() { send(t, a, b, 4<<20) })
+	gsoPackets(t, e, true, func() { send(t, a, b, 4<<20) })
 }
 
 // TestUplinkGoes: Close leaves neither devices nor descriptors.
@@ -331,7 +333,7 @@ func TestUplinkGoes(t *testing.T) {
 	var first int
 	for i := range 5 {
 		err := sites[0].Host.Do(func() error {
-			e, err := dataplane.New(dataplane.Options{Underlay: sites[0].Underlay})
+			e, err := newEngine(linux.Options{Underlay: sites[0].Underlay})
 			if err != nil {
 				return err
 			}
@@ -355,14 +357,14 @@ func TestUplinkGoes(t *testing.T) {
 	}
 }
 
-// TestUplinkAllocatesNothing per superframe.
+// TestUplinkAllocatesNothing per GSO packet.
 func TestUplinkAllocatesNothing(t *testing.T) {
 	e, _, _ := kernelPair(t, netlab.SiteSpec{}, nil)
-	w := &dataplane.Whole{
+	w := &netio.Unsegmented{
 		To: netip.MustParseAddrPort("127.0.0.1:4789"), Data: make([]byte, 3000), L3: 14, TTL: 1,
 		VNet: encap.VnetHdr{GSOType: encap.VnetGSOTCPv4, HdrLen: 54, GSOSize: 1000, CsumStart: 34, CsumOffset: 16},
 	}
-	if n := e.UplinkAllocs(w); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { e.Kernel().SendUnsegmented(w) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	if i := e.Info().Uplink; i.Refused["no_route"] == 0 || i.Lost {

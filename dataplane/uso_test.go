@@ -7,22 +7,23 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
 )
 
 // TestKernelWithoutUSO wants UDP to reach a TAP of a kernel before 6.2, which
-// takes no UDP superframes: neither trains nor those a peer sent whole.
+// takes no UDP GSO packets: neither GRO flows nor those a peer sent whole.
 func TestKernelWithoutUSO(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
-	edges := u.Edges(addrA)
-	edges.NoUSO()
+	u := netiotest.NewUnderlay(t)
+	edges := u.Backend(addrA)
+	edges.WithoutUSO()
 	n := testNetwork(addrA, addrB)
-	roadsA, err := dataplane.NewRoads(dataplane.Options{Underlay: addrA, Edges: edges}, n)
+	roadsA, err := dataplane.NewPaths(dataplane.Options{Underlay: addrA, Backend: edges}, n)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &roads{Roads: roadsA, u: u, edges: edges, tap: edges.TAP(n.Device), tb: t, net: n}
+	r := &paths{Paths: roadsA, u: u, backend: edges, tap: edges.TAP(n.Device), tb: t, net: n}
 	defer r.Close()
 
 	s := flowSpec{src: macB, dst: macA, udp: true}
@@ -35,9 +36,9 @@ func TestKernelWithoutUSO(t *testing.T) {
 
 	super := s.partial(t, pattern(5*1000))
 	whole := vxlan(testVNI, super.Data)
-	got := r.in(dataplane.Datagram{From: addrB, Data: whole, SegSize: 1000})
+	got := r.in(netio.Datagram{From: addrB, Data: whole, SegSize: 1000})
 	if len(got) != 5 {
-		t.Fatalf("a UDP superframe of 5 segments came as %d frames; drops %+v", len(got), r.Engine.Stats().Drops)
+		t.Fatalf("a UDP GSO packet of 5 segments came as %d frames; drops %+v", len(got), r.Engine.Stats().Drops)
 	}
 	for i, f := range got {
 		if !bytes.Equal(f.Data[s.payloadAt():], want[i][s.payloadAt():]) || !sumsUp(f.Data) {
@@ -54,7 +55,7 @@ func TestKernelWithoutUSO(t *testing.T) {
 // TestEveryLostDeviceIsTold deletes more TAPs at once than events have room for.
 func TestEveryLostDeviceIsTold(t *testing.T) {
 	const count = 60
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 1)
 	var nets []dataplane.Network
 	for i := range count {

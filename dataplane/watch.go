@@ -44,7 +44,7 @@ func (e *Engine) WatchFDB(name string) (*FDBWatch, error) {
 		return nil, err
 	}
 	w := &FDBWatch{engine: e, name: name, watches: make(map[*network]*fdb.Watch)}
-	for _, n := range e.catalogue.Load().networks {
+	for _, n := range e.snapshot.Load().networks {
 		w.follow(n)
 	}
 	e.watches[w] = true
@@ -61,7 +61,7 @@ func (w *FDBWatch) follow(n *network) {
 // leave watches networks that are gone no more.
 func (w *FDBWatch) leave() {
 	there := make(map[*network]bool)
-	for _, n := range w.engine.catalogue.Load().networks {
+	for _, n := range w.engine.snapshot.Load().networks {
 		there[n] = true
 	}
 	for n, watch := range w.watches {

@@ -7,7 +7,8 @@ import (
 	"testing"
 
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/netiotest"
 )
 
 // read returns the next changes as text.
@@ -29,7 +30,7 @@ func read(t *testing.T, w *dataplane.FDBWatch, want int) (got []string) {
 // A watch tells of a network that comes later from its first entry on, and of no
 // other than it was asked for.
 func TestWatchFDBFollows(t *testing.T) {
-	u := dataplanetest.NewUnderlay(t)
+	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, testNetwork(addrA, addrB))
 	watch := func(name string) *dataplane.FDBWatch {
 		t.Helper()
@@ -47,7 +48,7 @@ func TestWatchFDBFollows(t *testing.T) {
 	red := renamed(testNetwork(addrA, addrB), "red", "vx1", 200)
 	red.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: addrB}}
 	a.apply(testNetwork(addrA, addrB), red)
-	a.datagram(u, dataplane.Datagram{From: addrB, Data: vxlan(200, plainFrame(macA, macB, "x").Data)})
+	a.datagram(u, netio.Datagram{From: addrB, Data: vxlan(200, plainFrame(macA, macB, "x").Data)})
 	eventually(t, "learned", func() bool { return a.Stats().Networks[1].EntriesLearned == 1 })
 	want := []string{
 		fmt.Sprintf("red add %s %v", macC, addrB),

@@ -2,10 +2,10 @@ package encap
 
 import "testing"
 
-// TestNoAllocations covers all that a frame meets on the road.
+// TestNoAllocations covers all that a frame meets on the path.
 func TestNoAllocations(t *testing.T) {
 	frames := sampleFrames(t)
-	super := superframe(t, false)
+	super := gsoPacket(t, false)
 	arp, nd := frames["arp"][EthernetHeaderLen:], fromHex(t, solicit+sourceLink)
 	vxlan, vnet := make([]byte, VXLANHeaderLen), make([]byte, VnetHdrLen)
 	PutVXLAN(vxlan, 100)

@@ -54,7 +54,7 @@ func (a ARP) SenderMAC() MAC { return MACFrom(a[8:]) }
 // SenderIP returns the sender's protocol address.
 func (a ARP) SenderIP() netip.Addr { return netip.AddrFrom4([4]byte(a[14:])) }
 
-// TargetMAC returns the target's hardware address; nobody's in a request.
+// TargetMAC returns the target's hardware address; zero in a request.
 func (a ARP) TargetMAC() MAC { return MACFrom(a[18:]) }
 
 // TargetIP returns the target's protocol address.

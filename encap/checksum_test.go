@@ -91,7 +91,7 @@ func TestSumCarries(t *testing.T) {
 	}
 }
 
-// TestSumLong adds up what overflows first: a superframe of ones.
+// TestSumLong adds up what overflows first: a gsoPacket of ones.
 func TestSumLong(t *testing.T) {
 	ones := bytes.Repeat([]byte{0xff}, 1<<16)
 	for n := 1; n <= len(ones); n++ {

@@ -2,7 +2,7 @@
 // Ethernet, IP and transport headers inside it, the Internet checksum, ECN
 // across a tunnel (RFC 6040), flow entropy, MTU arithmetic and the ICMP errors
 // of a tunnel. It does no input or output, keeps no state and allocates nothing
-// on a frame's road.
+// on a frame's path.
 //
 // A view (Ethernet, IPv4, IPv6, TCP, UDP, ICMPv4, ICMPv6, ARP, ND) is a frame's
 // bytes seen as one header and what follows it. Its Parse function checks every
@@ -15,10 +15,10 @@ package encap
 import "errors"
 
 // What a Parse function finds wrong with a header. They are returned bare: on
-// the road nobody reads a message, the caller maps them to a reason to drop.
+// the path no message is read, the caller maps them to a reason to drop.
 var (
 	// ErrShort says that a header, or the length it announces, reaches beyond
-	// the bytes at hand.
+	// the current bytes.
 	ErrShort = errors.New("header cut off")
 	// ErrBadHeader says that a header contradicts itself or is not of the
 	// expected kind.

@@ -2,7 +2,7 @@ package encap
 
 import "encoding/binary"
 
-// EtherTypes (IEEE 802 numbers) that are told apart here.
+// EtherTypes (IEEE 802 numbers) that are distinguished here.
 const (
 	EtherTypeIPv4  = 0x0800
 	EtherTypeARP   = 0x0806

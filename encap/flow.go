@@ -38,7 +38,7 @@ func FlowHash(frame []byte) uint32 {
 //
 // IPv6's flow label is left out although it is meant for this (RFC 6438): Linux
 // gives a TCP connection a new one when it suspects the path, and a flow that
-// changes its port changes queues and is reordered. The ports tell flows apart
+// changes its port changes queues and is reordered. The ports distinguish flows
 // as well.
 func (t Transport) FlowHash(frame []byte) uint32 {
 	last := uint64(t.Proto) << 32

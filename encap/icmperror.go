@@ -44,7 +44,7 @@ const (
 	ICMPv6CodeAddressUnreachable = 3
 )
 
-// PutTooBig writes an IP packet to the start of b that tells the sender of the
+// PutTooBig writes an IP packet to the start of b that says to the sender of the
 // given one that no more than mtu bytes pass: ICMPv4 Fragmentation Needed (RFC
 // 792, RFC 1191), or ICMPv6 Packet Too Big (RFC 4443 section 3.2). It returns
 // its length, at most ICMPErrorLen, which b must have; what stood there does not
@@ -52,7 +52,7 @@ const (
 // sender is sure to take it from.
 //
 // packet is an IP packet or the start of one, at least its headers and eight
-// bytes behind them; it may be a superframe. Zero says that it must not be
+// bytes behind them; it may be a gsoPacket. Zero says that it must not be
 // answered: it may be fragmented (IPv4 without DF), mtu is below what its
 // version of IP can live with, or an error never answers such a packet: an error
 // itself, a fragment but the first, from or to an address that is no single
@@ -74,7 +74,7 @@ func PutTooBig(b, packet []byte, mtu OverlayMTU) int {
 	return 0
 }
 
-// PutUnreachable writes, as PutTooBig does, a packet that tells the sender of
+// PutUnreachable writes, as PutTooBig does, a packet that says to the sender of
 // the given one that it did not arrive: Destination Unreachable of RFC 792 or
 // RFC 4443 section 3.1.
 func PutUnreachable(b, packet []byte, what Unreachable) int {

@@ -83,7 +83,7 @@ func TestPutTooBig(t *testing.T) {
 	equalBytes(t, "v4 padded", errorOf(t, len(want), func(b []byte) int { return PutTooBig(b, append(p4, pad...), 68) }), want)
 	want = put6(t, p6, 2, 0, 1280)
 	equalBytes(t, "v6 padded", errorOf(t, len(want), func(b []byte) int { return PutTooBig(b, append(p6, pad...), 1280) }), want)
-	// Of a superframe's segment only the headers are at hand.
+	// Of a gsoPacket's segment only the headers are at hand.
 	p4, p6 = packet4(t, 1400, nil)[:28], packet6(t, 1400, nil)[:48]
 	want = put4(t, p4, 4, 1350)
 	equalBytes(t, "v4 headers", errorOf(t, len(want), func(b []byte) int { return PutTooBig(b, p4, 1350) }), want)

@@ -14,7 +14,7 @@ const (
 )
 
 // maxIPv6Extensions bounds the walk. RFC 8200 has each header once and
-// destination options twice; more than this is nobody's traffic.
+// destination options twice; real traffic has no more.
 const maxIPv6Extensions = 8
 
 // ipv6ExtensionUnit is the length of the shortest extension header and the unit

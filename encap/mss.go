@@ -41,10 +41,7 @@ func ClampMSS(b []byte, most uint16, partial bool) bool {
 			if (s.DataOffset()-len(o))&1 != 0 { // the option lies across two words
 				was, is = was<<8|was>>8, is<<8|is>>8
 			}
-			sum := uint32(^s.Checksum()) + uint32(^was) + uint32(is)
-			sum = sum>>16 + sum&0xffff
-			sum = sum>>16 + sum&0xffff
-			binary.BigEndian.PutUint16(b[16:], ^uint16(sum))
+			binary.BigEndian.PutUint16(b[16:], UpdateChecksum(s.Checksum(), was, is))
 		}
 		return true
 	}

@@ -69,7 +69,7 @@ func ParseND(b []byte) (ND, error) {
 	return d, nil
 }
 
-// IsAdvert tells an advertisement from a solicitation.
+// IsAdvert reports an advertisement, not a solicitation.
 func (d ND) IsAdvert() bool { return ICMPv6(d.msg).Type() == ICMPv6NeighborAdvert }
 
 // Target returns the address that is asked for, or spoken of.

@@ -37,7 +37,7 @@ func PutNeighborSolicit(b []byte, src, dst, target [16]byte, link MAC) int {
 }
 
 // PutNeighborAdvert writes, as PutNeighborSolicit does, an IPv6 packet that
-// says that target is at link (RFC 4861 section 4.4). One that nobody asked for
+// says that target is at link (RFC 4861 section 4.4). An unsolicited one
 // goes to AllNodes without solicited; override replaces what caches hold.
 func PutNeighborAdvert(b []byte, src, dst, target [16]byte, link MAC, router, solicited, override bool) int {
 	var flags uint8

@@ -24,7 +24,7 @@ type Kind struct {
 // FindTransport finds the IP packet in an Ethernet frame and the transport
 // header in it, looking through up to two VLAN tags and IPv6's extension
 // headers. It reports false for what is not IP, or is cut off or malformed
-// down to there. Superframes are frames like others.
+// down to there. GSOPackets are frames like others.
 func FindTransport(frame []byte) (Transport, bool) {
 	eth, err := ParseEthernet(frame)
 	if err != nil {

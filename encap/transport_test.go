@@ -52,9 +52,9 @@ func TestFindTransport(t *testing.T) {
 	}
 }
 
-// superframe returns the longest frame that a TAP hands over: a TCP segment in
+// gsoPacket returns the longest frame that a TAP hands over: a TCP segment in
 // an IP packet of the greatest length.
-func superframe(tb testing.TB, v6 bool) []byte {
+func gsoPacket(tb testing.TB, v6 bool) []byte {
 	tb.Helper()
 	name, l3, most := "tcp4", EthernetHeaderLen, 65535
 	if v6 {
@@ -70,11 +70,11 @@ func superframe(tb testing.TB, v6 bool) []byte {
 	return frame
 }
 
-func TestFindTransportSuperframe(t *testing.T) {
-	got, ok := FindTransport(superframe(t, false))
+func TestFindTransportGSOPacket(t *testing.T) {
+	got, ok := FindTransport(gsoPacket(t, false))
 	equal(t, "found", ok, true)
 	equal(t, "IPv4", got, Transport{L3: 14, L4: 34, End: 65549, Kind: Kind{Proto: ProtoTCP}})
-	got, ok = FindTransport(superframe(t, true))
+	got, ok = FindTransport(gsoPacket(t, true))
 	equal(t, "found", ok, true)
 	equal(t, "IPv6", got, Transport{L3: 14, L4: 54, End: 65589, Kind: Kind{V6: true, Proto: ProtoTCP}})
 }

@@ -8,7 +8,10 @@ const VXLANHeaderLen = 8
 // The header as one big-endian word: flags (8), reserved (24), VNI (24),
 // reserved (8). RFC 7348 section 5.
 const (
-	vxlanFlagI    = uint64(0x08) << 56
+	vxlanFlagI = uint64(0x08) << 56
+	// vxlanFlagsGPE are the P bit (0x04) and the O bit (0x01) of VXLAN-GPE
+	// (draft-ietf-nvo3-vxlan-gpe section 3.1).
+	vxlanFlagsGPE = uint64(0x05) << 56
 	vxlanVNIShift = 8
 	vxlanVNIMask  = uint64(MaxVNI) << vxlanVNIShift
 )
@@ -19,6 +22,11 @@ type VXLAN struct {
 	// Reserved reports a nonzero reserved bit. RFC 7348 has the receiver ignore
 	// them; the kernel's vxlan_rcv drops such packets.
 	Reserved bool
+	// GPE reports the P or the O bit of VXLAN-GPE, which are among the reserved
+	// bits: the payload is of another protocol than Ethernet (P), or belongs to
+	// OAM (O), and must not be taken for a frame. The bits of VXLAN-GBP are not
+	// among them: they describe the frame and leave it a frame.
+	GPE bool
 }
 
 // PutVXLAN writes a header with only the I flag set to the first
@@ -42,5 +50,6 @@ func ParseVXLAN(b []byte) (VXLAN, error) {
 	return VXLAN{
 		VNI:      VNI(w & vxlanVNIMask >> vxlanVNIShift),
 		Reserved: w&^(vxlanFlagI|vxlanVNIMask) != 0,
+		GPE:      w&vxlanFlagsGPE != 0,
 	}, nil
 }

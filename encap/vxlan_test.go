@@ -13,25 +13,33 @@ func TestVXLAN(t *testing.T) {
 		bytes    string
 		vni      VNI
 		reserved bool
+		gpe      bool
 	}{
-		{"08 000000 000000 00", 0, false},
-		{"08 000000 000064 00", 100, false},
-		{"08 000000 123456 00", 0x123456, false},
-		{"08 000000 ffffff 00", MaxVNI, false},
-		{"88 000000 000064 00", 100, true},
-		{"09 000000 000064 00", 100, true},
-		{"ff ffffff 000064 ff", 100, true},
-		{"08 800000 000064 00", 100, true},
-		{"08 000001 000064 00", 100, true},
-		{"08 000000 000064 01", 100, true},
-		{"08 000000 000064 80", 100, true},
+		{"08 000000 000000 00", 0, false, false},
+		{"08 000000 000064 00", 100, false, false},
+		{"08 000000 123456 00", 0x123456, false, false},
+		{"08 000000 ffffff 00", MaxVNI, false, false},
+		{"88 000000 000064 00", 100, true, false},
+		{"88 480fff 000064 00", 100, true, false}, // GBP: G, D and A, and a group of 0x0fff
+		{"fa ffffff 000064 ff", 100, true, false},
+		{"0c 000001 000064 00", 100, true, true}, // GPE: P, next protocol IPv4
+		{"0c 000003 000064 00", 100, true, true}, // GPE: P, next protocol Ethernet
+		{"09 000000 000064 00", 100, true, true}, // GPE: O
+		{"0a 000000 000064 00", 100, true, false},
+		{"ff ffffff 000064 ff", 100, true, true},
+		{"08 800000 000064 00", 100, true, false},
+		{"08 000001 000064 00", 100, true, false},
+		{"08 000004 000064 00", 100, true, false},
+		{"08 000000 000064 01", 100, true, false},
+		{"08 000000 000064 05", 100, true, false},
+		{"08 000000 000064 80", 100, true, false},
 	} {
 		wire := fromHex(t, c.bytes)
 		got, err := ParseVXLAN(append(wire, guard))
 		if err != nil {
 			t.Errorf("ParseVXLAN(%s): %v", c.bytes, err)
 		}
-		equal(t, c.bytes, got, VXLAN{c.vni, c.reserved})
+		equal(t, c.bytes, got, VXLAN{c.vni, c.reserved, c.gpe})
 		if !c.reserved {
 			equalBytes(t, c.bytes, putInto(t, VXLANHeaderLen, func(b []byte) { PutVXLAN(b, c.vni) }), wire)
 		}

@@ -8,9 +8,9 @@ import (
 )
 
 // Policy says from whom, beyond the listed peers, a network takes frames. The
-// zero value is nobody.
+// zero value admits none.
 type Policy struct {
-	Any      bool           // from everybody
+	Any      bool           // from every host
 	Prefixes []netip.Prefix // and from these
 }
 

@@ -2,8 +2,8 @@ package fdb
 
 import "sync/atomic"
 
-// Clock is a coarse clock in whole seconds, one per engine. The engine's beat
-// sets it once a second; the road only loads it, which costs less than asking
+// Clock is a coarse clock in whole seconds, one per engine. The engine's tick
+// sets it once a second; the path only loads it, which costs less than asking
 // the kernel for every frame. It starts at 1 and must not run backward.
 type Clock struct {
 	seconds atomic.Uint32

@@ -43,7 +43,7 @@ type Event struct {
 // ringSize is how many events a Watch may be behind.
 const ringSize = 4096
 
-// ring holds the last events. The token's holder writes, anybody reads: each
+// ring holds the last events. The holder of the lock writes, any goroutine reads: each
 // slot is two words, so that a reader that is overtaken reads nonsense but no
 // torn word, and finds out by the head.
 type ring struct {
@@ -51,8 +51,8 @@ type ring struct {
 	head  atomic.Uint64 // events written so far
 }
 
-// tell notes an event for those who watch. Nobody watching costs one load.
-func (t *Table) tell(c Change, m encap.MAC, from, to PeerID, o Origin) {
+// note records an event for the watchers. Without one it costs a load.
+func (t *Table) note(c Change, m encap.MAC, from, to PeerID, o Origin) {
 	r := t.watched.Load()
 	if r == nil {
 		return

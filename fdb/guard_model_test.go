@@ -12,10 +12,10 @@ import (
 )
 
 // guardModel is the slow twin of a table whose senders are bounded. Nothing ages in
-// it, and there are no more MACs than one set of movers holds.
+// it, and there are no more MACs than one set of moveTrackers holds.
 type guardModel struct {
 	rows   map[encap.MAC]guardRow
-	moves  map[encap.MAC]*mover
+	moves  map[encap.MAC]*moveTracker
 	limits Limits
 	max    int
 	now    uint32
@@ -36,7 +36,7 @@ func (m *guardModel) learned(of PeerID) (n int) {
 	return n
 }
 
-func (m *guardModel) satiated(p PeerID) bool {
+func (m *guardModel) overQuota(p PeerID) bool {
 	return m.limits.PerPeer != 0 && m.learned(p) >= m.limits.PerPeer
 }
 
@@ -47,7 +47,7 @@ func (m *guardModel) moved(mac encap.MAC, local bool) bool {
 	}
 	r := m.moves[mac]
 	if r == nil {
-		r = &mover{first: m.now}
+		r = &moveTracker{first: m.now}
 		m.moves[mac] = r
 	}
 	if m.now-r.first >= m.limits.Window {
@@ -74,7 +74,7 @@ func (m *guardModel) learn(mac encap.MAC, p PeerID) Verdict {
 		r.Frozen = true
 		m.rows[mac] = r
 		return LearnFrozen
-	case ok && m.satiated(p):
+	case ok && m.overQuota(p):
 		delete(m.rows, mac)
 		return LearnQuota
 	case ok:
@@ -85,7 +85,7 @@ func (m *guardModel) learn(mac encap.MAC, p PeerID) Verdict {
 		return LearnFrozen
 	}
 	switch {
-	case m.satiated(p):
+	case m.overQuota(p):
 		return LearnQuota
 	case m.learned(NoPeer) >= m.max:
 		return LearnFull
@@ -120,8 +120,8 @@ func (m *guardModel) put(mac encap.MAC, p PeerID, o Origin) error {
 	return nil
 }
 
-// thaw ends what is over, or everything.
-func (m *guardModel) thaw(all bool) {
+// unfreezeDue ends what is over, or everything.
+func (m *guardModel) unfreezeDue(all bool) {
 	for mac, r := range m.moves {
 		if r.until == 0 || !all && m.now < r.until {
 			continue
@@ -154,13 +154,13 @@ func guardProperty(t *rapid.T) {
 	})
 	c := NewClock()
 	m := &guardModel{
-		rows: map[encap.MAC]guardRow{}, moves: map[encap.MAC]*mover{}, now: 1,
+		rows: map[encap.MAC]guardRow{}, moves: map[encap.MAC]*moveTracker{}, now: 1,
 		max: rapid.IntRange(1, 4).Draw(t, "max"), limits: limits.Draw(t, "limits"),
 	}
 	tab := NewTable(m.max, 0, c)
 	tab.SetLimits(m.limits)
 	macs := rapid.Custom(func(t *rapid.T) encap.MAC {
-		return macA + encap.MAC(rapid.IntRange(0, moverWays-1).Draw(t, "n"))
+		return macA + encap.MAC(rapid.IntRange(0, trackerWays-1).Draw(t, "n"))
 	})
 	peers := rapid.SampledFrom([]PeerID{1, 2, 300})
 	same := func(t *rapid.T, what string, got, want any) {
@@ -207,7 +207,7 @@ func guardProperty(t *rapid.T) {
 			m.limits = limits.Draw(t, "limits")
 			tab.SetLimits(m.limits)
 			if m.limits.Moves == 0 {
-				m.thaw(true)
+				m.unfreezeDue(true)
 				clear(m.moves)
 			}
 		},
@@ -217,7 +217,7 @@ func guardProperty(t *rapid.T) {
 		},
 		"sweep": func(t *rapid.T) {
 			tab.Sweep(tab.SweepSlots())
-			m.thaw(false)
+			m.unfreezeDue(false)
 		},
 		"": func(t *rapid.T) {
 			checkTable(t, tab)

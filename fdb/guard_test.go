@@ -148,7 +148,7 @@ func TestFreezeBetweenSides(t *testing.T) {
 		for range 18 {
 			wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
 			tab.Forget(macA)
-			clock.Set(clock.Now() + Silence - 1)
+			clock.Set(clock.Now() + ReleaseAfter - 1)
 			wantVerdict(t, tab.Learn(macA, 2), LearnFrozen)
 			clock.Set(clock.Now() + 1)
 			tab.Forget(macA)
@@ -192,7 +192,7 @@ func TestSilenceThaws(t *testing.T) {
 			tab, clock := guarded(Limits{Moves: 3, Window: 180})
 			c.freeze(tab)
 			at, _ := tab.Lookup(macA)
-			for range Silence {
+			for range ReleaseAfter {
 				if n := tab.Frozen(); n != 1 {
 					t.Fatalf("%d are frozen", n)
 				}
@@ -296,6 +296,156 @@ func TestQuotaFloodSweepsOnce(t *testing.T) {
 	checkTable(t, tab)
 }
 
+// What moves slowly, as a router that fails over does and a container that is moved,
+// is never frozen, however often; a loop is, within its fifth move.
+func TestFailoverIsNoPendulum(t *testing.T) {
+	limits := Limits{Moves: 5, Window: 180}
+	for _, c := range []struct {
+		every  uint32 // seconds from move to move
+		freeze int    // by which; 0 = by none
+	}{{15, 0}, {Settle, 0}, {Settle - 1, 5}, {1, 5}, {0, 5}} {
+		tab, clock := guarded(limits)
+		tab.Learn(macA, 1)
+		for n := 1; n <= 200; n++ {
+			clock.Set(clock.Now() + c.every)
+			v := tab.Learn(macA, PeerID(n%2+1))
+			if n == c.freeze {
+				wantVerdict(t, v, LearnFrozen)
+				break
+			}
+			wantVerdict(t, v, LearnMoved)
+		}
+		if want := min(c.freeze, 1); tab.Frozen() != want {
+			t.Errorf("a move every %d s: %d are frozen, want %d", c.every, tab.Frozen(), want)
+		}
+		checkTable(t, tab)
+
+		// The same between a peer and our own side.
+		tab, clock = guarded(limits)
+		for n := 1; n <= 200 && tab.Frozen() == 0; n++ {
+			if v := tab.Learn(macA, 1); n > 1 && v == LearnFrozen {
+				break
+			}
+			clock.Set(clock.Now() + c.every)
+			tab.Forget(macA)
+			clock.Set(clock.Now() + c.every)
+		}
+		if want := min(c.freeze, 1); tab.Frozen() != want {
+			t.Errorf("between sides, a move every %d s: %d are frozen, want %d", c.every, tab.Frozen(), want)
+		}
+		checkTable(t, tab)
+	}
+}
+
+// crowd has peers p and q take MACs from each other, a move each a lap.
+func crowd(tab *Table, p, q PeerID, from encap.MAC, macs, frames int) {
+	for i := range frames {
+		by := p
+		if i/macs%2 == 1 {
+			by = q
+		}
+		tab.Learn(from+encap.MAC(i%macs), by)
+	}
+}
+
+// Two peers that throw thousands of MACs to each other do not keep the guard from the
+// MACs of others, nor from those that they take from others.
+func TestTwoPeersLeaveTheGuardOn(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(1<<16, 300, clock)
+	tab.SetLimits(Limits{Moves: 5, Window: 180})
+	const others, taken encap.MAC = 0x0210_0000_0000, 0x0220_0000_0000
+	for i := range encap.MAC(100) {
+		tab.Learn(others+i, 3)
+		tab.Learn(taken+i, 3)
+	}
+	if tab.Saturated() {
+		t.Fatal("it is saturated before any move")
+	}
+	crowd(tab, 1, 2, 0x0200_0000_0000, 3199, 23_544)
+	crowd(tab, 2, 1, 0x0201_0000_0000, 3199, 23_544)
+	if n := tab.Frozen(); n != 2*maxHeld {
+		t.Errorf("%d are frozen by two peers, want %d", n, 2*maxHeld)
+	}
+	if !tab.Saturated() {
+		t.Error("it does not say that it is saturated")
+	}
+	for i := range encap.MAC(100) {
+		for n := 1; n <= 8; n++ {
+			want := LearnMoved
+			if n >= 5 {
+				want = LearnFrozen
+			}
+			by := PeerID(4 - (n+1)%2) // 4 takes it, 3 takes it back
+			if n > 5 && by == 3 {
+				want = LearnKnown // where it stays
+			}
+			if v := tab.Learn(others+i, by); v != want {
+				t.Fatalf("move %d of %s, by %d: %s, want %s", n, others+i, by, v, want)
+			}
+			if by == 4 {
+				by = 1 // which has no place left
+			}
+			if v := tab.Learn(taken+i, by); v != want {
+				t.Fatalf("move %d of %s, by %d: %s, want %s", n, taken+i, by, v, want)
+			}
+		}
+		wantPeer(t, tab, others+i, 3)
+		wantPeer(t, tab, taken+i, 3)
+		// A container that is moved may go.
+		wantVerdict(t, tab.Learn(0x0230_0000_0000+i, 3), LearnAdded)
+		wantVerdict(t, tab.Learn(0x0230_0000_0000+i, 4), LearnMoved)
+	}
+	// What is refused without a place is so as long as it is heard where it is.
+	last := taken + 200
+	tab.Learn(last, 3)
+	for _, p := range []PeerID{1, 3, 1, 3} {
+		wantVerdict(t, tab.Learn(last, p), LearnMoved)
+	}
+	for range ReleaseAfter {
+		wantVerdict(t, tab.Learn(last, 1), LearnFrozen)
+		if e, _ := tab.Entry(last); e.Frozen {
+			t.Fatalf("%+v: a place beyond the peer's share", e)
+		}
+		clock.Set(clock.Now() + 1)
+	}
+	wantVerdict(t, tab.Learn(last, 1), LearnMoved)
+	checkTable(t, tab)
+	clock.Set(clock.Now() + saturation)
+	if tab.Saturated() {
+		t.Error("it is saturated a minute after the last move")
+	}
+}
+
+// When even many peers' moves have frozen every place, a MAC that is heard where it is
+// does not move, and one that is not does.
+func TestNoPlaceLeft(t *testing.T) {
+	clock := NewClock()
+	tab := NewTable(1<<18, 300, clock)
+	tab.SetLimits(Limits{Moves: 2, Window: 180})
+	for p := PeerID(100); p < 200; p += 2 {
+		crowd(tab, p, p+1, 0x0200_0000_0000+encap.MAC(p)<<16, 2400, 2400*4)
+	}
+	m := macA
+	for tab.spot(m, 3, clock.Now()) != nil {
+		m++ // most sets are full by now
+	}
+	wantVerdict(t, tab.Learn(m, 3), LearnAdded)
+	wantVerdict(t, tab.Learn(m, 4), LearnFrozen)
+	if e, _ := tab.Entry(m); e.Frozen || e.Peer != 3 {
+		t.Errorf("%+v", e)
+	}
+	if v := tab.WouldLearn(m, 4); v != LearnFrozen {
+		t.Errorf("foreseen: %s", v)
+	}
+	clock.Set(clock.Now() + ReleaseAfter)
+	if v := tab.WouldLearn(m, 4); v != LearnMoved {
+		t.Errorf("foreseen: %s", v)
+	}
+	wantVerdict(t, tab.Learn(m, 4), LearnMoved)
+	checkTable(t, tab)
+}
+
 // The memory of moves is bounded, whoever moves what.
 func TestMoversAreBounded(t *testing.T) {
 	clock := NewClock()
@@ -307,8 +457,8 @@ func TestMoversAreBounded(t *testing.T) {
 		tab.Learn(m, 2)
 		tab.Learn(m, 1)
 	}
-	if n := tab.Frozen(); n > moverSets*moverWays || n < moverSets {
-		t.Errorf("%d are frozen", n)
+	if n := tab.Frozen(); n != maxHeld {
+		t.Errorf("%d are frozen by one peer, want %d", n, maxHeld)
 	}
 	if told := tab.TakeFrozen(); len(told) != maxAlarms {
 		t.Errorf("%d told", len(told))
@@ -344,7 +494,7 @@ func TestGuardHolds(t *testing.T) {
 				before, frozen := PeerID(NoPeer), false
 				for e := range tab.All() {
 					if e.MAC == m {
-						before, frozen = e.Peer, e.Frozen && e.Age < Silence
+						before, frozen = e.Peer, e.Frozen && e.Age < ReleaseAfter
 					}
 				}
 				v := tab.Learn(m, p)
@@ -371,15 +521,31 @@ func TestGuardHolds(t *testing.T) {
 					}
 				}
 				frozen := 0
-				if tab.guard.movers != nil {
-					for i := range tab.guard.movers {
-						if tab.guard.movers[i].until != 0 {
+				if tab.guard.trackers != nil {
+					for i := range tab.guard.trackers {
+						if tab.guard.trackers[i].until != 0 {
 							frozen++
 						}
 					}
 				}
-				if frozen != tab.Frozen() || frozen != tab.guard.thaw || (tab.iced.Load() != nil) != (frozen > 0) {
-					t.Fatalf("%d frozen, counted %d and %d", frozen, tab.Frozen(), tab.guard.thaw)
+				places, held := make(map[PeerID]int32), make(map[PeerID]int32)
+				if tab.guard.trackers != nil {
+					for i := range tab.guard.trackers {
+						if r := &tab.guard.trackers[i]; r.mac.Load() != 0 {
+							places[r.by]++
+							if r.until != 0 {
+								held[r.by]++
+							}
+						}
+					}
+				}
+				for p := range PeerID(8) {
+					if of(tab.guard.places, p) != int(places[p]) || of(tab.guard.held, p) != int(held[p]) {
+						t.Fatalf("peer %d has %d places, %d frozen; counted %d and %d", p, places[p], held[p], of(tab.guard.places, p), of(tab.guard.held, p))
+					}
+				}
+				if frozen != tab.Frozen() || frozen != tab.guard.frozen || (tab.frozenTrackers.Load() != nil) != (frozen > 0) {
+					t.Fatalf("%d frozen, counted %d and %d", frozen, tab.Frozen(), tab.guard.frozen)
 				}
 			},
 		})

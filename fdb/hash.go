@@ -12,7 +12,7 @@ import (
 // hundred: addresses that count up then make runs of thousands of slots.
 //
 // Each table has its own random key: a container chooses its MACs and, with
-// admission by prefix, a stranger its address, and neither shall be able to make
+// admission by prefix, an unlisted sender its address, and neither must be able to make
 // them collide into one long probe.
 type hashKey struct{ xor, mul uint64 }
 

@@ -10,7 +10,7 @@ import (
 const MaxNeighbors = 1 << 20
 
 // Neighbor binds an inner address to the MAC that its holder answers with: what
-// ARP (RFC 826) or neighbour discovery (RFC 4861) would tell.
+// ARP (RFC 826) or neighbour discovery (RFC 4861) would find.
 type Neighbor struct {
 	Address netip.Addr // unicast, IPv4 or IPv6, without a zone
 	MAC     encap.MAC  // unicast

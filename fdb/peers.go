@@ -9,7 +9,7 @@ import (
 // and the learned ones, which the policy of Set let in when they first sent.
 //
 // Readers find a peer by its address in an index and by its ID in a list, both
-// published whole or filled in place under the token. A peer's address and ID
+// published whole or filled in place under the lock. A peer's address and ID
 // never change, so what a reader found is right however old it is.
 type Peers struct {
 	hash  hashKey
@@ -23,11 +23,11 @@ type Peers struct {
 	flood  atomic.Pointer[[]Target]
 
 	narrow  atomic.Uint64 // not 0 while a peer may have a path MTU; changes with each
-	writer  token
+	writer  tryLock
 	count   atomic.Int64
 	learned atomic.Int64
 	nextID  PeerID   // never given so far
-	free    []PeerID // released, the oldest first; the token's holder's
+	free    []PeerID // released, the oldest first; the writer's
 }
 
 // Target is one receiver of BUM frames.
@@ -41,7 +41,8 @@ type peer struct {
 	id    PeerID
 	addr  netip.Addr // unmapped
 	state atomic.Uint32
-	seen  atomic.Uint32 // second of the last frame; kept only while learned
+	heard atomic.Uint32 // second of the last frame; 0 = none yet
+	since atomic.Uint32 // second in which it was listed, or became a learned peer
 	pmtu  atomic.Uint32 // bytes; 0 = no limit is known
 	asked atomic.Uint32 // second in which pmtu was set
 
@@ -52,7 +53,7 @@ type peer struct {
 // PeerMeters is how many meters each peer has.
 const PeerMeters = 6
 
-// Meter is a word that whoever holds the Peers keeps for a peer, such as the
+// Meter is a word that the owner of the Peers keeps for a peer, such as the
 // state of a token bucket. It is zero at first.
 type Meter struct{ atomic.Uint64 }
 
@@ -78,7 +79,7 @@ const (
 	stateRetired // removed, its ID not yet released
 )
 
-// NewPeers returns an empty set, which admits nobody. self is the network's own
+// NewPeers returns an empty set, which admits no host. self is the network's own
 // underlay address, which never is a peer; invalid is none. At most maxLearned
 // peers are admitted beyond the listed ones.
 func NewPeers(self netip.Addr, maxLearned int, c *Clock) *Peers {
@@ -92,8 +93,8 @@ func NewPeers(self netip.Addr, maxLearned int, c *Clock) *Peers {
 
 // Admit says whether a frame from underlay address a is taken, and as whose. An
 // IPv4-mapped IPv6 address counts as the IPv4 one. For a known peer nothing is
-// stored but, once a second, the time of a learned one. Only the first frame of
-// a newly admitted peer allocates: its record, and at times a larger index.
+// stored but, once a second, the time. Only the first frame of a newly admitted
+// peer allocates: its record, and at times a larger index.
 func (p *Peers) Admit(a netip.Addr) (PeerID, Admission) {
 	a = a.Unmap()
 	if r := p.index.Load().find(a, p.hash.addr(a)); r != nil {
@@ -106,7 +107,7 @@ func (p *Peers) Admit(a netip.Addr) (PeerID, Admission) {
 	return p.admit(a)
 }
 
-// admit is Admit for a stranger whom the policy lets in.
+// admit is Admit for an unlisted sender whom the policy lets in.
 func (p *Peers) admit(a netip.Addr) (PeerID, Admission) {
 	if !p.writer.try() {
 		return NoPeer, AdmitBusy
@@ -129,7 +130,7 @@ func (p *Peers) admit(a netip.Addr) (PeerID, Admission) {
 	return r.id, AdmitAdded
 }
 
-// consider is what becomes of a, for the token's holder: to be AdmitAdded it has
+// consider is what becomes of a, for the caller that holds the lock: to be AdmitAdded it has
 // no ID yet.
 func (p *Peers) consider(a netip.Addr, hash uint64) (PeerID, Admission) {
 	if r := p.index.Load().find(a, hash); r != nil {
@@ -144,14 +145,38 @@ func (p *Peers) consider(a netip.Addr, hash uint64) (PeerID, Admission) {
 	return NoPeer, AdmitAdded
 }
 
-// touch notes the time of a frame from r, which ages learned peers.
+// touch notes the time of a frame from r.
 func (r *peer) touch(c *Clock) {
-	if r.state.Load() != stateLearned {
-		return
+	if now := c.Now(); r.heard.Load() != now {
+		r.heard.Store(now)
 	}
-	if now := c.Now(); r.seen.Load() != now {
-		r.seen.Store(now)
+}
+
+// idle is how many seconds ago r was heard, or became what it is if that was
+// later.
+func (r *peer) idle(now uint32) uint32 {
+	idle := since(now, r.since.Load())
+	if heard := r.heard.Load(); heard != 0 {
+		idle = min(idle, since(now, heard))
 	}
+	return uint32(max(0, idle))
+}
+
+// Restore is Admit for a peer that was heard age seconds ago, by another engine.
+func (p *Peers) Restore(a netip.Addr, age uint32) (PeerID, Admission) {
+	a = a.Unmap()
+	now := p.clock.Now()
+	at := now - age
+	if at == 0 {
+		at-- // 0 is never
+	}
+	if r := p.index.Load().find(a, p.hash.addr(a)); r != nil {
+		if heard := r.heard.Load(); heard == 0 || since(at, heard) > 0 {
+			r.heard.Store(at)
+		}
+		return r.id, AdmitKnown
+	}
+	return p.Admit(a)
 }
 
 // Addr returns the address of the peer with that ID. It answers for a removed
@@ -174,7 +199,7 @@ func (p *Peers) lookup(id PeerID) *peer {
 // Flood returns who gets a copy of each BUM frame: the peers listed with Flood,
 // in the order of their listing. Learned peers are not among them. RFC 7348
 // leaves replication to the sender, and the sender's operator lists the
-// receivers: a stranger who falls under an admitted prefix must not, by sending
+// receivers: an unlisted sender who falls under an admitted prefix must not, by sending
 // one frame, subscribe to the network's broadcasts. The slice is shared and must
 // not be modified; a later Set publishes another.
 func (p *Peers) Flood() []Target { return *p.flood.Load() }

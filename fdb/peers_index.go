@@ -8,10 +8,10 @@ import (
 
 // index finds peers by address: open addressing with linear probing, at most
 // half full. Peers are only ever added to a published index; one without some of
-// them is built anew. A nil slot ends every probe.
+// them is built again. A nil slot ends every probe.
 type index struct {
 	slots []atomic.Pointer[peer]
-	used  int // the token's holder's
+	used  int // the writer's
 }
 
 // newIndex returns an empty index with room for at least n peers.
@@ -32,7 +32,7 @@ func (x *index) find(a netip.Addr, hash uint64) *peer {
 // isFull reports whether one peer more would make the index more than half full.
 func (x *index) isFull() bool { return 2*(x.used+1) > len(x.slots) }
 
-// insert adds r, which is not in x; the caller holds the token and has checked
+// insert adds r, which is not in x; the caller holds the lock and has checked
 // isFull.
 func (x *index) insert(r *peer, hash uint64) {
 	mask := uint64(len(x.slots) - 1)
@@ -44,7 +44,7 @@ func (x *index) insert(r *peer, hash uint64) {
 	x.used++
 }
 
-// holds reports whether match accepts a peer in x. It needs no token.
+// holds reports whether match accepts a peer in x. It needs no tryLock.
 func (x *index) holds(match func(*peer) bool) bool {
 	for i := range x.slots {
 		if r := x.slots[i].Load(); r != nil && match(r) {
@@ -54,7 +54,7 @@ func (x *index) holds(match func(*peer) bool) bool {
 	return false
 }
 
-// peers returns the peers in x; the caller holds the token.
+// peers returns the peers in x; the caller holds the lock.
 func (x *index) peers() []*peer {
 	all := make([]*peer, 0, x.used)
 	for i := range x.slots {
@@ -76,7 +76,7 @@ func (p *Peers) reindex(peers []*peer) *index {
 }
 
 // newPeer makes a peer with an ID and lists it by that. The caller holds the
-// token, has made sure that an ID is left, and adds it to the index: last, so
+// tryLock, has made sure that an ID is left, and adds it to the index: last, so
 // that who finds it there finds it by its ID.
 func (p *Peers) newPeer(a netip.Addr, state uint32) *peer {
 	r := &peer{addr: a}
@@ -88,7 +88,11 @@ func (p *Peers) newPeer(a netip.Addr, state uint32) *peer {
 		p.nextID++
 	}
 	r.state.Store(state)
-	r.seen.Store(p.clock.Now())
+	now := p.clock.Now()
+	r.since.Store(now)
+	if state == stateLearned {
+		r.heard.Store(now)
+	}
 
 	byID := *p.byID.Load()
 	if int(r.id) >= len(byID) {

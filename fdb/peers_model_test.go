@@ -24,7 +24,8 @@ func peersProperty(t *rapid.T) {
 		id      PeerID
 		learned bool
 		flood   bool
-		seen    uint32
+		since   uint32
+		heard   uint32 // 0 = never
 	}
 	var (
 		c       = NewClock()
@@ -77,7 +78,7 @@ func peersProperty(t *rapid.T) {
 			k := peers[a]
 			switch {
 			case k != nil:
-				k.seen = now
+				k.heard = now
 				if got != AdmitKnown || id != k.id {
 					t.Fatalf("%s: %s as %d, want known as %d", a, got, id, k.id)
 				}
@@ -94,7 +95,7 @@ func peersProperty(t *rapid.T) {
 				if got != AdmitAdded || id != want {
 					t.Fatalf("%s: %s as %d, want added as %d", a, got, id, want)
 				}
-				peers[a] = &known{id: id, learned: true, seen: now}
+				peers[a] = &known{id: id, learned: true, since: now, heard: now}
 			}
 		},
 		"set": func(t *rapid.T) {
@@ -123,12 +124,15 @@ func peersProperty(t *rapid.T) {
 					case admits(a) && gone && (wasLearned || p.LenLearned() < bound):
 						t.Fatalf("%s was removed, though admitted", a)
 					case !wasLearned:
-						k.seen = now
+						k.since = now
 					}
 					k.learned, k.flood = true, false
 				} else {
 					if gone {
 						t.Fatalf("%s was removed, though listed", a)
+					}
+					if k.learned {
+						k.since = now
 					}
 					k.learned, k.flood = false, flood
 				}
@@ -138,7 +142,7 @@ func peersProperty(t *rapid.T) {
 			}
 			for _, w := range want {
 				if peers[w.Addr] == nil && w.Addr != self {
-					peers[w.Addr] = &known{id: newID(), flood: listed[w.Addr]}
+					peers[w.Addr] = &known{id: newID(), flood: listed[w.Addr], since: now}
 				}
 			}
 		},
@@ -146,7 +150,7 @@ func peersProperty(t *rapid.T) {
 			idle := uint32(rapid.IntRange(0, 10).Draw(t, "idle"))
 			var want []PeerID
 			for a, k := range peers {
-				if k.learned && idle != 0 && now-k.seen >= idle {
+				if k.learned && idle != 0 && now-max(k.since, k.heard) >= idle {
 					want = append(want, k.id)
 					retire(a)
 				}
@@ -178,9 +182,10 @@ func peersProperty(t *rapid.T) {
 			var want []PeerInfo
 			flood := 0
 			for a, k := range peers {
-				info := PeerInfo{ID: k.id, Addr: a, Flood: k.flood, Learned: k.learned}
+				info := PeerInfo{ID: k.id, Addr: a, Flood: k.flood, Learned: k.learned, Known: now - k.since}
+				info.LastHeard = k.heard
 				if k.learned {
-					info.Idle = now - k.seen
+					info.Idle = now - max(k.since, k.heard)
 				}
 				if k.flood {
 					flood++

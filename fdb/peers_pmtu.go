@@ -7,9 +7,13 @@ import (
 )
 
 // The path MTU to a peer is soft state: what the underlay last said of the way
-// there, kept only while it is a limit. The road reads it, and writes it when a
+// there, kept only while it is a limit. The path reads it, and writes it when a
 // send was too long; control asks the underlay again from time to time and
 // raises it.
+
+// NoRoute stands for the path MTU to a peer that the underlay has no route to. No
+// packet is as short.
+const NoRoute encap.UnderlayMTU = 1
 
 // PathMTU is the limit of the path to one peer.
 type PathMTU struct {
@@ -18,6 +22,12 @@ type PathMTU struct {
 	MTU  encap.UnderlayMTU
 	Age  uint32 // seconds since it was set
 }
+
+// Now returns the time of the engine's clock.
+func (p *Peers) Now() uint32 { return p.clock.Now() }
+
+// Since returns the seconds since a time of Now.
+func (p *Peers) Since(then uint32) uint32 { return uint32(max(0, since(p.clock.Now(), then))) }
 
 // Narrow reports whether any peer has a path MTU. It is one load, so that where
 // none has, as nearly everywhere, a frame pays no more. It may err on the side

@@ -44,7 +44,7 @@ func TestPathMTU(t *testing.T) {
 			t.Errorf("peer %+v", i)
 		}
 	}
-	// A peer that goes takes its own along; its ID begins anew.
+	// A peer that goes takes its own along; its ID begins again.
 	if _, err := p.Set([]Peer{{Addr: b}}, Policy{}); err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// TestPeersConcurrent lets several roads admit the same strangers while control
-// changes lists, policies and IDs. An ID that a road got belongs to the address
+// TestPeersConcurrent lets several paths admit the same unlisted senders while control
+// changes lists, policies and IDs. An ID that a path got belongs to the address
 // it was given for until it is released, and no two addresses share one.
 func TestPeersConcurrent(t *testing.T) {
 	const (
@@ -36,7 +36,7 @@ func TestPeersConcurrent(t *testing.T) {
 	}
 	mustSet(t, p, list(), Policy{})
 
-	// Each road names the beat before which its IDs must not be released: a stand
+	// Each path names the tick before which its IDs must not be released: a stand
 	// for the batch it is in.
 	var batches [3]atomic.Uint64
 	var done atomic.Bool
@@ -92,7 +92,7 @@ func TestPeersConcurrent(t *testing.T) {
 					return fmt.Errorf("removed %d is listed as %s", id, a)
 				}
 			}
-			for i := range batches { // every road ends the batch it is in
+			for i := range batches { // every path ends the batch it is in
 				for was := batches[i].Load(); batches[i].Load() == was && was < 1<<63 && !done.Load(); {
 				}
 			}

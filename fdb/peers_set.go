@@ -10,12 +10,12 @@ import (
 	"overtap/encap"
 )
 
-// Peer is a listed VTEP as it shall be.
+// Peer is a listed VTEP as it must be.
 type Peer struct {
 	Addr  netip.Addr
 	Flood bool // gets a copy of every BUM frame
-	// Pinned: it may send only from MACs that are bound to it by Put. Whoever
-	// takes frames asks for it; Admit does not look inside.
+	// Pinned: it may send only from MACs that are bound to it by Put. The
+	// caller that takes frames in checks it; Admit does not look inside.
 	Pinned bool
 }
 
@@ -24,9 +24,13 @@ type PeerInfo struct {
 	ID      PeerID
 	Addr    netip.Addr
 	Flood   bool
-	Learned bool              // admitted by the policy, not listed
-	Idle    uint32            // seconds since the last frame from a learned peer; 0 for listed ones
-	PathMTU encap.UnderlayMTU // 0 = no limit is known
+	Learned bool   // admitted by the policy, not listed
+	Idle    uint32 // seconds since the last frame from a learned peer; 0 for listed ones
+	// LastHeard is the clock's second in which a frame of it was admitted last; 0 =
+	// none ever was. It may be before the clock's first, where Restore said so.
+	LastHeard uint32
+	Known     uint32            // seconds since it was listed, or became a learned peer
+	PathMTU   encap.UnderlayMTU // 0 = no limit is known
 }
 
 // Set makes want the listed peers and policy the admission. Peers that stay keep
@@ -84,11 +88,14 @@ func (p *Peers) Set(want []Peer, policy Policy) (removed []PeerID, err error) {
 		r.pinned.Store(as.Pinned)
 		switch {
 		case ok:
+			if r.state.Load() == stateLearned {
+				r.since.Store(p.clock.Now())
+			}
 			r.state.Store(listedState(as.Flood))
 			known[r.addr] = r
 		case learned < p.max && pol.admits(r.addr):
 			if r.state.Load() != stateLearned {
-				r.seen.Store(p.clock.Now())
+				r.since.Store(p.clock.Now())
 				r.state.Store(stateLearned)
 			}
 			learned++
@@ -137,9 +144,9 @@ func (p *Peers) Expire(idle uint32) (removed []PeerID) {
 	}
 	now := p.clock.Now()
 	expired := func(r *peer) bool {
-		return r.state.Load() == stateLearned && int64(since(now, r.seen.Load())) >= int64(idle)
+		return r.state.Load() == stateLearned && int64(r.idle(now)) >= int64(idle)
 	}
-	// Without the token, which a sender on its way in would miss for so long.
+	// Without the lock, which a sender on its way in would miss for so long.
 	if !p.index.Load().holds(expired) {
 		return nil
 	}
@@ -194,7 +201,8 @@ func (p *Peers) All() iter.Seq[PeerInfo] {
 
 // info copies out what is known of r, unless it is removed.
 func (r *peer) info(now uint32) (PeerInfo, bool) {
-	info := PeerInfo{ID: r.id, Addr: r.addr, PathMTU: r.pathMTU()}
+	info := PeerInfo{ID: r.id, Addr: r.addr, PathMTU: r.pathMTU(), Known: uint32(max(0, since(now, r.since.Load())))}
+	info.LastHeard = r.heard.Load()
 	switch r.state.Load() {
 	case stateRetired:
 		return PeerInfo{}, false
@@ -202,7 +210,7 @@ func (r *peer) info(now uint32) (PeerInfo, bool) {
 		info.Flood = true
 	case stateLearned:
 		info.Learned = true
-		info.Idle = uint32(max(0, since(now, r.seen.Load())))
+		info.Idle = r.idle(now)
 	}
 	return info, true
 }

@@ -163,9 +163,9 @@ func TestSetDiff(t *testing.T) {
 	}
 	c.Set(63)
 	want := []PeerInfo{
-		{ID: two, Addr: addr("192.0.2.2"), Learned: true, Idle: 3},
-		{ID: three, Addr: addr("192.0.2.3")},
-		{ID: nine, Addr: addr("192.0.2.9"), Flood: true},
+		{ID: two, Addr: addr("192.0.2.2"), Learned: true, Idle: 3, Known: 3},
+		{ID: three, Addr: addr("192.0.2.3"), Known: 13},
+		{ID: nine, Addr: addr("192.0.2.9"), Flood: true, LastHeard: 50, Known: 3},
 	}
 	got := slices.Collect(p.All())
 	if d := cmp.Diff(want, got, compareAddrs); d != "" {
@@ -263,7 +263,7 @@ func TestExpire(t *testing.T) {
 	}
 	c.Set(301)
 	if removed := p.Expire(0); removed != nil {
-		t.Errorf("expired %v, though never shall", removed)
+		t.Errorf("expired %v, though never must", removed)
 	}
 	if d := cmp.Diff([]PeerID{quiet}, p.Expire(300)); d != "" {
 		t.Errorf("expired (-want +got):\n%s", d)
@@ -315,7 +315,7 @@ func TestAdmitBusy(t *testing.T) {
 	wantAdmit(t, p, "192.0.2.3", AdmitAdded)
 }
 
-// TestLateAdmission: what changed before Admit got the token counts.
+// TestLateAdmission: what changed before Admit got the lock counts.
 func TestLateAdmission(t *testing.T) {
 	p := NewPeers(netip.Addr{}, 10, NewClock())
 	mustSet(t, p, nil, Policy{Any: true})
@@ -371,5 +371,45 @@ func TestPeersAllocate(t *testing.T) {
 	}
 	if n := testing.AllocsPerRun(100, func() { p.Flood(); p.Addr(learned) }); n != 0 {
 		t.Errorf("Flood, Addr: %v allocations", n)
+	}
+}
+
+// When a peer was heard last is known of listed ones too, and of what another
+// engine heard.
+func TestHeard(t *testing.T) {
+	c := NewClock()
+	c.Set(100)
+	p := NewPeers(addr("192.0.2.1"), 2, c)
+	mustSet(t, p, []Peer{{Addr: addr("192.0.2.2")}, {Addr: addr("192.0.2.3")}}, Policy{Prefixes: prefixes("203.0.113.0/24")})
+	two, _ := p.ID(addr("192.0.2.2"))
+	check := func(what string, heard, known uint32) {
+		t.Helper()
+		info, ok := p.Peer(two)
+		if !ok || info.LastHeard != heard || info.Known != known {
+			t.Errorf("%s: %+v, want heard in second %d, known for %d s", what, info, heard, known)
+		}
+	}
+	c.Set(110)
+	check("never heard", 0, 10)
+	p.Restore(addr("192.0.2.2"), 110) // which is second 0 of this clock
+	check("heard by another engine, at what means never", 1<<32-1, 10)
+	p.Restore(addr("192.0.2.2"), 4000)
+	check("older", 1<<32-1, 10)
+	p.Restore(addr("192.0.2.2"), 7)
+	check("newer", 103, 10)
+	wantAdmit(t, p, "192.0.2.2", AdmitKnown)
+	c.Set(113)
+	check("heard", 110, 13)
+	if _, admission := p.Restore(addr("203.0.113.9"), 5); admission != AdmitAdded {
+		t.Errorf("a learned peer of another engine: %v", admission)
+	}
+	if _, admission := p.Restore(addr("198.51.100.9"), 5); admission != AdmitDenied {
+		t.Errorf("an unlisted sender: %v", admission)
+	}
+	if n := testing.AllocsPerRun(100, func() {
+		c.Set(c.Now() + 1)
+		p.Admit(addr("192.0.2.2"))
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
 	}
 }

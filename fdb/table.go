@@ -14,8 +14,8 @@ import (
 // It is one array of slots with open addressing and linear probing, at most
 // three quarters full, so that a lookup touches one cache line in the common
 // case. The array never grows. It is twice max entries, rounded up to a power
-// of two, and so large from the start; but Go takes large allocations from the
-// kernel as untouched zero pages, and pages without an entry stay out of RSS.
+// of two, and so large from the start; but of Memory that the kernel gives page by
+// page, those without an entry take none.
 //
 // # Readers against the writer
 //
@@ -24,7 +24,7 @@ import (
 //
 //   - A reader loads key, value, key, and starts over when the key changed.
 //   - The writer stores a key that matches nothing, then the value, then the
-//     key. Whoever sees the key sees its value.
+//     key. A reader that sees the key sees its value.
 //   - The key may have changed and changed back in between (ABA). Therefore its
 //     upper 15 bits count the stores to the slot. To be fooled, a reader would
 //     have to stand still between two adjacent loads for an exact multiple of
@@ -37,26 +37,28 @@ import (
 // and comes to the old one after would miss it. Therefore moves counts them, and
 // a miss holds only if the count stood still during the probe.
 type Table struct {
-	slots  []slot
-	mask   uint64 // len(slots) - 1
-	hash   hashKey
-	clock  *Clock
-	ageing int32 // seconds
-	max    int
-	iced   atomic.Pointer[movers] // while MACs are frozen
+	slots          []slot
+	mask           uint64 // len(slots) - 1
+	hash           hashKey
+	clock          *Clock
+	ageing         int32 // seconds
+	max            int
+	frozenTrackers atomic.Pointer[moveTrackers] // while MACs are frozen
 
 	_     [64]byte // what the writer stores to shares no cache line with the above
 	moves atomic.Uint64
 	_     [64]byte
 
-	writer  token
+	writer  tryLock
 	live    atomic.Int64 // entries, aged-out ones that were not swept yet included
 	learned atomic.Int64 // of them learned
 	frozen  atomic.Int64 // MACs frozen
-	alarmed atomic.Bool  // TakeFrozen has something to tell
-	watched atomic.Pointer[ring]
+	alarmed atomic.Bool  // TakeFrozen has something to return
+	// saturated is the second in which the guard last lacked a place; 0 = never.
+	saturated atomic.Uint32
+	watched   atomic.Pointer[ring]
 
-	// The token's holder's.
+	// The writer's.
 	cursor   uint64 // next slot to sweep
 	swept    int    // slots swept in the second sweptAt
 	sweptAt  uint32
@@ -93,19 +95,22 @@ const (
 // when not seen as a source for ageing seconds of c; 0 is never. Entries by Put
 // do not count toward max: they share the slots that are left, three quarters of
 // the next power of two from 2*max, at least 64.
-func NewTable(max int, ageing uint32, c *Clock) *Table {
+func NewTable(max int, ageing uint32, c *Clock) *Table { return NewTableIn(nil, max, ageing, c) }
+
+// NewTableIn is NewTable with an array of that memory.
+func NewTableIn(m Memory, max int, ageing uint32, c *Clock) *Table {
 	n := minSlots
 	if max > minSlots/2 {
 		n = 1 << bits.Len(uint(2*max-1))
 	}
 	t := &Table{
-		slots:  make([]slot, n),
 		mask:   uint64(n - 1),
 		hash:   newHashKey(),
 		clock:  c,
 		ageing: never,
 		max:    max,
 	}
+	t.slots = m.slotsOf(t, n)
 	if ageing != 0 && ageing < never {
 		t.ageing = int32(ageing)
 	}
@@ -162,7 +167,7 @@ func (v Verdict) String() string {
 // shows in the very next Lookup. For a known address nothing is stored but, once
 // a second, its time.
 //
-// The compare-and-swap of that time is made without the token. If in between the
+// The compare-and-swap of that time is made without the lock. If in between the
 // slot came to hold another entry whose value is equal bit for bit (same peer,
 // same second), that entry ages out later, once; and a time stored while the
 // entry moves to another slot is lost. Both are harmless.
@@ -181,7 +186,7 @@ func (t *Table) Learn(m encap.MAC, p PeerID) Verdict {
 }
 
 // judge is what Learn makes of the entry v when p claims its MAC; not settled is
-// an entry that is to move to p, or to begin anew.
+// an entry that is to move to p, or to begin again.
 func (t *Table) judge(v uint64, p PeerID, now uint32) (_ Verdict, settled bool) {
 	same := peerOf(v) == p
 	switch {
@@ -233,7 +238,7 @@ func (t *Table) Bytes() int {
 	return int(unsafe.Sizeof(*t)) + len(t.slots)*int(unsafe.Sizeof(slot{}))
 }
 
-// find returns the slot and the value of m, or nil. It needs no token. Some slot
+// find returns the slot and the value of m, or nil. It needs no tryLock. Some slot
 // is always empty, so every probe ends.
 func (t *Table) find(m encap.MAC) (*slot, uint64) {
 	want := (keyLive | uint64(m)) << countBits
@@ -268,7 +273,7 @@ func (t *Table) aged(v uint64, now uint32) bool {
 // fixed reports whether an entry is frozen, and its MAC was heard from its peer
 // lately.
 func (t *Table) fixed(v uint64, now uint32) bool {
-	return v&valueFrozen != 0 && since(now, tickOf(v)) < Silence
+	return v&valueFrozen != 0 && since(now, tickOf(v)) < ReleaseAfter
 }
 
 // pack makes a value. Bits of p beyond 24 would fall off the upper end.

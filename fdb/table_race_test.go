@@ -115,7 +115,7 @@ func TestTableConcurrent(t *testing.T) {
 		}
 		return nil
 	})
-	background.Go(func() error { // the beat
+	background.Go(func() error { // the tick
 		for now := uint32(2); !done.Load(); now++ {
 			c.Set(now)
 			for range 20 {

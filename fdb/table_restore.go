@@ -4,7 +4,7 @@ import "overtap/encap"
 
 // Restore learns that m was seen as a source behind p age seconds ago, as another
 // table says that was in use until now, unless something newer is known of it. A
-// frozen entry is frozen anew, for a whole window. It reports whether it took the
+// frozen entry is frozen again, for a whole window. It reports whether it took the
 // entry: one that has aged out, or beyond a bound, it does not.
 func (t *Table) Restore(m encap.MAC, p PeerID, age uint32, frozen bool) bool {
 	t.writer.take()
@@ -21,19 +21,19 @@ func (t *Table) Restore(m encap.MAC, p PeerID, age uint32, frozen bool) bool {
 		if originOf(old) > Learned || old&valueFrozen != 0 || since(tickOf(old), now-age) >= 0 && !t.aged(old, now) {
 			return false
 		}
-		if peerOf(old) != p && t.satiated(p) {
+		if peerOf(old) != p && t.overQuota(p) {
 			return false
 		}
 		t.own(peerOf(old), -1)
 		t.own(p, 1)
 		t.slots[i].val.Store(v)
-		t.tell(EntryMoved, m, peerOf(old), p, Learned)
+		t.note(EntryMoved, m, peerOf(old), p, Learned)
 	} else {
-		if t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p) {
+		if t.LenLearned() >= t.max || !t.hasSlot() || t.overQuota(p) {
 			return false
 		}
 		t.insert(i, m, v)
-		t.tell(EntryLearned, m, NoPeer, p, Learned)
+		t.note(EntryLearned, m, NoPeer, p, Learned)
 	}
 	if frozen {
 		t.refreeze(i, m, now)
@@ -42,22 +42,21 @@ func (t *Table) Restore(m encap.MAC, p PeerID, age uint32, frozen bool) bool {
 }
 
 // refreeze freezes the entry of m in slot i for a window from now on, where there
-// is room to remember it. Nobody is alarmed a second time.
+// is room to remember it. No second alarm is raised.
 func (t *Table) refreeze(i uint64, m encap.MAC, now uint32) {
 	g := &t.guard
-	if g.movers == nil {
-		g.movers = new(movers)
+	if g.trackers == nil {
+		g.trackers = new(moveTrackers)
 	}
-	set := g.movers.set(m, t.hash)
-	for w := range set {
-		r := &set[w]
-		if mac := encap.MAC(r.mac.Load()); r.until != 0 || mac != 0 && mac != m {
-			continue
-		}
-		r.become(m, now)
-		t.freeze(r, m, now)
-		s := &t.slots[i]
-		s.val.Store(s.val.Load() | valueFrozen)
+	r := t.tracker(m)
+	if r == nil {
+		r = t.spot(m, NoPeer, now)
+	}
+	if r == nil || r.until != 0 {
 		return
 	}
+	t.assign(r, m, NoPeer, now)
+	t.freeze(r, m, NoPeer, now)
+	s := &t.slots[i]
+	s.val.Store(s.val.Load() | valueFrozen)
 }

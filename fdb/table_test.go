@@ -341,7 +341,7 @@ func TestLearnWithoutSlots(t *testing.T) {
 	checkTable(t, tab)
 }
 
-// TestBusy: the road goes on when the token is taken, and reads all the same.
+// TestBusy: the path goes on when the lock is taken, and reads all the same.
 func TestBusy(t *testing.T) {
 	c := NewClock()
 	tab := NewTable(10, 300, c)
@@ -349,12 +349,12 @@ func TestBusy(t *testing.T) {
 	mustPut(t, tab, macC, 9, Static)
 	tab.writer.take()
 	c.Set(2)
-	wantVerdict(t, tab.Learn(macA, 1), LearnKnown) // needs no token, the time neither
+	wantVerdict(t, tab.Learn(macA, 1), LearnKnown) // needs no tryLock, the time neither
 	wantVerdict(t, tab.Learn(macC, 1), LearnOutranked)
 	wantVerdict(t, tab.Learn(macA, 2), LearnBusy)
 	wantVerdict(t, tab.Learn(macB, 1), LearnBusy)
 	if tab.Forget(macA) {
-		t.Error("Forget without the token")
+		t.Error("Forget without the lock")
 	}
 	wantPeer(t, tab, macA, 1)
 	tab.writer.release()
@@ -415,7 +415,7 @@ func TestAllStops(t *testing.T) {
 	if n != 1 {
 		t.Errorf("%d iterations", n)
 	}
-	wantVerdict(t, tab.Learn(macC, 1), LearnAdded) // the token is free
+	wantVerdict(t, tab.Learn(macC, 1), LearnAdded) // the lock is free
 }
 
 // TestWalkWhileChanging removes and adds while All runs: what is there all the
@@ -500,7 +500,7 @@ func TestWalkAcrossTheEnd(t *testing.T) {
 	}
 }
 
-// TestLateWriter: what changed before Learn got the token counts.
+// TestLateWriter: what changed before Learn got the lock counts.
 func TestLateWriter(t *testing.T) {
 	tab := NewTable(10, 300, NewClock())
 	now := tab.clock.Now()
@@ -578,18 +578,18 @@ func TestSweepSlots(t *testing.T) {
 		tab := NewTable(c.max, c.ageing, NewClock())
 		slots := tab.SweepSlots()
 		if slots < minSlots {
-			t.Errorf("%+v: %d slots a beat", c, slots)
+			t.Errorf("%+v: %d slots a tick", c, slots)
 		}
 		if c.ageing == 0 {
 			continue
 		}
 		if beats := len(tab.slots) / slots; beats > int(c.ageing)/10+1 {
-			t.Errorf("%+v: a pass takes %d beats", c, beats)
+			t.Errorf("%+v: a pass takes %d ticks", c, beats)
 		}
 	}
 }
 
-// TestSweepSteps: beats alone find every aged-out entry within a pass.
+// TestSweepSteps: ticks alone find every aged-out entry within a pass.
 func TestSweepSteps(t *testing.T) {
 	c := NewClock()
 	tab := NewTable(20000, 300, c)
@@ -601,13 +601,13 @@ func TestSweepSteps(t *testing.T) {
 	for ; tab.Len() > 0; beats++ {
 		gone += tab.Sweep(tab.SweepSlots())
 		if beats > 60 {
-			t.Fatalf("%d left after %d beats", tab.Len(), beats)
+			t.Fatalf("%d left after %d ticks", tab.Len(), beats)
 		}
 	}
 	if gone != 20000 {
 		t.Errorf("swept %d", gone)
 	}
-	t.Logf("20000 entries in %d slots swept in %d beats", len(tab.slots), beats)
+	t.Logf("20000 entries in %d slots swept in %d ticks", len(tab.slots), beats)
 }
 
 func TestTableMemory(t *testing.T) {

@@ -6,8 +6,8 @@ import (
 	"overtap/encap"
 )
 
-// chunk is how many slots control handles before it gives the token back, so
-// that the road does not go long without learning.
+// chunk is how many slots control handles before it gives the lock back, so
+// that the path does not go long without learning.
 const chunk = 1024
 
 // Entry is a copy of one row of a Table.
@@ -21,7 +21,7 @@ type Entry struct {
 
 // All yields every entry that has not aged out, in no order. It is not a
 // snapshot, but an entry that is there all the while is yielded once; one that is
-// removed and added again meanwhile may be yielded twice. The token is not held
+// removed and added again meanwhile may be yielded twice. The lock is not held
 // while the loop's body runs, so that it may change the table.
 func (t *Table) All() iter.Seq[Entry] {
 	return func(yield func(Entry) bool) {
@@ -59,18 +59,18 @@ func (t *Table) removeEntry(e Entry) bool {
 	}
 	aged := t.aged(v, t.clock.Now())
 	t.remove(i)
-	t.tell(gone(aged), e.MAC, e.Peer, NoPeer, e.Origin)
+	t.note(gone(aged), e.MAC, e.Peer, NoPeer, e.Origin)
 	return true
 }
 
 // Sweep removes aged-out entries from the next slots of the table and returns
-// how many went; a later call goes on where it left. The beat calls it once a
+// how many went; a later call goes on where it left. The tick calls it once a
 // second with SweepSlots. It also thaws what was frozen for long enough.
 func (t *Table) Sweep(slots int) int {
 	gone := 0
 	if t.frozen.Load() > 0 {
 		t.writer.take()
-		t.thaw(t.clock.Now())
+		t.unfreezeDue(t.clock.Now())
 		t.writer.release()
 	}
 	for slots = min(slots, len(t.slots)); slots > 0 && t.LenLearned() > 0 && t.ageing != never; slots -= chunk {
@@ -89,12 +89,12 @@ func (t *Table) SweepSlots() int {
 }
 
 // isSwept reports whether a whole pass was made in the second now: what has not
-// aged out by it does not before the next. It is for the token's holder.
+// aged out by it does not before the next. It is for the caller that holds the lock.
 func (t *Table) isSwept(now uint32) bool {
 	return t.sweptAt == now && t.swept >= len(t.slots)
 }
 
-// sweep is for the token's holder.
+// sweep is for the caller that holds the lock.
 func (t *Table) sweep(slots int, now uint32) (gone int) {
 	if t.sweptAt != now {
 		t.swept, t.sweptAt = 0, now
@@ -103,7 +103,7 @@ func (t *Table) sweep(slots int, now uint32) (gone int) {
 		s := &t.slots[t.cursor]
 		if k, v := s.key.Load(), s.val.Load(); isLive(k) && t.aged(v, now) {
 			t.remove(t.cursor) // and look at what moved here
-			t.tell(EntryAged, macOf(k), peerOf(v), NoPeer, Learned)
+			t.note(EntryAged, macOf(k), peerOf(v), NoPeer, Learned)
 			gone++
 			continue
 		}
@@ -121,7 +121,7 @@ type walked struct {
 // walk yields every entry, aged-out or not, copied chunk by chunk.
 //
 // Entries move while we walk, but only back and never past their home. Each
-// chunk starts and ends at a slot that is empty while the token is held: no entry
+// chunk starts and ends at a slot that is empty while the lock is held: no entry
 // ahead of an empty slot has its home behind it, hence none that we have not
 // seen can slip behind us, and none that we saw can overtake us.
 func (t *Table) walk() iter.Seq[walked] {

@@ -20,7 +20,7 @@ var (
 // roomSlots is how many slots Learn sweeps when the table or the peer's share of
 // it is at its bound: 16 cache lines in a row. Once it has been all around
 // within one second it sweeps no more until the next, for nothing ages in
-// between: a flood of new addresses stays cheap to refuse, and keeps the token
+// between: a flood of new addresses stays cheap to refuse, and keeps the lock
 // from others no longer than that.
 const roomSlots = 64
 
@@ -43,21 +43,21 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		}
 		return t.move(i, m, p, now)
 	}
-	if r := t.mover(m); r != nil {
-		if r.until != 0 && since(now, r.heard.Load()) >= Silence {
+	if r := t.tracker(m); r != nil {
+		if r.until != 0 && since(now, r.heard.Load()) >= ReleaseAfter {
 			t.release(r)
 		}
-		if r.until != 0 || r.local && t.moved(m, false, now) {
+		if r.until != 0 || r.local && t.moved(m, p, false, r.heard.Load(), now) != moveMade {
 			return LearnFrozen
 		}
 	}
-	if t.crowded(p) {
+	if t.atCapacity(p) {
 		swept := 0
 		if t.ageing != never && !t.isSwept(now) {
 			swept = t.sweep(roomSlots, now)
 		}
 		switch {
-		case t.satiated(p):
+		case t.overQuota(p):
 			return LearnQuota
 		case swept == 0:
 			return LearnFull
@@ -65,7 +65,7 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 		i, _ = t.seek(m)
 	}
 	t.insert(i, m, pack(p, Learned, now))
-	t.tell(EntryLearned, m, NoPeer, p, Learned)
+	t.note(EntryLearned, m, NoPeer, p, Learned)
 	return LearnAdded
 }
 
@@ -73,39 +73,45 @@ func (t *Table) learn(m encap.MAC, p PeerID, now uint32) Verdict {
 // already.
 func (t *Table) move(i uint64, m encap.MAC, p PeerID, now uint32) Verdict {
 	s := &t.slots[i]
-	t.melt(i)
+	t.unfreeze(i)
 	v := s.val.Load()
 	from, aged := peerOf(v), t.aged(v, now)
-	verdict := t.moving(from, p, aged, !aged && t.moved(m, false, now))
+	move := moveMade
+	if !aged {
+		move = t.moved(m, p, false, tickOf(v), now)
+	}
+	verdict := t.moving(from, p, aged, move)
 	switch verdict {
 	case LearnFrozen:
-		s.val.Store(v | valueFrozen)
+		if move == moveFrozen {
+			s.val.Store(v | valueFrozen)
+		}
 		return verdict
 	case LearnQuota:
 		// Where it was it is no longer: frames for it are flooded.
 		t.remove(i)
-		t.tell(gone(aged), m, from, NoPeer, Learned)
+		t.note(gone(aged), m, from, NoPeer, Learned)
 		return verdict
 	}
 	t.own(from, -1)
 	t.own(p, 1)
 	s.val.Store(pack(p, Learned, now))
 	if aged {
-		t.tell(EntryAged, m, from, NoPeer, Learned)
-		t.tell(EntryLearned, m, NoPeer, p, Learned)
+		t.note(EntryAged, m, from, NoPeer, Learned)
+		t.note(EntryLearned, m, NoPeer, p, Learned)
 		return verdict
 	}
-	t.tell(EntryMoved, m, from, p, Learned)
+	t.note(EntryMoved, m, from, p, Learned)
 	return verdict
 }
 
 // moving is what comes of a learned entry that is to move, or, aged out, to begin
-// anew; often says that its MAC moves once too often.
-func (t *Table) moving(from, to PeerID, aged, often bool) Verdict {
+// again; move is what its MAC's moves say.
+func (t *Table) moving(from, to PeerID, aged bool, move movement) Verdict {
 	switch {
-	case often:
+	case move != moveMade:
 		return LearnFrozen
-	case from != to && t.satiated(to):
+	case from != to && t.overQuota(to):
 		return LearnQuota
 	case aged:
 		return LearnAdded
@@ -127,17 +133,17 @@ func (t *Table) leave(m encap.MAC) bool {
 	if !t.departs(v, now) {
 		return false
 	}
-	t.melt(i)
-	t.moved(m, true, now)
+	t.unfreeze(i)
+	t.moved(m, peerOf(v), true, tickOf(v), now)
 	t.remove(i)
-	t.tell(EntryLocal, m, peerOf(v), NoPeer, Learned)
+	t.note(EntryLocal, m, peerOf(v), NoPeer, Learned)
 	return true
 }
 
-// melt thaws the entry in slot i if it is frozen.
-func (t *Table) melt(i uint64) {
+// unfreeze thaws the entry in slot i if it is frozen.
+func (t *Table) unfreeze(i uint64) {
 	if s := &t.slots[i]; s.val.Load()&valueFrozen != 0 {
-		t.release(t.mover(macOf(s.key.Load())))
+		t.release(t.tracker(macOf(s.key.Load())))
 	}
 }
 
@@ -165,7 +171,7 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 			return fmt.Errorf("put %s: %d entries in %d slots: %w", m, t.Len(), len(t.slots), ErrFull)
 		}
 		t.insert(i, m, v)
-		t.tell(EntryAdded, m, NoPeer, p, o)
+		t.note(EntryAdded, m, NoPeer, p, o)
 		return nil
 	}
 	s := &t.slots[i]
@@ -177,16 +183,16 @@ func (t *Table) Put(m encap.MAC, p PeerID, o Origin) error {
 	if was == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(old), -1)
-		t.melt(i)
+		t.unfreeze(i)
 	}
 	s.val.Store(v)
 	from := peerOf(old)
 	if t.aged(old, now) {
-		t.tell(EntryAged, m, from, NoPeer, Learned)
+		t.note(EntryAged, m, from, NoPeer, Learned)
 		from = NoPeer
 	}
 	if was != o || from != p {
-		t.tell(EntryAdded, m, from, p, o)
+		t.note(EntryAdded, m, from, p, o)
 	}
 	return nil
 }
@@ -199,14 +205,14 @@ func (t *Table) Delete(m encap.MAC, o Origin) bool {
 	return t.delete(m, o)
 }
 
-// What follows is for the token's holder: to it the table stands still, but for
+// What follows is for the caller that holds the lock: to it the table stands still, but for
 // the times of learned entries.
 
 func (t *Table) hasSlot() bool { return 4*t.Len() < 3*len(t.slots) }
 
-// crowded reports whether an entry behind p needs room to be made first.
-func (t *Table) crowded(p PeerID) bool {
-	return t.LenLearned() >= t.max || !t.hasSlot() || t.satiated(p)
+// atCapacity reports whether an entry behind p needs room to be made first.
+func (t *Table) atCapacity(p PeerID) bool {
+	return t.LenLearned() >= t.max || !t.hasSlot() || t.overQuota(p)
 }
 
 // seek returns the index of m's slot, or of the empty one where it would go.
@@ -247,11 +253,11 @@ func (t *Table) delete(m encap.MAC, o Origin) bool {
 	}
 	aged := t.aged(v, t.clock.Now())
 	t.remove(i)
-	t.tell(gone(aged), m, peerOf(v), NoPeer, o)
+	t.note(gone(aged), m, peerOf(v), NoPeer, o)
 	return !aged
 }
 
-// gone is how an entry that is taken away is told of: one that had aged out
+// gone is the event of an entry that is taken away: one that had aged out
 // before was only not swept yet.
 func gone(aged bool) Change {
 	if aged {
@@ -267,7 +273,7 @@ func (t *Table) remove(i uint64) {
 	if v := t.slots[i].val.Load(); originOf(v) == Learned {
 		t.learned.Add(-1)
 		t.own(peerOf(v), -1)
-		t.melt(i)
+		t.unfreeze(i)
 	}
 	for j := t.next(i); ; j = t.next(j) {
 		s := &t.slots[j]

@@ -10,7 +10,7 @@ import (
 	"overtap/encap"
 )
 
-// attack is what somebody does.
+// attack is one kind of attack.
 type attack struct {
 	name  string // on the command line
 	title string
@@ -50,7 +50,7 @@ func (a attack) columns() []column {
 }
 
 const (
-	// impostor is the first of the MACs that nobody has.
+	// impostor is the first of the MACs that no host has.
 	impostor encap.MAC = 0x0242_0300_0000
 	// spoofed is how many source MACs the attack on the table has.
 	spoofed = 1_000_000
@@ -64,7 +64,7 @@ var attacks = []attack{
 		count := int64(min(spoofed, s.most))
 		return s.vxlan(ctx, []traffic.End{s.stranger()}, traffic.VXLANOptions{Dst: s.a.MAC, Src: impostor, Sources: int(count), Count: count})
 	}},
-	{name: "stranger", title: "A stranger floods small VXLAN frames", tcp: true, run: func(ctx context.Context, s *scene) (int64, time.Duration, error) {
+	{name: "stranger", title: "An unlisted host floods small VXLAN frames", tcp: true, run: func(ctx context.Context, s *scene) (int64, time.Duration, error) {
 		return s.vxlan(ctx, []traffic.End{s.stranger()}, traffic.VXLANOptions{Dst: s.a.MAC, Src: impostor, Duration: s.lasting})
 	}},
 	{name: "storm", title: "A peer storms broadcasts", peer: true, tcp: true, guarded: []string{"storm_broadcast = 1000"},
@@ -90,7 +90,7 @@ var attacks = []attack{
 	}},
 }
 
-// stranger is site c, that whoever means no good sends from.
+// stranger is site c, which the attacks come from.
 func (s *scene) stranger() traffic.End { return traffic.End{Host: s.c.Host, Addr: s.c.Underlay} }
 
 // vxlan sends to the tunnel's end at a.

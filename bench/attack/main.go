@@ -1,4 +1,4 @@
-// Command attack has somebody do harm to a host, first where overtap ends the
+// Command attack attacks a host, first where overtap ends the
 // tunnel and then where the kernel's vxlan device does, and says how an honest
 // flow fared meanwhile and what the attack left behind.
 //

@@ -96,23 +96,23 @@ func part[T int | int64 | uint64 | float64 | time.Duration](f func(*Result) T) f
 
 var figures = []figure{
 	{"attack", []func(*Result) float64{(*Result).rate}, func(v []float64) string { return count(v[0]) + "/s" }},
-	{"frames that came to the container", []func(*Result) float64{part(func(r *Result) uint64 { return r.Delivered })}, counts},
-	{"probe lost: before, meanwhile, after", []func(*Result) float64{
+	{"frames that reached the container", []func(*Result) float64{part(func(r *Result) uint64 { return r.Delivered })}, counts},
+	{"probe lost: before, during, after", []func(*Result) float64{
 		func(r *Result) float64 { return 100 * r.Before.Loss() },
 		func(r *Result) float64 { return 100 * r.During.Loss() },
 		func(r *Result) float64 { return 100 * r.After.Loss() },
 	}, each(func(v float64) string { return strconv.FormatFloat(v, 'f', 1, 64) + " %" })},
-	{"probe's round trip, p99: before, meanwhile, after", []func(*Result) float64{
+	{"probe's round trip, p99: before, during, after", []func(*Result) float64{
 		part(func(r *Result) time.Duration { return r.Before.P99 }),
 		part(func(r *Result) time.Duration { return r.During.P99 }),
 		part(func(r *Result) time.Duration { return r.After.P99 }),
 	}, each(func(v float64) string {
 		if v == 0 {
-			return "none came back"
+			return "none returned"
 		}
 		return strconv.FormatFloat(v/1e6, 'f', 2, 64) + " ms"
 	})},
-	{"TCP: before, meanwhile", []func(*Result) float64{
+	{"TCP: before, during", []func(*Result) float64{
 		func(r *Result) float64 { return r.TCPBefore }, func(r *Result) float64 { return r.TCPDuring },
 	}, each(func(v float64) string { return strconv.FormatFloat(v/1e9, 'f', 2, 64) + " Gbit/s" })},
 	{"MACs learned by the tunnel's end", []func(*Result) float64{part(func(r *Result) int { return r.Entries })}, counts},

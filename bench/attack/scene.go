@@ -217,7 +217,7 @@ type seen struct {
 	entries   int             // of the tunnel's table
 	bridge    int             // that the bridge before it has learned, at all ports
 	memory    int64           // KiB: of the daemon resident, of the kernel its slabs
-	delivered uint64          // frames that came to the container
+	delivered uint64          // frames that reached the container
 }
 
 func (s *scene) look(ctx context.Context) (l seen, err error) {

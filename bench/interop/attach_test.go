@@ -99,7 +99,7 @@ func TestAttach(t *testing.T) {
 	d.verb("detach", "blue", late.Namespace())
 	d.refuses("it is not attached", "detach", "blue", late.Namespace())
 	d.stop(syscall.SIGTERM)
-	// before was taken while a daemon ran: with its TAP and its uplink.
+	// before was taken while a daemon ran: with its TAP and its Uplink.
 	its := append(slices.Clone(d.made), "otup0")
 	if left := must[[]string](t)(a.Host.Links()); !slices.Equal(left, without(before, its)) {
 		t.Errorf("links before: %v, after: %v", before, left)

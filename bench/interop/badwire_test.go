@@ -22,15 +22,16 @@ type vtep struct {
 	v6 bool
 }
 
+func sockaddr(a netip.Addr, port uint16) unix.Sockaddr {
+	if a.Is6() {
+		return &unix.SockaddrInet6{Addr: a.As16(), Port: int(port)}
+	}
+	return &unix.SockaddrInet4{Addr: a.As4(), Port: int(port)}
+}
+
 func newVTEP(t testing.TB, h *netlab.Host, from, to netip.Addr, port uint16) *vtep {
 	t.Helper()
 	v := &vtep{t: t, fd: -1, v6: from.Is6()}
-	sockaddr := func(a netip.Addr, port uint16) unix.Sockaddr {
-		if v.v6 {
-			return &unix.SockaddrInet6{Addr: a.As16(), Port: int(port)}
-		}
-		return &unix.SockaddrInet4{Addr: a.As4(), Port: int(port)}
-	}
 	check(t, h.Do(func() (err error) {
 		family := unix.AF_INET
 		if v.v6 {
@@ -123,6 +124,8 @@ func testBadInput(t *testing.T, v6 bool) {
 		return ethernet(a.MAC, station, nil, unix.ETH_P_IPV6, ipv6(tos, length, b.IPv6, a.IPv6))
 	}
 	honest := frame(a.MAC, station)
+	const gpeStation encap.MAC = 0x0242_0000_0078
+	gpe := frame(a.MAC, gpeStation)
 	const ce = 3
 	cases := []struct {
 		what     string
@@ -139,9 +142,13 @@ func testBadInput(t *testing.T, v6 bool) {
 		{"no I flag", good, 0, vxlan(0, 100, honest), "", dataplane.DropVXLANInvalidHdr},
 		{"all but the I flag", good, 0, vxlan(0xf7, 100, honest), "", dataplane.DropVXLANInvalidHdr},
 		{"reserved flags", good, 0, vxlan(0x48, 101, honest), "strict", dataplane.DropVXLANInvalidHdr},
+		{"VXLAN-GPE", good, 0, vxlan(0x0c, 100, gpe), "blue", dataplane.DropVXLANGPE},
+		{"VXLAN-GPE where reserved bits are dropped", good, 0, vxlan(0x0c, 101, gpe), "strict", dataplane.DropVXLANGPE},
+		{"VXLAN-GPE with IPv4 inside", good, 0, vxlan(0x0c, 100, ipv4(0, 100, b.IPv4, a.IPv4)), "blue", dataplane.DropVXLANGPE},
+		{"OAM of VXLAN-GPE", good, 0, vxlan(0x09, 100, gpe), "blue", dataplane.DropVXLANGPE},
 		{"unknown VNI", good, 0, vxlan(8, 999, honest), "", dataplane.DropVXLANVNINotFound},
-		{"stranger", bad, 0, vxlan(8, 100, honest), "blue", dataplane.DropPeerNotAdmitted},
-		{"stranger without a frame", bad, 0, vxlan(8, 100, nil), "blue", dataplane.DropPeerNotAdmitted},
+		{"unlisted sender", bad, 0, vxlan(8, 100, honest), "blue", dataplane.DropPeerNotAdmitted},
+		{"unlisted sender without a frame", bad, 0, vxlan(8, 100, nil), "blue", dataplane.DropPeerNotAdmitted},
 		{"multicast source", good, 0, vxlan(8, 100, frame(a.MAC, 0x0100_5e00_0001)), "blue", dataplane.DropMACInvalidSource},
 		{"broadcast source", good, 0, vxlan(8, 100, frame(a.MAC, encap.BroadcastMAC)), "blue", dataplane.DropMACInvalidSource},
 		{"zero source", good, 0, vxlan(8, 100, frame(a.MAC, 0)), "blue", dataplane.DropMACInvalidSource},
@@ -177,13 +184,18 @@ func testBadInput(t *testing.T, v6 bool) {
 	if e, ok := d.entry("blue", tap); ok {
 		t.Errorf("our TAP's address was learned: %+v", e)
 	}
+	for _, network := range []string{"blue", "strict"} {
+		if e, ok := d.entry(network, gpeStation); ok {
+			t.Errorf("the source of a VXLAN-GPE packet was learned: %+v", e)
+		}
+	}
 	if got := ear.arrivals(0, func(s seen) bool { return s.src() == station || s.etherType() == etherTest }); len(got) > 0 {
 		t.Errorf("%d of these frames arrived in the container", len(got))
 	}
 
 	t.Run("what is not amiss arrives", func(t *testing.T) {
 		good.send(0, vxlan(8, 100, honest))
-		good.send(0, vxlan(0xff, 100, honest)) // reserved flags are ignored
+		good.send(0, vxlan(0xfa, 100, honest)) // reserved flags are ignored, GBP's among them
 		good.send(ce, vxlan(8, 100, honest))   // not IP: nothing to mark
 		if got := ear.arrivals(3, same(honest)); len(got) != 3 {
 			t.Errorf("%d frames arrived, want 3", len(got))

@@ -74,7 +74,7 @@ func has(t *testing.T, lines []string, want string) {
 }
 
 // A capture against a kernel peer, read back by tshark: each point with its
-// frames, VXLAN dissected, a superframe marked, a stranger's frame with its reason.
+// frames, VXLAN dissected, a GSO packet marked, an unlisted sender's frame with its reason.
 func TestCapture(t *testing.T) {
 	wiretest.NewShark(t) // or there is no judge
 	d, a, b := pair(t)
@@ -93,9 +93,9 @@ func TestCapture(t *testing.T) {
 			t.Fatalf("ping: %v", r)
 		}
 	}
-	bad.send(0, vxlan(8, 100, ethernet(a.MAC, 0x0242_0000_0077, nil, etherTest, marked(60, "stranger"))))
+	bad.send(0, vxlan(8, 100, ethernet(a.MAC, 0x0242_0000_0077, nil, etherTest, marked(60, "unlisted sender"))))
 	flow{traffic.End{Host: a.Container, Addr: a.IPv4}, traffic.End{Host: b.Container, Addr: b.IPv4}, int(a.MTU)}.tcp(t, 1<<20)
-	eventually(t, "the stranger is dropped", func() error {
+	eventually(t, "the unlisted sender is dropped", func() error {
 		if !strings.Contains(live.out.String(), "peer_not_admitted") {
 			return fmt.Errorf("the trace says\n%s", live.out)
 		}
@@ -122,9 +122,9 @@ func TestCapture(t *testing.T) {
 	has(t, shark(t, file, "eth.type == 0x88b5", "ip.src", "vxlan.vni"),
 		"blue dropped inbound\tpeer "+stranger.String()+", dropped: peer_not_admitted "+
 			"(the sender is neither a listed peer nor in an admitted prefix), outer headers reconstructed\t"+stranger.String()+"\t100")
-	supers := shark(t, file, `frame.comment contains "superframe" && tcp`)
+	supers := shark(t, file, `frame.comment contains "GSO packet" && tcp`)
 	if len(supers) == 0 {
-		t.Error("no superframe is marked")
+		t.Error("no GSO packet is marked")
 	}
 	// What overtap shows of the wire is what the wire carries: ports are right.
 	for _, line := range shark(t, file, `vxlan && icmp.type == 8`, "udp.srcport", "udp.dstport") {

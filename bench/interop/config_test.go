@@ -14,6 +14,7 @@ import (
 type config struct {
 	underlay netip.Addr
 	device   string
+	metrics  string   // address of the listener; "" = none
 	engine   []string // further lines of [engine]
 	networks []network
 	last     string // tables of the last network
@@ -61,7 +62,7 @@ func (c config) toml(socket string) string {
 	if c.device != "" {
 		fmt.Fprintf(&b, "device = %q\n", c.device)
 	}
-	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = \"\"\n", socket)
+	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = %q\n", socket, c.metrics)
 	fmt.Fprintf(&b, "[engine]\n%s\n", strings.Join(c.engine, "\n"))
 	for _, n := range c.networks {
 		fmt.Fprintf(&b, "[[vxlan]]\nname = %q\nvni = %d\ntap = %q\n", n.name, n.vni, n.tap())

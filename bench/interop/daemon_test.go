@@ -56,7 +56,7 @@ func (j *journal) String() string {
 	return j.b.String()
 }
 
-// environ is that of every program: the race detector's runtime shall not
+// environ is that of every program: the race detector's runtime must not
 // sleep a second at each end (atexit_sleep_ms).
 func environ() []string {
 	return append(os.Environ(), "GORACE=atexit_sleep_ms=0 "+os.Getenv("GORACE"))
@@ -87,6 +87,14 @@ func start(t testing.TB, h *netlab.Host, c config) *daemon {
 
 func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *daemon {
 	t.Helper()
+	d := launch(t, h, c, file, socket)
+	d.comesUp()
+	return d
+}
+
+// launch is startFile that does not wait.
+func launch(t testing.TB, h *netlab.Host, c config, file, socket string) *daemon {
+	t.Helper()
 	d := &daemon{
 		t: t, host: h, socket: socket, log: &journal{}, ended: make(chan struct{}),
 		cmd: h.Command(program(t), "run", "--config", file).KillWithParent(),
@@ -107,10 +115,16 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 		close(d.ended)
 	}()
 	t.Cleanup(d.cleanup)
-	eventually(t, "ready", func() error {
+	return d
+}
+
+// comesUp waits until the daemon says that it is ready.
+func (d *daemon) comesUp() {
+	d.t.Helper()
+	eventually(d.t, "ready", func() error {
 		select {
 		case <-d.ended:
-			t.Fatalf("the daemon ended: %v\n%s", d.err, d.log)
+			d.t.Fatalf("the daemon ended: %v\n%s", d.err, d.log)
 		default:
 		}
 		if !strings.Contains(d.log.String(), "msg=ready") {
@@ -119,7 +133,6 @@ func startFile(t testing.TB, h *netlab.Host, c config, file, socket string) *dae
 		return nil
 	})
 	d.early = d.stats().Drops
-	return d
 }
 
 // cleanup stops a daemon that still runs, and shows its log and what it counted
@@ -145,6 +158,29 @@ func (d *daemon) signal(s syscall.Signal) {
 	if err := d.cmd.Process.Signal(s); err != nil {
 		d.t.Errorf("signal the daemon: %v", err)
 	}
+}
+
+// suspend stops the daemon (SIGSTOP) and waits until every thread of it has: one that
+// runs on another CPU goes on for a moment.
+func (d *daemon) suspend() {
+	d.t.Helper()
+	d.signal(syscall.SIGSTOP)
+	eventually(d.t, "the daemon stops", func() error {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", d.cmd.Process.Pid))
+		if err != nil || len(tasks) == 0 {
+			return fmt.Errorf("no threads: %v", err)
+		}
+		for _, path := range tasks {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			if _, state, _ := strings.Cut(string(text), ") "); !strings.HasPrefix(state, "T") {
+				return fmt.Errorf("%s: %s", path, text)
+			}
+		}
+		return nil
+	})
 }
 
 // await waits for the end of the process.
@@ -258,11 +294,19 @@ func (d *daemon) try(args ...string) ([]byte, error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ExitCode() == exitNotReady && len(args) > 0 && args[0] == "status" {
+		err = nil // it did answer
+	}
 	if err != nil {
 		return out, fmt.Errorf("overtap %s: %w: %s", strings.Join(args, " "), err, stderr.Bytes())
 	}
 	return out, nil
 }
+
+// exitNotReady is the exit code of `overtap status` about a daemon that is not
+// ready.
+const exitNotReady = 3
 
 // verb is try that must succeed.
 func (d *daemon) verb(args ...string) string {
@@ -304,7 +348,9 @@ func (d *daemon) entry(network string, mac encap.MAC) (dataplane.FDBEntry, bool)
 type status struct {
 	Ready    bool `json:"ready"`
 	PID      int  `json:"pid"`
+	Problems []string
 	Warnings []string
+	Offloads []dataplane.OffloadInfo `json:"offloads"`
 	Networks []struct {
 		dataplane.NetworkInfo
 		Entries        int `json:"entries"`

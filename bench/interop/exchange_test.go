@@ -99,7 +99,7 @@ func (f flow) tcp(t testing.TB, bytes int64) {
 	}
 }
 
-// udp sends a bounded number of datagrams, fewer than any queue on the road
+// udp sends a bounded number of datagrams, fewer than any queue on the path
 // holds, and wants each of them whole and once.
 func (f flow) udp(t testing.TB, o traffic.UDPOptions) {
 	t.Helper()
@@ -115,7 +115,7 @@ func (f flow) udp(t testing.TB, o traffic.UDPOptions) {
 }
 
 // udps sends small datagrams, the largest that fit, fragmented ones, and
-// superframes.
+// GSO packets.
 func (f flow) udps(t testing.TB) {
 	t.Helper()
 	most := f.mtu - f.headers()

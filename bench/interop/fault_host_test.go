@@ -76,7 +76,7 @@ var hostFaults = []fault{
 	{name: "full TAP ring", build: besideKernel, sites: 2, loss: 1, quiet: true, strike: func(s *scene) {
 		before := must[netlink.LinkStatistics](s.t)(s.a.Host.Counters("vx-blue"))
 		second := s.second()
-		s.d.signal(syscall.SIGSTOP)
+		s.d.suspend()
 		s.flood(second, traffic.UDPOptions{Size: 64, Duration: lasting()})
 		s.d.signal(syscall.SIGCONT)
 		if now := must[netlink.LinkStatistics](s.t)(s.a.Host.Counters("vx-blue")); now.TxDropped == before.TxDropped {

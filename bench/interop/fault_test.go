@@ -3,7 +3,9 @@ package interop
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -77,7 +79,7 @@ func sized[T any](short, full T) T {
 // lasting is how long a fault lasts, and the time before and after it.
 func lasting() time.Duration { return sized(300*time.Millisecond, 3*time.Second) }
 
-// probeEvery is the beat of the honest flow: 200 a second.
+// probeEvery is the tick of the honest flow: 200 a second.
 const probeEvery = 5 * time.Millisecond
 
 // TestFaults strikes with each fault and wants it counted under its name, the
@@ -306,5 +308,30 @@ func TestFaultsAreDocumented(t *testing.T) {
 	}
 	if d := cmp.Diff(names, rows); d != "" {
 		t.Errorf("faults and the rows of docs/faults.md (-faults +rows):\n%s", d)
+	}
+}
+
+// Each test that the document names is there.
+func TestFaultsNameTheirTests(t *testing.T) {
+	doc := string(must[[]byte](t)(os.ReadFile("../../docs/faults.md")))
+	named := regexp.MustCompile(`\| (Test\w+) \|\n`).FindAllStringSubmatch(doc, -1)
+	if len(named) < 20 {
+		t.Fatalf("the document names %d tests", len(named))
+	}
+	there := make(map[string]bool)
+	check(t, filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(text), -1) {
+			there[m[1]] = true
+		}
+		return err
+	}))
+	for _, m := range named {
+		if !there[m[1]] {
+			t.Errorf("there is no %s", m[1])
+		}
 	}
 }

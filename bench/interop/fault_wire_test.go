@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/bench/netlab"
 	"overtap/dataplane"
 	"overtap/encap"
 )
@@ -75,23 +76,54 @@ var wireFaults = []fault{
 		n := s.pelt(s.peer(), func(int) []byte { return vxlan(8, 101, s.frame()) })
 		s.expects("", dataplane.Inbound, dataplane.DropVXLANVNINotFound, n)
 	}},
-	{name: "strangers", build: besideKernel, quiet: true, strike: func(s *scene) {
+	{name: "unlisted senders", build: besideKernel, quiet: true, strike: func(s *scene) {
 		n := s.pelt(s.stranger(), func(int) []byte { return vxlan(8, 100, s.frame()) })
 		s.expects("blue", dataplane.Inbound, dataplane.DropPeerNotAdmitted, n)
 		if e, ok := s.d.entry("blue", imposter); ok {
-			s.t.Errorf("learned from a stranger: %+v", e)
+			s.t.Errorf("learned from an unlisted sender: %+v", e)
+		}
+	}},
+	{name: "a container as a peer", build: besideKernel, quiet: true, strike: func(s *scene) {
+		// A second container, so that the honest one's queue stays its own.
+		c := s.second()
+		raw := openRaw(s.t, c, netlab.ContainerDev)
+		for _, of := range []string{"all", netlab.SiteBridge} {
+			check(s.t, s.a.Host.Sysctl("net/ipv4/conf/"+of+"/rp_filter", "0"))
+		}
+		to := must[encap.MAC](s.t)(s.a.Host.MAC(netlab.SiteBridge))
+		from := must[encap.MAC](s.t)(c.MAC(netlab.ContainerDev))
+		n := s.repeat(func(i int) {
+			_, p := outerPacket(s.b.Underlay, s.a.Underlay, encap.ProtoUDP,
+				outerUDP(s.b.Underlay, s.a.Underlay, uint16(50000+i%1000), 4789, vxlan(8, 100, s.frame())))
+			raw.send(ethernet(to, from, nil, unix.ETH_P_IP, p))
+		})
+		s.expects("blue", dataplane.Inbound, dataplane.DropFromOverlay, n)
+		if e, ok := s.d.entry("blue", imposter); ok {
+			s.t.Errorf("learned from a container: %+v", e)
 		}
 	}},
 	{name: "reserved bits", build: besideKernel, quiet: true, strike: func(s *scene) {
-		n := s.pelt(s.peer(), func(int) []byte { return vxlan(0xff, 100, s.frame()) })
+		n := s.pelt(s.peer(), func(int) []byte { return vxlan(0xfa, 100, s.frame()) })
 		s.arrived(n)
 		if got := s.network().ReservedBits; got != uint64(n) && socketDrops(s.d.stats()) == 0 {
 			s.t.Errorf("%d counted as reserved bits, want %d", got, n)
 		}
 	}},
 	{name: "reserved bits refused", build: besideKernel, lines: []string{`reserved = "drop"`}, quiet: true, strike: func(s *scene) {
-		n := s.pelt(s.peer(), func(int) []byte { return vxlan(0xff, 100, s.frame()) })
+		n := s.pelt(s.peer(), func(int) []byte { return vxlan(0xfa, 100, s.frame()) })
 		s.expects("blue", dataplane.Inbound, dataplane.DropVXLANInvalidHdr, n)
+	}},
+	{name: "VXLAN-GPE", build: besideKernel, quiet: true, strike: func(s *scene) {
+		n := s.pelt(s.peer(), func(i int) []byte {
+			if i%2 == 0 {
+				return vxlan(0x0c, 100, s.frame())
+			}
+			return vxlan(0x0c, 100, ipv4(0, 100, s.b.IPv4, s.a.IPv4))
+		})
+		s.expects("blue", dataplane.Inbound, dataplane.DropVXLANGPE, n)
+		if e, ok := s.d.entry("blue", imposter); ok {
+			s.t.Errorf("learned from VXLAN-GPE: %+v", e)
+		}
 	}},
 	{name: "zero checksum", build: besideKernel, quiet: true, strike: func(s *scene) {
 		v := s.peer()
@@ -114,11 +146,12 @@ var wireFaults = []fault{
 			s.t.Errorf("learned by a datagram without a checksum: %+v", e)
 		}
 	}},
+	{name: "damaged inside", build: besideKernel, quiet: true, strike: strikeDamage},
 	{name: "IP fragments", build: besideKernel, quiet: true, strike: strikeFragments},
 	{name: "lying lengths", build: besideKernel, strike: strikeLies},
 }
 
-// peer sends from b's address, stranger from c's.
+// peer sends from b's address, unlisted sender from c's.
 func (s *scene) peer() *vtep     { return newVTEP(s.t, s.b.Host, s.b.Underlay, s.a.Underlay, 4789) }
 func (s *scene) stranger() *vtep { return newVTEP(s.t, s.c.Host, s.c.Underlay, s.a.Underlay, 4789) }
 
@@ -131,9 +164,16 @@ func (s *scene) frame() []byte {
 // returns how many.
 func (s *scene) pelt(v *vtep, datagram func(i int) []byte) (n int) {
 	s.t.Helper()
+	return s.repeat(func(i int) { v.send(0, datagram(i)) })
+}
+
+// repeat calls send again and again for as long as a fault lasts, and returns how
+// often.
+func (s *scene) repeat(send func(i int)) (n int) {
+	s.t.Helper()
 	for end := time.Now().Add(lasting()); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 		for range 50 {
-			v.send(0, datagram(n))
+			send(n)
 			n++
 		}
 	}
@@ -213,7 +253,7 @@ func fragments(src, dst netip.Addr, id uint16, payload []byte) [][]byte {
 // done to a frame of IPv4 and TCP, but for the last, of UDP.
 var lies = map[string]func(ip, l4 []byte){
 	"total length beyond the frame":  func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)+100)) },
-	"total length of a superframe":   func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], uint16(8*len(ip))) },
+	"total length of a GSO packet":   func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], uint16(8*len(ip))) },
 	"total length of 65535":          func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], 65535) },
 	"total length below the headers": func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], 22) },
 	"total length of 0":              func(ip, _ []byte) { binary.BigEndian.PutUint16(ip[2:], 0) },

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"overtap/bench/netlab"
 	"overtap/bench/netlab/netlabtest"
 	"overtap/encap"
@@ -38,7 +40,7 @@ func overtaps(t *testing.T, s netlab.SiteSpec, lines ...string) (d [2]*daemon, a
 	return d, sites[0], sites[1]
 }
 
-// An underlay device that is deleted and made anew is used again: also by
+// An underlay device that is deleted and made again is used again: also by
 // sockets that were bound to the old one, and by a multicast group.
 func TestUnderlayDeviceMadeAnew(t *testing.T) {
 	for _, c := range []struct {
@@ -53,6 +55,7 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d, a, b := overtaps(t, netlab.SiteSpec{V6: c.v6}, c.lines...)
 			reaches(t, a.Container, b.IPv4)
+			same := furnishTAP(t, a.Host, "vx-blue")
 			check(t, a.Host.DeleteLink(netlab.UnderlayDev)) // and the other end with it
 			for _, d := range d {
 				d.awaitReady(false)
@@ -73,6 +76,7 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 			}
 			reaches(t, a.Container, b.IPv4)
 			reaches(t, b.Container, a.IPv6)
+			same()
 			exchange(t, a, b, 1<<20)
 			for _, d := range d {
 				if n := strings.Count(d.log.String(), "learned entries are lost"); n != 1 {
@@ -96,7 +100,7 @@ func TestUnderlayAddressGone(t *testing.T) {
 	}
 	exchange(t, a, b, 1<<20)
 	if strings.Contains(d[0].log.String(), "learned entries are lost") {
-		t.Error("the engine was started anew for nothing")
+		t.Error("the engine was started again for nothing")
 	}
 }
 
@@ -137,6 +141,73 @@ func TestBridgeMadeAgain(t *testing.T) {
 	}
 }
 
+// A TAP, or a bridge that overtap made, that somebody gives another MAC has its own
+// again, and the log says so.
+func TestMACPutBack(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	n := blue(a, sites...)
+	n.bridge = "br-blue"
+	d := start(t, a.Host, at(a, n))
+	check(t, a.Host.SetMaster(a.Container.Name(), "br-blue"))
+	for _, dev := range []string{"vx-blue", "br-blue"} {
+		own := must[encap.MAC](t)(a.Host.MAC(dev))
+		check(t, a.Host.SetMAC(dev, 0x0242_dead_0001))
+		eventually(t, "its own MAC", func() error {
+			if got := must[encap.MAC](t)(a.Host.MAC(dev)); got != own || !strings.Contains(d.log.String(), "the MAC of "+dev) {
+				return fmt.Errorf("%s has the MAC %s, want %s; the log:\n%s", dev, got, own, d.log)
+			}
+			return nil
+		})
+	}
+	d.awaitReady(true)
+	reaches(t, a.Container, b.IPv4)
+}
+
+// furnishTAP puts on the TAP what an administrator may: isolation of the bridge's port,
+// or a macvlan where there is no bridge, and a qdisc for filters. It returns a call that
+// wants the same device with all of it.
+func furnishTAP(t *testing.T, h *netlab.Host, tap string) (same func()) {
+	t.Helper()
+	nh := must[*netlink.Handle](t)(h.Netlink())
+	l := must[netlink.Link](t)(nh.LinkByName(tap))
+	index, bridge := l.Attrs().Index, l.Attrs().MasterIndex
+	if bridge != 0 {
+		check(t, nh.LinkSetIsolated(l, true))
+	} else {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.ParentIndex = "upon", index
+		check(t, nh.LinkAdd(&netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}))
+	}
+	check(t, nh.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{
+		LinkIndex: index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
+	}}))
+	return func() {
+		t.Helper()
+		l := must[netlink.Link](t)(nh.LinkByName(tap))
+		if got := l.Attrs().Index; got != index {
+			t.Errorf("%s has the index %d, had %d: it is another device", tap, got, index)
+			return
+		}
+		if got := l.Attrs().MasterIndex; got != bridge {
+			t.Errorf("%s is a port of link %d, was of %d", tap, got, bridge)
+		}
+		if bridge == 0 {
+			if m := must[netlink.Link](t)(nh.LinkByName("upon")); m.Attrs().ParentIndex != index {
+				t.Errorf("the macvlan stands on link %d", m.Attrs().ParentIndex)
+			}
+		} else if p := must[netlink.Protinfo](t)(nh.LinkGetProtinfo(l)); !p.Isolated {
+			t.Errorf("%s is no longer isolated", tap)
+		}
+		qdiscs := must[[]netlink.Qdisc](t)(nh.QdiscList(l))
+		if !slices.ContainsFunc(qdiscs, func(q netlink.Qdisc) bool { return q.Type() == "clsact" }) {
+			t.Errorf("%s has the qdiscs %v, and no clsact", tap, qdiscs)
+		}
+	}
+}
+
 // An underlay whose MTU shrinks makes derived MTUs shrink, and traffic of the
 // new size passes.
 func TestUnderlayMTUShrinks(t *testing.T) {
@@ -144,6 +215,7 @@ func TestUnderlayMTUShrinks(t *testing.T) {
 		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) {
 			d, a, b := overtaps(t, netlab.SiteSpec{V6: v6})
 			reaches(t, a.Container, b.IPv4)
+			same := furnishTAP(t, a.Host, "vx-blue")
 			for _, mtu := range []encap.UnderlayMTU{1400, 1500} {
 				want := must[encap.OverlayMTU](t)(mtu.VXLANOverlay(v6))
 				for _, s := range []*netlab.Site{a, b} {
@@ -160,6 +232,10 @@ func TestUnderlayMTUShrinks(t *testing.T) {
 					check(t, s.Container.SetMTU(netlab.ContainerDev, int(want)))
 					check(t, s.Host.SetMTU(s.Container.Name(), int(want)))
 					s.MTU = want
+				}
+				same()
+				if e, ok := d[0].entry("blue", b.MAC); !ok || e.Origin != "learned" {
+					t.Errorf("with an underlay MTU of %d what was learned is lost: %+v, %v", mtu, e, ok)
 				}
 				reaches(t, a.Container, b.IPv4)
 				reaches(t, b.Container, a.IPv6)

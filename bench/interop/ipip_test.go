@@ -20,6 +20,7 @@ import (
 	"overtap/bench/netlab/wiretest"
 	"overtap/bench/traffic"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
 // tunnelled are hosts that route for a container each and are joined by one
@@ -119,7 +120,7 @@ func TestIPIP(t *testing.T) {
 	}
 }
 
-// Byte-exact both ways, whatever the offloads: superframes cut by the road, by
+// Byte-exact both ways, whatever the offloads: GSO packets cut by the path, by
 // the stack, by nobody; TUNs without a vnet header; several workers.
 func TestIPIPOffloads(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -155,7 +156,7 @@ func TestIPIPOffloads(t *testing.T) {
 }
 
 // What goes over the wire is IP-in-IP in the eyes of tshark, without a wrong
-// checksum, also where the stack cuts superframes for a device that does
+// checksum, also where the stack cuts GSO packets for a device that does
 // nothing; outer headers are as RFC 2003 has them.
 func TestNothingWrongInIPIP(t *testing.T) {
 	shark := wiretest.NewShark(t)
@@ -211,10 +212,10 @@ func TestNothingWrongInIPIP(t *testing.T) {
 	}
 }
 
-// uplink is what the daemon says of it.
-func (d *daemon) uplink() dataplane.UplinkInfo {
+// Uplink is what the daemon says of it.
+func (d *daemon) uplink() netio.UplinkInfo {
 	d.t.Helper()
-	return ask[struct{ Uplink dataplane.UplinkInfo }](d, "status").Uplink
+	return ask[struct{ Uplink netio.UplinkInfo }](d, "status").Uplink
 }
 
 // The tunnel follows the underlay's MTU, comes back with its device, and the

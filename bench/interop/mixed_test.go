@@ -17,7 +17,7 @@ import (
 	"overtap/dataplane"
 )
 
-// Superframes and small packets at once, both ways, keep every byte: of the
+// GSO packets and small packets at once, both ways, keep every byte: of the
 // streams all arrive, and what is lost of the small packets was counted by name.
 func TestMixedLoad(t *testing.T) {
 	const streamed, small = 48 << 20, 2000

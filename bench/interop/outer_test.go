@@ -42,13 +42,13 @@ func takeApart(frame []byte) (o outside, ok bool) {
 
 // TestOuterHeader looks at what leaves a host by the wire: TTL, DF and DSCP are
 // as configured, the ECN codepoint is the inner packet's (RFC 6040 section 4.1),
-// and the inner packet is untouched, of single frames and of superframes, cut
-// and uncut.
+// and the inner packet is untouched, of single frames and of GSO packets, cut
+// and unsegmented.
 func TestOuterHeader(t *testing.T) {
 	for _, c := range []struct {
 		v6    bool
 		lines []string
-		whole bool // superframes leave uncut
+		whole bool // GSO packets leave unsegmented
 		dscp  func(inner uint8) uint8
 		ttl   uint8
 		df    bool
@@ -129,7 +129,7 @@ func TestOuterHeader(t *testing.T) {
 					}
 				}
 				if capable == 0 || (large > 0) != c.whole {
-					t.Errorf("%v: %d packets of ECT(0), %d superframes", f, capable, large)
+					t.Errorf("%v: %d packets of ECT(0), %d GSO packets", f, capable, large)
 				}
 			}
 		})

@@ -78,7 +78,7 @@ func TestProbeOvertap(t *testing.T) {
 			check(t, hop.SetMTU(netlab.HopDev, 1400))
 			verified(1400, 1400)
 			if got := d.pathMTU(b); got != 1400 {
-				t.Errorf("the road knows of a path MTU of %d", got)
+				t.Errorf("the path knows of a path MTU of %d", got)
 			}
 			if text := d.verb("status"); !strings.Contains(text, "1 with a path MTU below") || !strings.Contains(text, "PATH TO") {
 				t.Errorf("status:\n%s", text)

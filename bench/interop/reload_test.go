@@ -331,3 +331,121 @@ func TestManyReloads(t *testing.T) {
 		t.Errorf("%d KiB are resident, %d after a quarter of the reloads", n, memory)
 	}
 }
+
+// A reload names what it changes, from what to what, and before that what it would
+// change; what it refuses it names with the line of the file; and a folder of the
+// configuration that was replaced, which its confinement keeps it from, it explains.
+func TestReloadExplains(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a := sites[0]
+	c := at(a, blue(a, sites...))
+	first, socket := prepare(t, c)
+	_, elsewhere := prepare(t, c)
+	dir := filepath.Join(filepath.Dir(elsewhere), "conf")
+	check(t, os.Mkdir(dir, 0o700))
+	file := filepath.Join(dir, "overtap.toml")
+	check(t, os.Rename(first, file))
+	d := startFile(t, a.Host, c, file, socket)
+	good := c.toml(socket)
+	lineOf := func(text, key string) int {
+		before, _, ok := strings.Cut(text, "\n"+key)
+		if !ok {
+			t.Fatalf("no %s in\n%s", key, text)
+		}
+		return strings.Count(before, "\n") + 2
+	}
+
+	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
+	next := at(a, blue(a, sites...).with("ttl = 32"), red).toml(socket)
+	check(t, os.WriteFile(file, []byte(next), 0o600))
+	want := fmt.Sprintf("added red\nchanged blue\n  ttl: not set → 32 (line %d)\n", lineOf(next, "ttl = "))
+	if out := d.verb("reload", "--dry-run"); out != "a dry run: nothing was changed; a reload would do this:\n"+want {
+		t.Errorf("a dry run says %q, want %q", out, want)
+	}
+	if s := d.status(); len(s.Networks) != 1 {
+		t.Errorf("after a dry run: %+v", s.Networks)
+	}
+	if out := d.verb("reload"); out != want {
+		t.Errorf("the reload says %q, want %q", out, want)
+	}
+	if log := d.log.String(); !strings.Contains(log, `msg="changed by the reload" network=blue key=ttl`) || strings.Count(log, "was reloaded") != 1 {
+		t.Errorf("the log:\n%s", log)
+	}
+	check(t, os.WriteFile(file, []byte(good), 0o600))
+	d.verb("reload")
+
+	for _, wrong := range []struct{ key, was, is, want string }{
+		{"vni", "100", "102", `vxlan[0].vni (network "blue"): 102: was 100: vni cannot change while the network runs: `},
+		{"bridge", `"` + netlab.SiteBridge + `"`, `"br-other"`, `vxlan[0].bridge (network "blue"): "br-other": was "` + netlab.SiteBridge + `": bridge cannot change while the network runs: `},
+		{"address", `"` + a.Underlay.String() + `"`, `"192.0.2.99"`, `underlay.address: "192.0.2.99": was "` + a.Underlay.String() + `": [underlay] cannot change while the daemon runs: `},
+	} {
+		text := strings.Replace(good, wrong.key+" = "+wrong.was, wrong.key+" = "+wrong.is, 1)
+		check(t, os.WriteFile(file, []byte(text), 0o600))
+		want := fmt.Sprintf("%s:%d: %s", file, lineOf(text, wrong.key+" = "+wrong.is), wrong.want)
+		for _, args := range [][]string{{"reload"}, {"reload", "--dry-run"}} {
+			if _, err := d.try(args...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%v of another %s: %v, want %s", args, wrong.key, err, want)
+			}
+		}
+	}
+
+	check(t, os.Rename(dir, dir+".old"))
+	check(t, os.Mkdir(dir, 0o700))
+	check(t, os.WriteFile(file, []byte(good), 0o600))
+	if _, err := d.try("reload"); err == nil || !strings.Contains(err.Error(), "the folder "+dir+" was replaced since the daemon started") ||
+		!strings.Contains(err.Error(), "Landlock") {
+		t.Errorf("of a folder that was replaced: %v", err)
+	}
+	check(t, os.RemoveAll(dir))
+	check(t, os.Rename(dir+".old", dir))
+	check(t, os.WriteFile(file, []byte(good), 0o600))
+	if out := d.verb("reload"); out != "nothing changed\n" {
+		t.Errorf("of the folder that was put back: %q", out)
+	}
+}
+
+// An MTU that is configured changes by a reload, on the living devices: of a network
+// with a bridge, of one without, and of a tunnel. What stands on them stays.
+func TestReloadMTU(t *testing.T) {
+	lab := netlabtest.New(t)
+	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
+	a, b := sites[0], sites[1]
+	kernel.end(t, b, blue(b, sites...), sites)
+	of := func(mtu int) config {
+		line := fmt.Sprintf("mtu = %d", mtu)
+		mine := blue(a, sites...).with(line)
+		lone := network{name: "lone", vni: 101, port: 4789, peers: []netip.Addr{b.Underlay}}.with(line)
+		c := at(a, mine, lone)
+		c.last = fmt.Sprintf("[[ipip]]\nname = \"tun0\"\n%s\n[[ipip.route]]\nprefix = \"172.31.0.0/16\"\npeer = %q\n", line, b.Underlay)
+		return c
+	}
+	file, socket := prepare(t, of(1450))
+	d := startFile(t, a.Host, of(1450), file, socket)
+	reaches(t, a.Container, b.IPv4)
+	bridged, lone := furnishTAP(t, a.Host, "vx-blue"), furnishTAP(t, a.Host, "vx-lone")
+	for _, mtu := range []int{1300, 1450} {
+		check(t, os.WriteFile(file, []byte(of(mtu).toml(socket)), 0o600))
+		if r := ask[reloaded](d, "reload"); len(r.Changed) != 3 || len(r.Added)+len(r.Removed) != 0 {
+			t.Fatalf("%+v", r)
+		}
+		for _, dev := range []string{"vx-blue", "vx-lone", "tun0"} {
+			if got := must[int](t)(a.Host.MTU(dev)); got != mtu {
+				t.Errorf("%s has an MTU of %d, want %d", dev, got, mtu)
+			}
+		}
+		for _, n := range d.status().Networks {
+			if int(n.MTU) != mtu {
+				t.Errorf("network %s has an MTU of %d, want %d", n.Network, n.MTU, mtu)
+			}
+		}
+		if _, ok := d.entry("blue", b.MAC); !ok {
+			t.Error("what was learned is lost")
+		}
+		bridged()
+		lone()
+		d.awaitReady(true)
+		reaches(t, a.Container, b.IPv4)
+	}
+	exchange(t, a, b, 1<<20)
+}

@@ -26,7 +26,7 @@ import (
 // entered is a MAC that the tests enter by `overtap fdb add`.
 const entered encap.MAC = 0x0242_0a00_0177
 
-// replaceIDs finds the ids of runs in the aliases of links, uplinkLine the uplink.
+// replaceIDs finds the ids of runs in the aliases of links, uplinkLine the Uplink.
 var uplinkLine = regexp.MustCompile(`(?m)^link otup.*\n`)
 var replaceIDs = regexp.MustCompile(`overtap (bridge|device) \w+`)
 
@@ -239,7 +239,7 @@ func TestKilledAndAdopted(t *testing.T) {
 	same("a daemon that was killed twice and then stopped")
 }
 
-// A device of the name that a stranger made stays an error, also for a daemon that
+// A device of the name that another program made stays an error, also for a daemon that
 // adopts.
 func TestAdoptsNoStranger(t *testing.T) {
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -37,7 +38,7 @@ func (d *daemon) trace(args ...string) dataplane.Explanation {
 
 // TestTrace has overtap foretell, for a number of flows, by which port they leave
 // to a kernel peer, and sees it on the wire; then what comes of a frame from that
-// peer, from a stranger, and of one that the path does not take.
+// peer, from an unlisted sender, and of one that the path does not take.
 func TestTrace(t *testing.T) {
 	for _, lines := range [][]string{nil, {"df = false"}} {
 		t.Run(strings.Join(lines, ""), func(t *testing.T) { testTrace(t, lines) })
@@ -91,16 +92,17 @@ func testTrace(t *testing.T, lines []string) {
 		t.Errorf("12 flows left by the ports %v", ports)
 	}
 
+	testTraceOnThisHost(t, d, a, b)
 	from := []string{"--from", b.Underlay.String(), "--src", b.MAC.String(), "--dst", a.MAC.String()}
 	if x := d.trace(from...); x.Verdict != dataplane.OutcomeDelivered {
 		t.Errorf("from the peer: %+v", x)
 	}
 	from[1] = netlab.UnderlayAddr(99, false).String()
 	if x := d.trace(from...); x.Reason != dataplane.DropPeerNotAdmitted {
-		t.Errorf("from a stranger: %+v", x)
+		t.Errorf("from an unlisted sender: %+v", x)
 	}
 	x := d.trace("--src", a.MAC.String(), "--dst", b.MAC.String(), "--ip", fmt.Sprintf("%v,%v", a.IPv4, b.IPv4), "--size", fmt.Sprint(a.MTU+1))
-	if x.Reason != dataplane.DropTooBig || !strings.Contains(x.Told, fmt.Sprintf("at most %d bytes", a.MTU)) {
+	if x.Reason != dataplane.DropTooBig || !strings.Contains(x.Notified, fmt.Sprintf("at most %d bytes", a.MTU)) {
 		t.Errorf("a packet that is too long: %+v", x)
 	}
 	if _, err := d.try("trace", "--network", "green", "--src", a.MAC.String(), "--dst", b.MAC.String()); err == nil ||
@@ -110,4 +112,61 @@ func testTrace(t *testing.T, lines []string) {
 	if _, err := d.try("trace", "--ip", "198.51.100.1,198.51.100.2"); err == nil || !strings.Contains(err.Error(), "want the MACs of source and destination") {
 		t.Errorf("of a packet without MACs: %v", err)
 	}
+}
+
+// testTraceOnThisHost has the bridge deliver what is for this host and its
+// containers, and looks addresses up.
+func testTraceOnThisHost(t *testing.T, d *daemon, a, b *netlab.Site) {
+	t.Helper()
+	bridge := func(x dataplane.Explanation) string {
+		if x.Verdict != dataplane.OutcomeBridged || len(x.Copies) != 0 || x.Reason != 0 {
+			return fmt.Sprintf("%+v", x)
+		}
+		return x.Steps[len(x.Steps)-1].Detail
+	}
+	x := d.trace("--src", b.MAC.String(), "--dst", a.MAC.String())
+	if got := bridge(x); !strings.Contains(got, fmt.Sprintf("%s has %s at port ", netlab.SiteBridge, a.MAC)) || len(x.Steps) != 2 {
+		t.Errorf("to the container of this host: %s", got)
+	}
+	var own net.HardwareAddr
+	if err := a.Host.Do(func() error {
+		l, err := net.InterfaceByName(netlab.SiteBridge)
+		if err == nil {
+			own = l.HardwareAddr
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if got := bridge(d.trace("--src", a.MAC.String(), "--dst", own.String())); !strings.Contains(got, "at this host itself") {
+		t.Errorf("to the bridge's own MAC: %s", got)
+	}
+	if x := d.trace("--src", a.MAC.String(), "--dst", b.MAC.String()); x.Verdict != dataplane.OutcomeSent {
+		t.Errorf("to the other host: %+v", x)
+	}
+
+	// By address, which nothing on a host without an address there knows.
+	x = d.trace("blue", b.IPv4.String())
+	if x.Verdict != dataplane.OutcomeSent || x.Steps[0].Name != "address" || !strings.Contains(x.Steps[0].Detail, "this host does not know the MAC of "+b.IPv4.String()) {
+		t.Errorf("an address that is not known: %+v", x)
+	}
+	// One that the host's own stack has spoken to.
+	run := func(args ...string) {
+		t.Helper()
+		if out, err := a.Host.Command(args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	run("ip", "neigh", "replace", b.IPv4.String(), "lladdr", b.MAC.String(), "dev", netlab.SiteBridge)
+	run("ip", "neigh", "replace", a.IPv4.String(), "lladdr", a.MAC.String(), "dev", netlab.SiteBridge)
+	source := []string{"--ip-src", "198.18.0.99", "--proto", "udp", "--dport", "9"}
+	x = d.trace(append(source, "blue", b.IPv4.String())...)
+	if x.Verdict != dataplane.OutcomeSent || len(x.Copies) != 1 || x.Copies[0].Peer != b.Underlay ||
+		!strings.Contains(x.Steps[0].Detail, fmt.Sprintf("%s is at %s: this host's neighbours on %s", b.IPv4, b.MAC, netlab.SiteBridge)) {
+		t.Errorf("an address of the other host: %+v", x)
+	}
+	if got := bridge(d.trace(append(source, "blue", a.IPv4.String())...)); !strings.Contains(got, "at port ") {
+		t.Errorf("an address of this host: %s", got)
+	}
+	run("ip", "neigh", "flush", "dev", netlab.SiteBridge)
 }

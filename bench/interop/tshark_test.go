@@ -57,7 +57,7 @@ func TestNothingWrongOnTheWire(t *testing.T) {
 		site   netlab.SiteSpec
 		peer   peer
 		engine []string
-		uplink bool // superframes leave uncut
+		uplink bool // GSO packets leave unsegmented
 	}{
 		{name: "no offloads", port: 4789, site: netlab.SiteSpec{Offload: netlab.NoOffloads}, peer: kernel},
 		{name: "no offloads, IPv6", port: 8472, site: netlab.SiteSpec{V6: true, Offload: netlab.NoOffloads}, peer: kernel},

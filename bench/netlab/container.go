@@ -11,7 +11,7 @@ import (
 // ContainerDev is the name of a container's only device.
 const ContainerDev = "eth0"
 
-// ContainerSpec says what a container shall be.
+// ContainerSpec says what a container must be.
 type ContainerSpec struct {
 	Name    string // of the namespace, and of the port on the host's bridge
 	Bridge  string // of the host

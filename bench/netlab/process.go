@@ -45,7 +45,7 @@ func (l *Lab) endProcesses(hosts []string) error {
 		deadline := time.Now().Add(step.grace)
 		signalled := map[int]bool{}
 		for {
-			// Looked up anew each round: an id may belong to another by now.
+			// Looked up again each round: an id may belong to another by now.
 			var left []int
 			err := eachProcess(func(id int, ns os.FileInfo) {
 				for _, in := range inside {

@@ -14,7 +14,7 @@ const (
 	SiteVXLAN  = "vx0"
 )
 
-// SiteSpec says how sites shall be made. The zero value is two of them on an
+// SiteSpec says how sites must be made. The zero value is two of them on an
 // IPv4 underlay of MTU 1500 with all offloads.
 type SiteSpec struct {
 	Count       int  // sites; 0 = 2; at most 26
@@ -25,7 +25,7 @@ type SiteSpec struct {
 }
 
 // Site is one end of an overlay without the tunnel: a host on the underlay with
-// a bridge, and a container on that bridge. The tunnel, whoever makes it, joins
+// a bridge, and a container on that bridge. The tunnel, of overtap or the kernel, joins
 // the bridges.
 type Site struct {
 	N         int              // from 1, its place among the sites

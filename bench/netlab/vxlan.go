@@ -13,7 +13,7 @@ import (
 	"overtap/encap"
 )
 
-// VXLANSpec says what a vxlan device of the kernel shall be. The zero value of
+// VXLANSpec says what a vxlan device of the kernel must be. The zero value of
 // every field but Name, VNI and Local is what `ip link add type vxlan` does
 // unasked, except that Port is 4789.
 type VXLANSpec struct {

@@ -10,7 +10,7 @@
 //	go run ./bench/report -observe metrics,top [-runs 5] [-duration 2s] [-loads …]
 //	    [-rows overtap] [-underlay all] [-overtap FILE]
 //
-// tells in place of that what it costs to watch the daemon: metrics are scraped every
+// reports in place of that what it costs to watch the daemon: metrics are scraped every
 // second and `overtap top` is open, or not. -runs are the pairs that are compared, and
 // -duration is how long each half of one is.
 //
@@ -38,7 +38,7 @@ import (
 )
 
 func main() {
-	// SIGPIPE too: `report | head` shall leave no hosts behind.
+	// SIGPIPE too: `report | head` must leave no hosts behind.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
@@ -74,10 +74,11 @@ func parse(args []string, stderr io.Writer) (o options, err error) {
 		"kinds of underlay: with all offloads, without tunnel segmentation, with none")
 	fs.StringVar(&rows, "rows", rowNames(bench.DefaultRows),
 		"who makes the tunnel: some of "+rowNames(bench.Rows))
-	fs.StringVar(&loads, "loads", names(bench.Loads, func(l bench.Load) string { return l.Name }), "what is sent")
+	fs.StringVar(&loads, "loads", names(installed(), loadName),
+		"what is sent: some of "+names(bench.Loads, loadName)+"; those of iperf3 and sockperf need these programs")
 	fs.StringVar(&o.plan.Binary, "overtap", "", "the `FILE` to run; \"\" = build it from this module")
 	fs.StringVar(&o.out, "out", filepath.Join("bench", "out"), "`DIRECTORY` for bench.md, bench.json and bench.svg; \"\" = none")
-	fs.StringVar(&observers, "observe", "", "tell what it costs that these watch the daemon: some of "+
+	fs.StringVar(&observers, "observe", "", "report what it costs that these watch the daemon: some of "+
 		names(bench.Observers, func(o bench.Observer) string { return o.Name }))
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -132,6 +133,13 @@ func (o *options) observed(fs *flag.FlagSet, list string) (err error) {
 		return errors.New("-observe: want one row that has a daemon, and one underlay")
 	}
 	return nil
+}
+
+func loadName(l bench.Load) string { return l.Name }
+
+// installed are the loads whose program is there.
+func installed() []bench.Load {
+	return slices.DeleteFunc(slices.Clone(bench.Loads), func(l bench.Load) bool { return !l.Installed() })
 }
 
 func rowNames(rows []bench.Row) string {

@@ -6,7 +6,7 @@
 //	go run ./bench/soak [-time 30m] [-overtap FILE] [-seed N]
 //
 // What came of it is a Markdown page on standard output; the exit status is 1 when
-// something was not as it shall be. It needs root, for the hosts are network
+// something was not as it should be. It needs root, for the hosts are network
 // namespaces, and unless it is given a binary the go command and this module's
 // source.
 //
@@ -110,7 +110,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if n := len(r.failures()); n > 0 {
-		return fmt.Errorf("%d things are not as they shall be; see the page's end", n)
+		return fmt.Errorf("%d things are not as they should be; see the page's end", n)
 	}
 	return nil
 }

@@ -22,7 +22,7 @@ const (
 	stragglers = 3 * time.Second
 )
 
-// probe sends a datagram a beat and notes which of them come back, so that each one
+// probe sends a datagram a tick and notes which of them come back, so that each one
 // that does not can be held against what was being done when it left.
 type probe struct {
 	name string

@@ -109,7 +109,7 @@ func (r *report) losses() (lost, named int64) {
 	return lost, min(named, lost)
 }
 
-// failures are all that is not as it shall be.
+// failures are all that is not as it should be.
 func (r *report) failures() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -139,7 +139,7 @@ func (r *report) failures() []string {
 			case !ok:
 				all = append(all, fmt.Sprintf("host %s: too few samples", hostNames[i]))
 			case t.grown:
-				all = append(all, fmt.Sprintf("host %s: %s grew from %.1f to %.1f", hostNames[i], kind.name, t.first, t.last))
+				all = append(all, fmt.Sprintf("host %s: %s grew from %.1f to %.1f, and were %.1f at the most", hostNames[i], kind.name, t.first, t.last, t.most))
 			}
 		}
 	}
@@ -154,7 +154,9 @@ func (r *report) trend(host, kind int) (trend, bool) {
 	for _, s := range r.samples[host] {
 		values = append(values, s[kind])
 	}
-	return trendOf(values, kinds[kind].room)
+	t, ok := trendOf(values, kinds[kind].room, kinds[kind].most)
+	t.grown = t.grown && r.took >= kinds[kind].after
+	return t, ok
 }
 
 // write prints the page.
@@ -219,9 +221,9 @@ func (r *report) write(w io.Writer) error {
 	fmt.Fprintf(&b, "\nLost without a move: %d, of which the daemons and the kernel name %d. What each daemon took it sent, answered or dropped: %s.\n",
 		lost, named, verdict(r.kinds["conservation"] > 0, "no", "yes, to the frame"))
 	if len(wrong) == 0 {
-		b.WriteString("\nEverything is as it shall be.\n")
+		b.WriteString("\nEverything is as it should be.\n")
 	} else {
-		b.WriteString("\n## Not as it shall be\n\n")
+		b.WriteString("\n## Not as it should be\n\n")
 		for _, f := range wrong {
 			fmt.Fprintf(&b, "- %s\n", f)
 		}

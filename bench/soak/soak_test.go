@@ -18,7 +18,7 @@ func TestSoak(t *testing.T) {
 		t.Errorf("%v\n%s", err, &log)
 	}
 	t.Logf("\n%s", &page)
-	for _, want := range []string{"| reload |", "| move |", "| probe a1 → mover |", "Everything is as it shall be"} {
+	for _, want := range []string{"| reload |", "| move |", "| probe a1 → mover |", "Everything is as it should be"} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("the page does not have %q", want)
 		}
@@ -47,25 +47,28 @@ func TestTrend(t *testing.T) {
 	}
 	for name, c := range map[string]struct {
 		values []float64
+		most   float64
 		grown  bool
 	}{
-		"flat":           {ramp(60, 0), false},
-		"shrinking":      {ramp(60, -1), false},
-		"leaking":        {ramp(60, 1), true},
-		"within a tenth": {ramp(60, 0.2), false},
-		"warming up":     {append(make([]float64, 12), ramp(48, 0)...), false},
+		"flat":                  {ramp(60, 0), 0, false},
+		"shrinking":             {ramp(60, -1), 0, false},
+		"leaking":               {ramp(60, 1), 0, true},
+		"within a tenth":        {ramp(60, 0.2), 0, false},
+		"warming up":            {append(make([]float64, 12), ramp(48, 0)...), 0, false},
+		"filling late, bounded": {append(make([]float64, 40), ramp(20, 0)...), 100, false},
+		"over the bound once":   {append(ramp(59, 0), 101), 100, true},
 	} {
-		got, ok := trendOf(c.values, 5)
+		got, ok := trendOf(c.values, 5, c.most)
 		if !ok || got.grown != c.grown {
 			t.Errorf("%s: %+v, %t", name, got, ok)
 		}
 	}
-	if _, ok := trendOf(ramp(2, 0), 5); ok {
+	if _, ok := trendOf(ramp(2, 0), 5, 0); ok {
 		t.Error("two samples make a trend")
 	}
 }
 
-// TestFailures wants each thing that is not as it shall be to be named.
+// TestFailures wants each thing that is not as it should be to be named.
 func TestFailures(t *testing.T) {
 	sound := func() *report {
 		r := &report{streams: 1, datagrams: tally{sent: 1}, pings: tally{sent: 1}, stations: tally{sent: 1},

@@ -19,19 +19,27 @@ import (
 	"overtap/dataplane"
 )
 
+// memoryAfter is how long a soak must be for its memory to be looked at: before,
+// tables and buffers are still being touched for the first time.
+const memoryAfter = 5 * time.Minute
+
 const (
 	sampleBeat   = 10 * time.Second
 	scrapeLimit  = 10 * time.Second
 	accountLimit = 10 * time.Second
 )
 
-// kinds are what is sampled of a daemon. What may not grow has room for noise: a
-// tenth, and a constant.
+// kinds are what is sampled of a daemon. What must not grow has room for noise: a
+// tenth, and a constant. Entries come and go with flushes and ageing: no trend shows
+// in them, but there are never more than stations that send, and the containers and
+// static entries beside them.
 var kinds = []struct {
-	name string
-	room float64
+	name  string
+	room  float64
+	most  float64       // 0: the trend is looked at
+	after time.Duration // of a soak that is as long
 }{
-	{"goroutines", 6}, {"descriptors", 10}, {"RSS, MB", 4}, {"entries", 150},
+	{"goroutines", 6, 0, 0}, {"descriptors", 10, 0, 0}, {"RSS, MB", 4, 0, memoryAfter}, {"entries", 0, stationCount + 150, 0},
 }
 
 // sample is what one daemon held at one time, in the order of kinds.
@@ -131,8 +139,8 @@ type trend struct {
 
 // trendOf leaves the first fifth out, in which tables and heap fill, and wants the
 // last third of the rest to hold no more than the first, give or take a tenth and
-// the room.
-func trendOf(values []float64, room float64) (t trend, ok bool) {
+// the room; or, where most is given, no sample to hold more than that.
+func trendOf(values []float64, room, most float64) (t trend, ok bool) {
 	for _, v := range values {
 		t.most = max(t.most, v)
 	}
@@ -142,7 +150,11 @@ func trendOf(values []float64, room float64) (t trend, ok bool) {
 		return t, false
 	}
 	t.first, t.last = median(rest[:third]), median(rest[len(rest)-third:])
-	t.grown = t.last > 1.1*t.first+room
+	if most > 0 {
+		t.grown = t.most > most
+	} else {
+		t.grown = t.last > 1.1*t.first+room
+	}
 	return t, true
 }
 

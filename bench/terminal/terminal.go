@@ -1,4 +1,4 @@
-// Package terminal runs programs on a pseudo-terminal that nobody looks at: what
+// Package terminal runs programs on a pseudo-terminal without a screen: what
 // they draw is read and counted. terminaltest has one that understands what is
 // drawn.
 package terminal

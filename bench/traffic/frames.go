@@ -46,7 +46,7 @@ type FrameOptions struct {
 // to stations behind the other's, and counts what arrives at that device. It is
 // what UDP is not: many MACs, many flows and many sizes in one stream. The
 // frames leave as a socket's do, with the checksum left to the device
-// (CHECKSUM_PARTIAL), and a superframe that arrives counts as the datagrams in
+// (CHECKSUM_PARTIAL), and a GSO packet that arrives counts as the datagrams in
 // it. Copies are not told from originals: Received may exceed Offered.
 func Frames(ctx context.Context, from, to *netlab.Host, o FrameOptions) (UDPResult, error) {
 	if o.Sizes == nil {

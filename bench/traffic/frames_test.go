@@ -80,8 +80,8 @@ func TestTakeFrame(t *testing.T) {
 		want    int64
 	}{
 		{"one", encap.VnetHdr{}, 64, run, 1},
-		{"superframe", encap.VnetHdr{GSOType: encap.VnetGSOUDPL4, GSOSize: 64}, 64 * 9, run, 9},
-		{"superframe with a short end", encap.VnetHdr{GSOType: encap.VnetGSOUDPL4, GSOSize: 64}, 64*9 + 1, run, 10},
+		{"GSO packet", encap.VnetHdr{GSOType: encap.VnetGSOUDPL4, GSOSize: 64}, 64 * 9, run, 9},
+		{"GSO packet with a short end", encap.VnetHdr{GSOType: encap.VnetGSOUDPL4, GSOSize: 64}, 64*9 + 1, run, 10},
 		{"another run's", encap.VnetHdr{}, 64, run + 1, 0},
 		{"cut off", encap.VnetHdr{}, 3, run, 0},
 	} {

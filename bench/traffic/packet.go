@@ -61,7 +61,7 @@ type record struct {
 	res  *UDPResult
 }
 
-// take counts one datagram. Whole ones of another run are not counted.
+// take counts one datagram. Unsegmented ones of another run are not counted.
 func (r *record) take(b []byte) {
 	if len(b) != r.size || binary.BigEndian.Uint32(b[sumAt:]) !=
 		crc32.Update(crc32.Checksum(b[headerLen:], castagnoli), castagnoli, b[:sumAt]) {

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// beat is how long a blocked call sleeps at most before it looks whether it
-// shall stop.
+// tick is how long a blocked call sleeps at most before it looks whether it
+// must stop.
 const beat = 50 * time.Millisecond
 
-// sock is a blocking socket with a receive and a send timeout of one beat.
+// sock is a blocking socket with a receive and a send timeout of one tick.
 type sock int
 
 // open makes a socket of the end's family inside its host's namespace.

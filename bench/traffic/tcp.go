@@ -143,7 +143,7 @@ func (f *flow) connect(ctx context.Context, listener sock, from End, to netip.Ad
 		return err
 	}
 	for {
-		// With a send timeout connect gives up each beat and goes on with the
+		// With a send timeout connect gives up each tick and goes on with the
 		// next call (kernel __inet_stream_connect).
 		err := unix.Connect(int(f.out), sockaddr(to))
 		if err == nil || errors.Is(err, unix.EISCONN) {

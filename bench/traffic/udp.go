@@ -21,7 +21,7 @@ type UDPOptions struct {
 	Duration time.Duration // of sending; 0 = 1 s, unless Count is set
 	Count    int64         // datagrams; 0 = as many as go in Duration
 	Batch    int           // datagrams per system call; 0 = 32
-	Segment  bool          // send a batch as one UDP_SEGMENT superframe
+	Segment  bool          // send a batch as one UDP_SEGMENT GSO packet
 	Port     uint16        // of the receivers; 0 = any
 	Grace    time.Duration // silence after which what is missing is lost; 0 = 400 ms
 	// Arrived, if any, grows by the datagrams that arrive whole as they do.
@@ -123,7 +123,7 @@ func udp(ctx context.Context, from End, dst netip.Addr, to []End, o UDPOptions) 
 	for i, end := range to {
 		s, err := end.listen(dst, &port)
 		if err != nil {
-			// The receivers that run already shall not wait for a sender.
+			// The receivers that run already must not wait for a sender.
 			sent.Store(0)
 			return nil, errors.Join(err, g.Wait())
 		}

@@ -18,7 +18,7 @@ const (
 	// Waking for every datagram costs both ends more than the datagram does.
 	nap = 200 * time.Microsecond
 	// settle is how long a silence after the end of sending means that what is
-	// missing is lost. When nothing is missing one beat is enough, for duplicates
+	// missing is lost. When nothing is missing one tick is enough, for duplicates
 	// to show.
 	settle = 8 * beat
 )

@@ -134,7 +134,7 @@ func (e End) aim(s sock, dst netip.AddrPort, o UDPOptions) error {
 	return nil
 }
 
-// sendBatch sends the first n datagrams and returns how many the kernel took:
+// SendBatch sends the first n datagrams and returns how many the kernel took:
 // fewer when it has no room now.
 func (s sock) sendBatch(p *packets, m *messages, n int, segment bool) (took int, err error) {
 	if segment {

@@ -13,9 +13,9 @@ import (
 	"overtap/encap"
 )
 
-// VXLANOptions are those of a run of small frames in VXLAN, sent by nobody's
-// tunnel but from a host of the underlay itself: whatever a peer, or somebody who
-// is none, may put on the wire.
+// VXLANOptions are those of a run of small frames in VXLAN, sent by a
+// plain host of the underlay: whatever a peer, or a host that is none, may put on the
+// wire.
 type VXLANOptions struct {
 	VNI      encap.VNI
 	Dst, Src encap.MAC     // of the frames inside

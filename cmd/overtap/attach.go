@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,68 +19,22 @@ const targets = `TARGET is
               DOCKER_HOST or CONTAINER_HOST (unix://PATH), or the usual sockets
 as seen where the command runs, which need not be where the daemon runs.`
 
-// prefixList and addressList are flags that may be given more than once.
-type (
-	prefixList  []netip.Prefix
-	addressList []netip.Addr
-)
-
-// Set implements pflag.Value.
-func (l *prefixList) Set(s string) error {
-	p, err := netip.ParsePrefix(s)
-	if err != nil {
-		return fmt.Errorf("address %q: want one with its prefix length, such as 198.51.100.2/24 or 2001:db8::2/64", s)
-	}
-	*l = append(*l, p)
-	return nil
-}
-
-// Type implements pflag.Value.
-func (l *prefixList) Type() string { return "ADDRESS/LENGTH" }
-
-// String implements pflag.Value.
-func (l *prefixList) String() string { return joined(*l, ",") }
-
-// Set implements pflag.Value.
-func (l *addressList) Set(s string) error {
-	a, err := netip.ParseAddr(s)
-	if err != nil {
-		return fmt.Errorf("gateway %q: want an IP address such as 198.51.100.1 or 2001:db8::1", s)
-	}
-	*l = append(*l, a)
-	return nil
-}
-
-// Type implements pflag.Value.
-func (l *addressList) Type() string { return "ADDRESS" }
-
-// String implements pflag.Value.
-func (l *addressList) String() string { return joined(*l, ",") }
-
-func joined[T fmt.Stringer](list []T, between string) string {
-	words := make([]string, len(list))
-	for i, v := range list {
-		words[i] = v.String()
-	}
-	return strings.Join(words, between)
-}
-
 func newAttachCommand() *cobra.Command {
 	var d daemonFlags
-	var addresses prefixList
-	var gateways addressList
-	var mac macFlag
-	var ifName string
-	var json bool
+	var json jsonFlag
+	var r attach.Request
 	c := &cobra.Command{
 		Use:   "attach NETWORK TARGET --address ADDRESS/LENGTH",
 		Short: "Put a container on a network",
 		Long: `Put a container on a network that has a bridge: a veth pair, one end a port of
 the bridge, the other a device in the container with the network's MTU, the
 addresses, and default routes by way of the gateways. First it is asked on the
-network whether somebody has the addresses; then they are announced. When a step
-fails, everything is undone. The container stays attached when the daemon ends,
-and the next one finds it; it is detached by ` + "`overtap detach`" + ` or by its end.
+network whether the addresses are taken; then they are announced. On a bridge
+with a spanning tree both wait until the ports forward, half a minute each by
+default. When a step fails, everything is undone. The container stays attached
+when the daemon ends, and the next one finds it; it is detached by ` + "`overtap detach`" + `
+or by its end, which the daemon logs. A container that comes back is to be
+attached again; a network that a reload removes and another adds has its own again.
 
 ` + targets,
 		Example: `  overtap attach blue web --address 198.51.100.2/24 --gateway 198.51.100.1
@@ -90,44 +42,43 @@ and the next one finds it; it is detached by ` + "`overtap detach`" + ` or by it
 		Args: exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {
-				return usageError{c.CommandPath(), err}
+				return err
 			}
-			if len(addresses) == 0 {
-				return usageError{c.CommandPath(), errors.New("name the container's address with --address ADDRESS/LENGTH")}
+			if len(r.Addresses) == 0 {
+				return usageError{errors.New("name the container's address with --address ADDRESS/LENGTH")}
 			}
 			ns, err := attach.Resolve(c.Context(), args[1])
 			if err != nil {
 				return err
 			}
 			defer ns.Close()
-			m, err := d.client().Attach(c.Context(), ns, attach.Request{
-				Network: args[0], Target: args[1],
-				IfName: ifName, MAC: mac.MAC, Addresses: addresses, Gateways: gateways,
-			})
+			r.Network, r.Target = args[0], args[1]
+			m, err := d.client().Attach(c.Context(), ns, r)
 			if err != nil {
 				return err
 			}
-			if json {
-				return printJSON(c.OutOrStdout(), m)
-			}
-			return printMade(c.OutOrStdout(), m)
+			return json.print(c, m, func(w io.Writer) error { return printMade(w, m) })
 		},
 	}
 	d.add(c)
-	c.Flags().Var(&addresses, "address", "an address of the container; may be repeated")
-	c.Flags().Var(&gateways, "gateway", "router of a default route; one each of IPv4 and IPv6")
-	c.Flags().StringVar(&ifName, "ifname", "", "`NAME` of the device in the container (default the first free of eth0, eth1, …)")
-	c.Flags().Var(&mac, "mac", "MAC of that device (default made from the first address: 02:42 and IPv4's four bytes)")
-	addJSON(c, &json)
+	addListed(c, &r.Addresses, parsePrefix, "address", "an address of the container: `ADDRESS/LENGTH`; may be repeated")
+	addListed(c, &r.Gateways, parseGateway, "gateway", "`ADDRESS` of the router of a default route; one each of IPv4 and IPv6")
+	c.Flags().StringVar(&r.IfName, "ifname", "", "`NAME` of the device in the container (default the first free of eth0, eth1, …)")
+	addMAC(c, &r.MAC, "mac", "`MAC` of that device (default made from the first address: 02:42 and IPv4's four bytes)")
+	json.add(c)
+	c.ValidArgsFunction = completeArgs(completeNetworks, completeFiles)
 	return c
 }
 
 // checkNames refuses a network and a target that nothing can be.
 func checkNames(args []string) error {
 	if args[0] == "" {
-		return errors.New("the network's name is empty")
+		return usageError{errors.New("the network's name is empty")}
 	}
-	return attach.CheckTarget(args[1])
+	if err := attach.CheckTarget(args[1]); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
 func printMade(w io.Writer, m attach.Made) error {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/signal"
 	"strconv"
@@ -16,9 +15,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/capture"
 	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/printable"
 	"overtap/dataplane"
 )
 
@@ -28,76 +29,73 @@ const defaultCaptureSize = 1 << 30
 // captureFlags are those of `overtap capture`.
 type captureFlags struct {
 	daemonFlags
-	roadFlags
+	streamFlags
 	file    string
 	snaplen int
 	size    string
 	json    bool
 }
 
-// roadFlags say what of the road is wanted, and how much.
-type roadFlags struct {
+// streamFlags say which frames are wanted, and how many.
+type streamFlags struct {
 	network  string
 	points   []string
 	count    int
 	duration time.Duration
 }
 
-func (f *roadFlags) add(c *cobra.Command) {
-	addOnlyNetwork(c, &f.network)
-	c.Flags().IntVar(&f.count, "count", 0, "stop after so many frames that match; 0 = never")
-	c.Flags().DurationVar(&f.duration, "duration", 0, "stop after so long, such as 30s or 5m; 0 = never")
+func (f *streamFlags) add(c *cobra.Command) {
+	addNetwork(c, &f.network, onlyNetwork)
+	c.Flags().IntVar(&f.count, "count", 0, "stop after so `MANY` frames that match; 0 = never")
+	c.Flags().DurationVar(&f.duration, "duration", 0, "stop after this `TIME`, such as 30s or 5m; 0 = never")
 }
 
 func newCaptureCommand() *cobra.Command {
 	var f captureFlags
 	c := &cobra.Command{
 		Use:   "capture [flags] [filter...]",
-		Short: "Capture frames at points of the road, for wireshark or as lines",
-		Long: `Capture frames where they pass a point of the road inside the daemon:
+		Short: "Capture frames at points of their path, for wireshark or as lines",
+		Long: `Capture frames where they pass a point of their path inside the daemon:
 
   tap-in    read from the TAP
   wire-out  sent to a peer, once for each
   wire-in   received for a network
   tap-out   written to the TAP
-  dropped   dropped, for whatever reason
+  dropped   dropped, for any reason
 
 With -w they are written as pcapng, an interface for each network and point, with
-peer and drop reason as a comment on each packet:
+peer and drop reason as a comment on each packet; otherwise a line is printed for
+each:
 
   overtap capture -w - | wireshark -k -i -
-  overtap capture -w - --network blue | tshark -r -
+  overtap capture -w - peer 192.0.2.2 and not port 22 | tshark -r -
 
-else a line is printed for each. The filter is in tcpdump's words, and looks at the
-inner frame: host, net, port, portrange, src, dst, ether, ip, ip6, arp, tcp, udp,
+The filter is in tcpdump's language, and applies to the inner frame: host, net, port, portrange, src, dst, ether, ip, ip6, arp, tcp, udp,
 icmp, icmp6, vlan, vni, peer, less, greater; and, or, not, parentheses.
 
 It ends when interrupted, or at --count, --size or --duration. To a file without
-any of these it ends at --size 1G. Frames that come faster than they are read are
-missed and counted, and never slow the road. Whoever may open the control socket
-sees what all containers say.`,
-		Example: `  overtap capture --network blue icmp or arp
-  overtap capture --point dropped
-  overtap capture -w /tmp/x.pcapng --duration 30s host 198.51.100.2 and tcp port 80
-  overtap capture -w - peer 192.0.2.2 and not port 22 | tshark -r -`,
+any of these it ends at --size 1G. The file gets mode 0600; a symbolic link, a file
+with several hard links and a file of another user are refused. Frames that come
+faster than they are read are missed and counted; they never slow the daemon. Every
+user who may open the control socket sees the frames of all containers.`,
+		Example: `  overtap capture --point dropped --network blue icmp or arp
+  overtap capture -w x.pcapng --duration 30s host 198.51.100.2 and tcp port 80`,
 		RunE: func(c *cobra.Command, args []string) error { return f.run(c, args) },
 	}
 	f.daemonFlags.add(c)
-	f.roadFlags.add(c)
+	f.streamFlags.add(c)
 	c.Flags().StringVarP(&f.file, "write", "w", "", "write pcapng to `FILE`; - is standard output")
-	c.Flags().StringSliceVar(&f.points, "point", nil, "only at these points: tap-in, wire-out, wire-in, tap-out, dropped")
-	c.Flags().IntVar(&f.snaplen, "snaplen", 0, "keep so many bytes of each frame; 0 = all")
-	c.Flags().StringVar(&f.size, "size", "", "with -w: stop when so many bytes are written, such as 500k, 10M or 2G; 0 = never")
+	c.Flags().StringSliceVar(&f.points, "point", nil, "only at these `POINTS`: tap-in, wire-out, wire-in, tap-out, dropped")
+	complete(c, "point", completeWords(points()))
+	c.Flags().IntVar(&f.snaplen, "snaplen", 0, "keep so many `BYTES` of each frame; 0 = all")
+	c.Flags().StringVar(&f.size, "size", "", "with -w: stop when so many `BYTES` are written, such as 500k, 10M or 2G; 0 = never")
 	c.Flags().BoolVar(&f.json, "json", false, "print a JSON object a line")
 	return c
 }
 
-// request is what the flags and the filter ask of the daemon.
-func (f *roadFlags) request(args []string) (control.CaptureRequest, error) {
+// request makes the request to the daemon from the flags and the filter.
+func (f *streamFlags) request(c *cobra.Command, args []string) (control.CaptureRequest, error) {
 	r := control.CaptureRequest{Network: f.network, Filter: strings.Join(args, " ")}
-	if err := r.Check(); err != nil {
-		return r, err
-	}
 	for _, name := range f.points {
 		var p dataplane.Point
 		if err := p.UnmarshalText([]byte(name)); err != nil {
@@ -105,26 +103,19 @@ func (f *roadFlags) request(args []string) (control.CaptureRequest, error) {
 		}
 		r.Points = append(r.Points, p)
 	}
-	if f.count < 0 {
+	switch {
+	case f.count < 0:
 		return r, fmt.Errorf("--count %d: want 0 or more", f.count)
-	}
-	if f.duration < 0 {
+	case f.duration < 0:
 		return r, fmt.Errorf("--duration %v: want 0 or more", f.duration)
+	case f.network == "" && c.Flags().Changed("network"): // by a variable without a value
+		return r, errors.New("--network \"\": want a network's name; all are seen without the flag")
 	}
-	return r, nil
-}
-
-// emptyNetwork refuses --network "", as a variable without a value leaves it: to see
-// all networks is to be asked for by leaving it out.
-func emptyNetwork(c *cobra.Command) error {
-	if flag := c.Flags().Lookup("network"); flag.Changed && flag.Value.String() == "" {
-		return errors.New("--network \"\": want a network's name; all are seen without the flag")
-	}
-	return nil
+	return r, r.Check()
 }
 
 // within ends with the duration, or when interrupted.
-func (f *roadFlags) within(ctx context.Context) (context.Context, context.CancelFunc) {
+func (f *streamFlags) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	ctx, stop := signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM)
 	if f.duration == 0 {
 		return ctx, stop
@@ -133,31 +124,28 @@ func (f *roadFlags) within(ctx context.Context) (context.Context, context.Cancel
 	return ctx, func() { cancel(); stop() }
 }
 
-// errEnough ends a capture that has what it wants.
+// errEnough ends a capture that has as much as was asked for.
 var errEnough = errors.New("enough")
 
 func (f *captureFlags) run(c *cobra.Command, args []string) (err error) {
-	want, err := f.request(args)
-	size, sizeErr := parseSize(f.size)
+	want, err := f.request(c, args)
+	s := &captureSink{flags: f}
 	if err == nil {
-		err = emptyNetwork(c)
+		s.size, err = parseSize(f.size)
 	}
 	switch {
 	case err != nil:
-	case sizeErr != nil:
-		err = sizeErr
 	case f.snaplen < 0:
 		err = fmt.Errorf("--snaplen %d: want 0 or more", f.snaplen)
 	case f.size != "" && f.file == "":
-		err = errors.New("--size without -w: want a file to bound")
+		err = errors.New("--size without -w: want a file")
 	case f.json && f.file != "":
 		err = errors.New("--json with -w: want one of them")
 	}
 	if err != nil {
-		return usageError{c.CommandPath(), err}
+		return usageError{err}
 	}
 	want.SnapLen = f.snaplen
-	s := &captureSink{flags: f, size: size}
 	defer func() { err = errors.Join(err, s.finish(c.ErrOrStderr())) }()
 
 	ctx, stop := f.within(c.Context())
@@ -183,17 +171,50 @@ func (f *captureFlags) open(c *cobra.Command) (out io.WriteCloser, grows bool, e
 		if isTerminal(c.OutOrStdout()) {
 			return nil, false, errors.New("-w -: standard output is a terminal: pipe it to wireshark -k -i -, or leave -w out")
 		}
-		return nopCloser{c.OutOrStdout()}, false, nil
+		return nopCloser{printable.Raw(c.OutOrStdout())}, false, nil
 	}
-	file, err := os.OpenFile(f.file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
+	return createCapture(f.file)
+}
+
+// createCapture opens the file at path for a capture, and reports whether it is a
+// regular file. Its directory may be one where others can make files: a symbolic link
+// is not followed, and an existing file is written to only if it is this user's, and
+// gets mode 0600; a pipe or a device may also be root's.
+func createCapture(path string) (_ *os.File, regular bool, err error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	switch {
+	case errors.Is(err, unix.ELOOP):
+		return nil, false, fmt.Errorf("opening the capture file: %s is a symbolic link: name the file itself, or - for standard output", path)
+	case err != nil:
 		return nil, false, fmt.Errorf("opening the capture file: %w", err)
 	}
-	info, err := file.Stat()
+	regular, err = claimCapture(file)
 	if err != nil {
-		return nil, false, errors.Join(fmt.Errorf("opening the capture file: %w", err), file.Close())
+		return nil, false, errors.Join(fmt.Errorf("opening the capture file %s: %w", path, err), file.Close())
 	}
-	return file, info.Mode().Type() == fs.FileMode(0), nil
+	return file, regular, nil
+}
+
+// claimCapture empties the file and makes it readable to this user alone.
+func claimCapture(file *os.File) (regular bool, err error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return false, err
+	}
+	regular = st.Mode&unix.S_IFMT == unix.S_IFREG
+	own := int(st.Uid) == os.Geteuid()
+	switch {
+	case !own && (regular || st.Uid != 0):
+		return regular, fmt.Errorf("it belongs to user %d: remove it, or name another file", st.Uid)
+	case !regular:
+		return false, nil
+	case st.Nlink != 1:
+		return true, fmt.Errorf("it has %d names (hard links): remove it, or name another file", st.Nlink)
+	}
+	if err := file.Chmod(0o600); err != nil {
+		return true, err
+	}
+	return true, file.Truncate(0)
 }
 
 type nopCloser struct{ io.Writer }
@@ -201,7 +222,7 @@ type nopCloser struct{ io.Writer }
 // Close implements io.Closer.
 func (nopCloser) Close() error { return nil }
 
-// describe says what is captured, and what ends it.
+// describe says which frames are captured, and when the capture ends.
 func (f *captureFlags) describe(size int64) string {
 	what := "all networks"
 	if f.network != "" {
@@ -212,7 +233,7 @@ func (f *captureFlags) describe(size int64) string {
 	}
 	var ends []string
 	if f.count > 0 {
-		ends = append(ends, "after "+counted(f.count, "frame"))
+		ends = append(ends, "after "+plural(f.count, "frame", "frames"))
 	}
 	if size > 0 {
 		ends = append(ends, fmt.Sprintf("at %d bytes", size))
@@ -235,8 +256,8 @@ type captureSink struct {
 	missed   uint64
 }
 
-// begin opens what is written to, once the daemon captures: what it refuses leaves
-// a file as it was.
+// begin opens the output once the daemon captures: a refused request leaves a file
+// unchanged.
 func (s *captureSink) begin(c *cobra.Command) error {
 	f := s.flags
 	out, grows, err := f.open(c)
@@ -276,7 +297,7 @@ func (s *captureSink) record(r *dataplane.Record) (err error) {
 	return nil
 }
 
-// finish completes a file, and says what there is.
+// finish completes a file, and reports how many frames there are.
 func (s *captureSink) finish(status io.Writer) (err error) {
 	if s.out == nil {
 		return nil
@@ -288,24 +309,16 @@ func (s *captureSink) finish(status io.Writer) (err error) {
 	if errors.Is(err, syscall.EPIPE) {
 		err = nil // the reader has gone
 	}
-	fmt.Fprintf(status, "%s%s\n", counted(s.frames, "frame"), missed(s.missed))
+	fmt.Fprintf(status, "%s%s\n", plural(s.frames, "frame", "frames"), missed(s.missed))
 	return err
 }
 
-// counted is a number of things.
-func counted(n int, thing string) string {
-	if n == 1 {
-		return "1 " + thing
-	}
-	return fmt.Sprintf("%d %ss", n, thing)
-}
-
-// missed says how many frames of the road were not seen.
+// missed says how many frames were not seen.
 func missed(n uint64) string {
 	if n == 0 {
 		return ""
 	}
-	return fmt.Sprintf("; %s came faster than they were read, and were missed (before the filter)", counted(int(n), "frame"))
+	return fmt.Sprintf("; %s came faster than they were read, and were missed (before the filter)", plural(int(n), "frame", "frames"))
 }
 
 // parseSize reads a number of bytes with k, M or G of 1024; "" is 0.

@@ -20,8 +20,8 @@ import (
 	"overtap/cmd/internal/netnstest"
 )
 
-// serveFake serves a stand-in for the daemon in a directory that everybody may
-// look into, and returns its socket.
+// serveFake serves a stand-in for the daemon in a directory that every user may
+// enter, and returns its socket.
 func serveFake(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ot")
@@ -49,7 +49,7 @@ func serveFake(t *testing.T) string {
 	return path
 }
 
-// TestNoPermission runs the verbs as somebody who may not open the socket.
+// TestNoPermission runs the verbs as a user who may not open the socket.
 func TestNoPermission(t *testing.T) {
 	netnstest.Require(t)
 	socket := serveFake(t)
@@ -115,7 +115,7 @@ func terminal(t *testing.T) (master, slave *os.File) {
 	return master, slave
 }
 
-// TestColorOnTerminal wants color on a terminal, unless the environment or the
+// TestColorOnTerminal checks that there is color on a terminal, unless the environment or the
 // flag says otherwise.
 func TestColorOnTerminal(t *testing.T) {
 	socket := serveFake(t)

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
+
+	"overtap/cmd/internal/printable"
 )
 
 // color is a parameter of Select Graphic Rendition (ECMA-48 section 8.3.117); 0
@@ -30,42 +30,24 @@ type painted struct {
 // palette says whether colors are shown.
 type palette bool
 
-// paint returns the text in the color, or as it is.
+// paint returns the text in the color, or as it is; either way it is printable.
 func (p palette) paint(c color, text string) string {
+	text = printable.Text(text)
 	if !p || c == 0 || text == "" {
 		return text
 	}
 	return fmt.Sprintf("\x1b[%dm%s\x1b[0m", c, text)
 }
 
-// colorFlag is when output is coloured.
+// colorFlag is when output is coloured; "" is auto.
 type colorFlag string
-
-var colorTimes = []string{"auto", "always", "never"}
 
 // addColor adds the flag of the verbs that color what they print.
 func addColor(c *cobra.Command, f *colorFlag) {
-	*f = "auto"
-	c.Flags().Var(f, "color", "when to color: auto (on a terminal, unless NO_COLOR is set), always or never")
+	addOneOf(c, (*string)(f), []string{"auto", "always", "never"}, "color", "`WHEN` to color; auto, the default, is on a terminal unless NO_COLOR is set")
 }
 
-// Set implements pflag.Value.
-func (f *colorFlag) Set(s string) error {
-	if !slices.Contains(colorTimes, s) {
-		return fmt.Errorf("%q: want one of %s", s, strings.Join(colorTimes, ", "))
-	}
-	*f = colorFlag(s)
-	return nil
-}
-
-// Type implements pflag.Value.
-func (f *colorFlag) Type() string { return "WHEN" }
-
-// String implements pflag.Value.
-func (f *colorFlag) String() string { return string(*f) }
-
-// palette is what the flag, the environment (no-color.org) and the place that is
-// written to come to.
+// palette decides by the flag, the environment (no-color.org) and the writer.
 func (f colorFlag) palette(w io.Writer) palette {
 	switch f {
 	case "always":

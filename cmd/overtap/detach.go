@@ -20,13 +20,13 @@ addresses and routes, and the veth's other end are removed.
 
 ` + targets + `
 
-What cannot be found any more is taken for the name that was given to attach, as
+A target that is not found is taken as the name that was given to attach, as
 ` + "`overtap status`" + ` shows it.`,
 		Example: "  overtap detach blue web",
 		Args:    exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {
-				return usageError{c.CommandPath(), err}
+				return err
 			}
 			ns, unresolved := attach.Resolve(c.Context(), args[1])
 			if unresolved == nil {
@@ -41,6 +41,7 @@ What cannot be found any more is taken for the name that was given to attach, as
 		},
 	}
 	d.add(c)
+	c.ValidArgsFunction = completeArgs(completeNetworks, completeFiles)
 	c.Flags().StringVar(&ifName, "ifname", "", "`NAME` of the device in the container, where it is attached more than once")
 	return c
 }

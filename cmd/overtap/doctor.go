@@ -15,13 +15,15 @@ import (
 func newDoctorCommand() *cobra.Command {
 	var d daemonFlags
 	var path string
-	var json bool
+	var json jsonFlag
 	c := &cobra.Command{
 		Use:   "doctor [--config FILE]",
-		Short: "Look over this host: what overtap needs, and what may swallow frames",
-		Long: `Look over this host: what overtap needs, and what on it may swallow frames. With
+		Short: "Examine this host: what overtap needs, and what may drop frames",
+		Long: `Examine this host: what overtap needs, and what on it may drop frames. With
 --config also whether a daemon could start with that configuration, and whether its
 peers answer. Nothing is changed. The exit code is 1 when something will not work.`,
+		Example: `  overtap doctor
+  overtap doctor --config /etc/overtap/overtap.toml`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			s := doctor.Subject{Status: d.client().Status}
@@ -35,29 +37,25 @@ peers answer. Nothing is changed. The exit code is 1 when something will not wor
 					s.Status = d.client().Status
 				}
 			}
-			runtime.LockOSThread() // netlink sockets are of a thread's namespace
+			runtime.LockOSThread() // netlink sockets belong to the namespace of a thread
 			defer runtime.UnlockOSThread()
 			all := doctor.Run(c.Context(), s)
-			print := printFindings
-			if json {
-				print = func(w io.Writer, all []doctor.Finding) error { return printJSON(w, all) }
-			}
-			if err := print(c.OutOrStdout(), all); err != nil {
+			if err := json.print(c, all, func(w io.Writer) error { return printFindings(w, all) }); err != nil {
 				return err
 			}
 			if doctor.Failed(all) {
-				return errors.New("something will not work: see what failed")
+				return errors.New("something will not work: see the lines that begin with fail")
 			}
 			return nil
 		},
 	}
 	d.add(c)
 	addConfig(c, &path)
-	addJSON(c, &json)
+	json.add(c)
 	return c
 }
 
-// printFindings prints a line for each finding, and what to do below it.
+// printFindings prints a line for each finding, and its remedy below it.
 func printFindings(w io.Writer, all []doctor.Finding) error {
 	for _, f := range all {
 		if _, err := fmt.Fprintf(w, "%-5s %s: %s\n", f.Level, f.Check, f.Text); err != nil {

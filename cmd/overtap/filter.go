@@ -14,19 +14,29 @@ import (
 	"overtap/dataplane"
 )
 
-// filter holds the flags that select counters; what is not set selects all.
+// filter holds the flags that select counters; a flag that is not set selects all.
 type filter struct {
 	network string
-	peer    peerFlag
+	peer    netip.Addr
+	reason  dataplane.Drop // 0 = any
 }
 
 func (f *filter) add(c *cobra.Command) {
-	addOnlyNetwork(c, &f.network)
-	c.Flags().Var(&f.peer, "peer", "only this peer")
+	addNetwork(c, &f.network, onlyNetwork)
+	addPeer(c, &f.peer, "peer", "only the peer `ADDRESS`")
 }
 
-// only returns what the counters say of the selected network and peer. Drops are
-// counted by network, so that with a peer those of its networks remain.
+// stats asks the daemon for the selected counters.
+func (f *filter) stats(c *cobra.Command, daemon *control.Client) (dataplane.Stats, error) {
+	s, err := daemon.Stats(c.Context())
+	if err != nil {
+		return s, err
+	}
+	return f.only(s)
+}
+
+// only returns the counters of the selected network and peer. Drops are counted by
+// network, so that with a peer those of its networks remain.
 func (f *filter) only(s dataplane.Stats) (dataplane.Stats, error) {
 	if err := f.checkNetwork(s.Networks); err != nil {
 		return s, err
@@ -34,18 +44,20 @@ func (f *filter) only(s dataplane.Stats) (dataplane.Stats, error) {
 	if f.network != "" {
 		s.Peers = slices.DeleteFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Network != f.network })
 	}
-	if err := checkPeer(f.peer.Addr, s.Peers); err != nil {
+	if err := checkPeer(f.peer, s.Peers); err != nil {
 		return s, err
 	}
 	if f.peer.IsValid() {
-		s.Peers = slices.DeleteFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Peer != f.peer.Addr })
+		s.Peers = slices.DeleteFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Peer != f.peer })
 	}
 	keeps := func(network string) bool {
 		return (f.network == "" || network == f.network) &&
 			(!f.peer.IsValid() || slices.ContainsFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Network == network }))
 	}
 	s.Networks = slices.DeleteFunc(s.Networks, func(n dataplane.NetworkStats) bool { return !keeps(n.Network) })
-	s.Drops = slices.DeleteFunc(s.Drops, func(d dataplane.DropStats) bool { return !keeps(d.Network) && !(d.Network == "" && f.all()) })
+	s.Drops = slices.DeleteFunc(s.Drops, func(d dataplane.DropStats) bool {
+		return !keeps(d.Network) && !(d.Network == "" && f.all()) || f.reason != 0 && d.Reason != f.reason
+	})
 	return s, nil
 }
 
@@ -57,35 +69,39 @@ func (f *filter) checkNetwork(networks []dataplane.NetworkStats) error {
 	for _, n := range networks {
 		known = append(known, n.Network)
 	}
-	switch {
-	case f.network == "" || slices.Contains(known, f.network):
-		return nil
-	case len(known) == 0:
+	if f.network != "" && len(known) == 0 {
 		return errors.New("the daemon has no network: give it one in its configuration")
 	}
-	return fmt.Errorf("there is no network %q: name one of %s", f.network, host.Some(known))
+	return oneOf(known, f.network, fmt.Sprintf("network %q", f.network))
 }
 
 // checkPeer is an error when the address, unless it is invalid, is none of the
 // peers'.
 func checkPeer(peer netip.Addr, peers []dataplane.PeerStats) error {
+	if !peer.IsValid() {
+		return nil
+	}
 	var known []string
 	for _, p := range peers {
-		if text := p.Peer.String(); !slices.Contains(known, text) {
-			known = append(known, text)
-		}
+		known = append(known, p.Peer.String())
 	}
-	switch {
-	case !peer.IsValid() || slices.Contains(known, peer.String()):
-		return nil
-	case len(known) == 0:
+	if len(known) == 0 {
 		return fmt.Errorf("there is no peer %s: there is none at all", peer)
 	}
-	return fmt.Errorf("there is no peer %s: name one of %s", peer, host.Some(known))
+	slices.Sort(known)
+	return oneOf(slices.Compact(known), peer.String(), "peer "+peer.String())
 }
 
-// checkPeerOf asks the daemon for its peers, to tell one without entries from
-// one that is unknown.
+// oneOf is an error when a name, unless it is "", is none of those that are known.
+func oneOf(known []string, name, what string) error {
+	if name == "" || slices.Contains(known, name) {
+		return nil
+	}
+	return fmt.Errorf("there is no %s: name one of %s", what, host.Some(known))
+}
+
+// checkPeerOf is an error for a peer that the daemon does not have; one without entries
+// is none.
 func checkPeerOf(ctx context.Context, c *control.Client, network string, peer netip.Addr) error {
 	if !peer.IsValid() {
 		return nil
@@ -94,7 +110,7 @@ func checkPeerOf(ctx context.Context, c *control.Client, network string, peer ne
 	if err != nil {
 		return err
 	}
-	f := filter{network: network, peer: peerFlag{peer}}
+	f := filter{network: network, peer: peer}
 	_, err = f.only(s)
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/signal"
 	"strings"
 	"syscall"
@@ -19,12 +20,13 @@ func newLabCommand() *cobra.Command {
 		Use:   "lab",
 		Short: "Build hosts on this machine and join their containers: try overtap here",
 		Long: `Build hosts and their containers out of network namespaces of this machine and
-join them by overtap, in each of the ways that it knows: a network to look at
-and to play with, that reaches nothing outside and leaves nothing behind. It
-needs root, and no program but this one.
+join them by overtap, in each of the ways that it has: a network to experiment
+with, which reaches nothing outside and leaves nothing behind. It needs root, and
+no other program.
 
 ` + labNames(),
-		Example: "  overtap lab up\n  overtap lab exec a1 -- ping -c 3 198.51.100.2\n  overtap lab down",
+		Example: `  overtap lab up
+  overtap lab exec a1 -- ping -c 3 198.51.100.2`,
 	}
 	c.AddCommand(newLabUpCommand(), newLabListCommand(), newLabExecCommand(), newLabSpeedCommand(), newLabDownCommand())
 	return c
@@ -40,76 +42,80 @@ func labNames() string {
 	return strings.TrimRight(b.String(), "\n")
 }
 
-// interruptible ends with a signal to stop, so that what was begun is undone.
-func interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+// onLab runs a verb on the lab that the argument names, nil without one. The context ends
+// with a signal to stop, so that the verb undoes what it began.
+func onLab(c *cobra.Command, args []string, run func(context.Context, *lab.Printer, *lab.Topology) error) error {
+	var t *lab.Topology
+	if len(args) > 0 {
+		var err error
+		if t, err = lab.Find(args[0]); err != nil {
+			return usageError{err}
+		}
+	}
+	ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	return run(ctx, lab.NewPrinter(c.OutOrStdout()), t)
 }
 
 func newLabUpCommand() *cobra.Command {
 	var peer string
 	c := &cobra.Command{
 		Use:   "up [--peer kernel|overtap] [NAME]",
-		Short: "Build a lab, prove it by traffic and show what it is",
-		Long: `Build a lab, prove it by pings and TCP streams whose sums are compared, and show
-what it is, with the configuration that it runs. Host a runs overtap; so does
-host b, unless the lab has a kernel's vxlan device to be the other end there.
+		Short: "Build a lab, test it with traffic and show it",
+		Long: `Build a lab, test it with pings and with TCP streams whose checksums are compared, and
+show it with the configuration that it runs. Host a runs overtap; so does host b,
+unless the lab has a kernel vxlan device as the other end there.
 
 ` + labNames(),
+		Example: `  overtap lab up
+  overtap lab up --peer overtap vxlan-static`,
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: lab.Names(),
 		RunE: func(c *cobra.Command, args []string) error {
-			name := lab.Default
-			if len(args) > 0 {
-				name = args[0]
-			}
-			t, err := lab.Find(name)
-			if err != nil {
-				return usageError{c.CommandPath(), err}
+			if len(args) == 0 {
+				args = []string{lab.Default}
 			}
 			p, err := lab.ParsePeer(peer)
 			if err != nil {
-				return usageError{c.CommandPath(), err}
+				return usageError{err}
 			}
-			ctx, stop := interruptible(c.Context())
-			defer stop()
-			return t.Up(ctx, lab.NewPrinter(c.OutOrStdout()), p)
+			return onLab(c, args, func(ctx context.Context, out *lab.Printer, t *lab.Topology) error { return t.Up(ctx, out, p) })
 		},
 	}
-	c.Flags().StringVar(&peer, "peer", "", "the other end: `kernel` or overtap (default kernel, where lab and kernel have vxlan for it)")
+	c.Flags().StringVar(&peer, "peer", "", "the other end: `kernel` or overtap (default kernel, where the lab and this kernel have it)")
+	complete(c, "peer", completeWords([]string{string(lab.KernelPeer), string(lab.OvertapPeer)}))
 	return c
 }
 
 func newLabListCommand() *cobra.Command {
-	var json bool
+	var json jsonFlag
 	c := &cobra.Command{
 		Use:   "list",
-		Short: "List the labs there are and which of them are up",
-		Args:  cobra.NoArgs,
+		Short: "List the labs, and which of them are up",
+		Example: `  overtap lab list
+  overtap lab list --json`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			all, err := lab.List()
 			if err != nil {
 				return err
 			}
-			if json {
-				return printJSON(c.OutOrStdout(), all)
-			}
-			t := table{header: []string{"NAME", "STATE", "WHAT IT IS"}}
-			for _, s := range all {
-				t.add(s.Name, s.Condition, s.Summary)
-			}
-			if err := t.print(c.OutOrStdout()); err != nil {
-				return err
-			}
-			for _, s := range all {
-				if s.Condition == lab.IsDamaged {
-					fmt.Fprintf(c.OutOrStdout(), "\nLab %s is damaged, for %s: `lab up %s` builds it anew, `lab down %s` removes it.\n",
-						s.Name, s.Wrong, s.Name, s.Name)
+			return json.print(c, all, func(w io.Writer) error {
+				t, damaged := table{header: []string{"NAME", "STATE", "WHAT IT IS"}}, ""
+				for _, s := range all {
+					t.add(s.Name, s.Condition, s.Summary)
+					if s.Condition == lab.IsDamaged {
+						damaged += fmt.Sprintf("\nLab %s is damaged, for %s: `lab up %s` builds it again, `lab down %s` removes it.\n",
+							s.Name, s.Wrong, s.Name, s.Name)
+					}
 				}
-			}
-			return nil
+				err := t.print(w)
+				fmt.Fprint(w, damaged)
+				return err
+			})
 		},
 	}
-	addJSON(c, &json)
+	json.add(c)
 	return c
 }
 
@@ -118,11 +124,10 @@ func newLabExecCommand() *cobra.Command {
 		Use:   "exec [NAME] HOST [--] [COMMAND [ARG]...]",
 		Short: "Run a command inside a host or container of a running lab",
 		Long: `Run a command inside a host or container of a running lab, or a shell. The
-command sees the devices, addresses and routes in there, and the files of this
-machine. As overtap it finds this program, whose verbs ask the host's daemon.
-The exit code is the command's.`,
-		Example: `  overtap lab exec a1 -- ping -c 3 198.51.100.2
-  overtap lab exec a -- overtap fdb show
+command sees the devices, addresses and routes of that host, and the files of this
+machine. "overtap" is this program, whose verbs ask the daemon of the host. The exit
+code is that of the command.`,
+		Example: `  overtap lab exec a -- overtap fdb show
   overtap lab exec vxlan-subnets b2 -- ip route`,
 		Args:      cobra.MinimumNArgs(1),
 		ValidArgs: lab.Names(),
@@ -138,27 +143,22 @@ The exit code is the command's.`,
 func newLabSpeedCommand() *cobra.Command {
 	var each time.Duration
 	c := &cobra.Command{
-		Use:       "speed [NAME]",
-		Short:     "Measure TCP between two containers of a running lab, each way",
+		Use:   "speed [NAME]",
+		Short: "Measure TCP between two containers of a running lab, in each direction",
+		Example: `  overtap lab speed
+  overtap lab speed --time 10s ipip`,
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: lab.Names(),
 		RunE: func(c *cobra.Command, args []string) error {
-			var t *lab.Topology
-			if len(args) > 0 {
-				var err error
-				if t, err = lab.Find(args[0]); err != nil {
-					return usageError{c.CommandPath(), err}
-				}
-			}
 			if each <= 0 || each > time.Hour {
-				return usageError{c.CommandPath(), fmt.Errorf("--time %v: want more than 0s, at most 1h", each)}
+				return usageError{fmt.Errorf("--time %v: want more than 0s, at most 1h", each)}
 			}
-			ctx, stop := interruptible(c.Context())
-			defer stop()
-			return lab.Speed(ctx, lab.NewPrinter(c.OutOrStdout()), t, each)
+			return onLab(c, args, func(ctx context.Context, out *lab.Printer, t *lab.Topology) error {
+				return lab.Speed(ctx, out, t, each)
+			})
 		},
 	}
-	c.Flags().DurationVar(&each, "time", 2*time.Second, "how long to send, each way")
+	c.Flags().DurationVar(&each, "time", 2*time.Second, "how long to send in each direction")
 	return c
 }
 
@@ -166,27 +166,26 @@ func newLabDownCommand() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
 		Use:   "down [--all | NAME]",
-		Short: "End a lab and remove all of it",
-		Long: `End a lab and remove all of it, whole or damaged: processes, namespaces with
+		Short: "Stop a lab and remove all of it",
+		Long: `Stop a lab and remove all of it, also a damaged one: processes, namespaces with
 their devices, files. Without a name it is the only one that is up.`,
+		Example: `  overtap lab down
+  overtap lab down --all`,
 		Args:      cobra.MaximumNArgs(1),
 		ValidArgs: lab.Names(),
 		RunE: func(c *cobra.Command, args []string) error {
-			name := ""
-			if len(args) > 0 {
-				if all {
-					return usageError{c.CommandPath(), errors.New("--all goes without a name")}
-				}
-				name = args[0]
-				if _, err := lab.Find(name); err != nil {
-					return usageError{c.CommandPath(), err}
-				}
+			if len(args) > 0 && all {
+				return usageError{errors.New("--all and a name: want one of them")}
 			}
-			ctx, stop := interruptible(c.Context())
-			defer stop()
-			return lab.Down(ctx, lab.NewPrinter(c.OutOrStdout()), name, all)
+			return onLab(c, args, func(ctx context.Context, out *lab.Printer, t *lab.Topology) error {
+				name := ""
+				if t != nil {
+					name = t.Name
+				}
+				return lab.Down(ctx, out, name, all)
+			})
 		},
 	}
-	c.Flags().BoolVar(&all, "all", false, "end all labs")
+	c.Flags().BoolVar(&all, "all", false, "stop all labs")
 	return c
 }

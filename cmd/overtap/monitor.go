@@ -24,6 +24,8 @@ func newFDBMonitorCommand() *cobra.Command {
 interrupted: learn, move (to another peer), local (the MAC was seen on this host),
 age, freeze and thaw (it moves too often), add and delete (by configuration, command
 line, flush, or with its peer).`,
+		Example: `  overtap fdb monitor
+  overtap fdb monitor --network blue --json`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(c.Context(), syscall.SIGINT, syscall.SIGTERM)
@@ -45,7 +47,7 @@ line, flush, or with its peer).`,
 		},
 	}
 	d.add(c)
-	addOnlyNetwork(c, &network)
+	addNetwork(c, &network, onlyNetwork)
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object a line")
 	return c
 }

@@ -5,37 +5,50 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
 	"overtap/cmd/internal/control"
+	"overtap/cmd/internal/printable"
 )
 
-// defaultSocket is where the daemon listens when the configuration does not
-// say otherwise.
-const defaultSocket = "/run/overtap/control.sock"
+// jsonFlag is --json of a verb that prints one answer.
+type jsonFlag bool
 
-// daemonFlags are the flags of the verbs that ask the daemon.
-type daemonFlags struct {
-	socket string
+func (j *jsonFlag) add(c *cobra.Command) {
+	c.Flags().BoolVar((*bool)(j), "json", false, "print JSON")
 }
 
-func (f *daemonFlags) add(c *cobra.Command) {
-	socket := os.Getenv(control.SocketVar)
-	if socket == "" {
-		socket = defaultSocket
+// print prints v as JSON where that is asked for, else by text.
+func (j jsonFlag) print(c *cobra.Command, v any, text func(io.Writer) error) error {
+	if j {
+		return printJSON(c.OutOrStdout(), v)
 	}
-	c.Flags().StringVar(&f.socket, "socket", socket, "the daemon's control socket")
+	return text(c.OutOrStdout())
 }
 
-func (f *daemonFlags) client() *control.Client { return control.NewClient(f.socket) }
-
-// addJSON adds the flag of the verbs that print.
-func addJSON(c *cobra.Command, json *bool) {
-	c.Flags().BoolVar(json, "json", false, "print JSON")
+// addShow makes c a verb that asks the daemon and prints the answer, as JSON or by
+// text, once or with --watch again and again. An answer with errNotReady is printed
+// too, before the verb ends with it.
+func addShow[T any](c *cobra.Command, ask func(*cobra.Command, *control.Client) (T, error), text func(*cobra.Command, T) error) {
+	var d daemonFlags
+	var json jsonFlag
+	c.Args = cobra.NoArgs
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		v, err := ask(c, d.client())
+		if err != nil && err != errNotReady {
+			return err
+		}
+		if failed := json.print(c, v, func(io.Writer) error { return text(c, v) }); failed != nil {
+			return failed
+		}
+		return err
+	}
+	d.add(c)
+	json.add(c)
+	addWatch(c)
 }
 
 // printJSON prints v for programs.
@@ -61,7 +74,7 @@ func (t *table) add(cells ...any) {
 		if !ok {
 			p.text = fmt.Sprint(c)
 		}
-		row[i] = painted{p.color, orDash(p.text)}
+		row[i] = painted{p.color, orDash(printable.String(p.text))}
 	}
 	t.rows = append(t.rows, row)
 }
@@ -98,17 +111,52 @@ func (t *table) print(w io.Writer) error {
 	return nil
 }
 
-// printNone says beside the output that there is nothing to show; on a screen that is
-// shown again and again, in its place.
+// printNone reports on standard error that there is nothing to show; on a screen that
+// is shown again and again, in its place.
 func printNone(c *cobra.Command, text string) error {
 	w := c.ErrOrStderr()
-	if s, ok := c.OutOrStdout().(*screen); ok {
+	if s, ok := printable.Raw(c.OutOrStdout()).(*screen); ok {
 		w = s
 	}
 	if _, err := fmt.Fprintln(w, text); err != nil {
 		return fmt.Errorf("writing: %w", err)
 	}
 	return nil
+}
+
+// printTables prints the tables that have rows, with an empty line between two, and
+// before the first where it is below something. It reports whether anything is above.
+func printTables(w io.Writer, below bool, p palette, all ...*table) (bool, error) {
+	for _, t := range all {
+		if len(t.rows) == 0 {
+			continue
+		}
+		if below {
+			fmt.Fprintln(w)
+		}
+		below, t.palette = true, p
+		if err := t.print(w); err != nil {
+			return true, err
+		}
+	}
+	return below, nil
+}
+
+// joined is a list as one text.
+func joined[T fmt.Stringer](list []T, between string) string {
+	words := make([]string, len(list))
+	for i, v := range list {
+		words[i] = v.String()
+	}
+	return strings.Join(words, between)
+}
+
+// plural is a number of things.
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
 }
 
 // orDash returns "-" for a cell with nothing in it.

@@ -13,7 +13,7 @@ import (
 	"overtap/cmd/internal/control"
 )
 
-// nobody is the user that owns nothing.
+// nobody is the user of that name, which owns no files.
 const nobody = 65534
 
 // Verbs that another user than root runs say that the socket is root's.

@@ -19,9 +19,11 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"overtap/cmd/internal/attach"
+	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/netnstest"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
@@ -78,7 +80,7 @@ func TestScripts(t *testing.T) {
 }
 
 // exit2 runs a command that must end with the exit code of a usage error and
-// print what matches a pattern to stderr, and nothing to stdout:
+// print text that matches a pattern to stderr, and nothing to stdout:
 //
 //	exit2 PATTERN COMMAND ARGUMENT...
 func exit2(ts *testscript.TestScript, neg bool, args []string) {
@@ -131,7 +133,7 @@ func link(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// sendSignal sends a signal to what runs in the background: signal TERM|HUP|INT
+// sendSignal sends a signal to the background commands: signal TERM|HUP|INT
 func sendSignal(ts *testscript.TestScript, neg bool, args []string) {
 	sig := map[string]os.Signal{"TERM": syscall.SIGTERM, "HUP": syscall.SIGHUP, "INT": syscall.SIGINT}
 	if neg || len(args) != 1 || sig[args[0]] == nil {
@@ -147,7 +149,7 @@ type fakeDaemon struct {
 	full  bool
 	probe bool // the networks probe
 	added []control.Entry
-	// attached is what Attach made last.
+	// attached is the last attachment.
 	attached []attach.Attachment
 }
 
@@ -166,9 +168,18 @@ func (f *fakeDaemon) Status() control.Status {
 		Version: "v1.2.3", PID: 4242, Ready: true, Uptime: 3723, Config: "/etc/overtap.toml",
 		Underlay: control.Underlay{Address: netip.MustParseAddr("192.0.2.1"), Device: "eth0", MTU: 1500},
 		Workers:  2, SourcePorts: []uint16{49152, 49153},
-		Uplink: dataplane.UplinkInfo{Active: true, Device: "otup0", Sent: 7},
+		Uplink: netio.UplinkInfo{Active: true, Device: "otup0", Sent: 7},
+		Offloads: []dataplane.OffloadInfo{
+			{Name: "tap_gso", State: dataplane.OffloadOn}, {Name: "tap_uso", State: dataplane.OffloadOn},
+			{Name: "udp_segment", State: dataplane.OffloadOn}, {Name: "udp_gro", State: dataplane.OffloadOn},
+			{Name: "join_udp", State: dataplane.OffloadOff, Reason: "by configuration"},
+		},
 	}
 	if !f.full {
+		s.ChecksumErrors, s.Underlay.Address = 8, netip.MustParseAddr("2001:db8::1")
+		s.Offloads[1] = dataplane.OffloadInfo{Name: "tap_uso", State: dataplane.OffloadUnsupported, Reason: "the kernel does not grant it to vx-blue"}
+		s.Offloads[2] = dataplane.OffloadInfo{Name: "udp_segment", State: dataplane.OffloadSuspended,
+			Reason: "the route to 192.0.2.2 refused it: invalid argument", Until: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local)}
 		s.Ready = false
 		s.SegmentationRefused = true
 		s.Problems = []string{"the underlay's device eth0 is down: set it up"}
@@ -186,12 +197,14 @@ func (f *fakeDaemon) Status() control.Status {
 			Addresses:   []netip.Prefix{netip.MustParsePrefix("172.245.1.1/30")}, Entries: 3,
 		}}
 		s.Warnings = []string{"the kernel has IP-in-IP too (tunl0)"}
-		s.Peers = []control.PeerStatus{{Network: "blue", Peer: peer2}, {Network: "red", Peer: peer3, PathMTU: 1400}, {Network: "green", Peer: peer2, PathMTU: 1500}}
+		s.Peers = []control.PeerStatus{{Network: "blue", Peer: peer2, State: dataplane.PeerHeard},
+			{Network: "red", Peer: peer3, State: dataplane.PeerSilent, LastHeard: time.Now().Add(-time.Hour), PathMTU: 1400},
+			{Network: "green", Peer: peer2, State: dataplane.PeerHeard, PathMTU: 1500}}
 		s.Attachments = f.attached
 	}
 	if f.probe {
 		for i, p := range f.Stats().Peers {
-			s.Peers[i].Probe = p.Probe
+			s.Peers[i].Probe, s.Peers[i].State, s.Peers[i].LastHeard = p.Probe, p.State, p.LastHeard
 		}
 	}
 	return s
@@ -209,20 +222,24 @@ func (f *fakeDaemon) Stats() dataplane.Stats {
 			{Network: "green", Kind: dataplane.KindIPIP, Traffic: dataplane.Traffic{TxPackets: 4, TxBytes: 400}, Entries: 3},
 		},
 		Peers: []dataplane.PeerStats{
-			{Network: "blue", Peer: peer2, Flood: true, Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100}},
-			{Network: "red", Peer: peer3, Learned: true, PathMTU: 1400, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
+			{Network: "blue", Peer: peer2, Flood: true, State: dataplane.PeerSilent, LastHeard: time.Now().Add(-time.Hour), Traffic: dataplane.Traffic{TxPackets: 11, TxBytes: 1100}},
+			{Network: "red", Peer: peer3, State: dataplane.PeerHeard, LastHeard: time.Now().Add(-5 * time.Second), Learned: true, PathMTU: 1400, Traffic: dataplane.Traffic{RxPackets: 5, RxBytes: 500}},
 		},
 		Drops: []dataplane.DropStats{
-			{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7},
+			{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7, LastPeer: peer3, Last: time.Now().Add(-time.Hour)},
 			{Network: "blue", Direction: dataplane.Outbound, Reason: dataplane.DropTooBig, Count: 9},
 		},
-		Wire: []dataplane.WireStats{{Port: 4789, SocketDropped: 6}, {Port: 8472}},
+		Wire: []dataplane.ConnStats{{Port: 4789, SocketDropped: 6}, {Port: 8472}},
+
+		ChecksumErrors: 8,
 	}
 	if f.probe {
+		s.Peers[0].State, s.Peers[0].LastHeard = dataplane.PeerAlive, time.Now()
 		s.Peers[0].Probe = &dataplane.Probe{Alive: true, Answered: true, RTT: 0.00123456, VerifiedMTU: 1500, FullMTU: 1500}
+		s.Peers[1].State, s.Peers[1].LastHeard = dataplane.PeerNever, time.Time{}
 		s.Peers[1].Probe = &dataplane.Probe{UnansweredSince: time.Now().Add(-time.Hour), FullMTU: 1500}
 		s.Peers = append(s.Peers,
-			dataplane.PeerStats{Network: "red", Peer: peer2, Probe: &dataplane.Probe{
+			dataplane.PeerStats{Network: "red", Peer: peer2, State: dataplane.PeerLost, LastHeard: time.Now().Add(-time.Hour), Probe: &dataplane.Probe{
 				Answered: true, UnansweredSince: time.Now().Add(-time.Hour), FullMTU: 1500}})
 	}
 	return s
@@ -322,14 +339,42 @@ func (f *fakeDaemon) FlushFDB(m control.Match) (int, error) {
 	return 2, nil
 }
 
-func (f *fakeDaemon) Reload() (control.Reloaded, error) {
+func (f *fakeDaemon) Reload(dryRun bool) (control.Reloaded, error) {
 	if f.full {
-		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true}, nil
+		return control.Reloaded{Added: []string{"red"}, Removed: []string{"old"}, Changed: []string{"blue"}, Routes: true, DryRun: dryRun,
+			Details: []config.Change{
+				{Network: "blue", Key: "probe", Line: 9, From: `"5s"`, To: `"10s"`},
+				{Network: "blue", Key: "peer[192.0.2.3]", Line: 12, To: `{address = "192.0.2.3"}`},
+				{Network: "red", Line: 20, To: "{name = \"red\"}"},
+				{Network: "old", From: "{name = \"old\"}"},
+				{Key: "route[198.18.0.0/15]", From: `{prefix = "198.18.0.0/15"}`},
+			}, MoreDetails: 3}, nil
 	}
 	return control.Reloaded{}, errors.New("/etc/overtap.toml:3: nonsense: unknown key")
 }
 
-// Explain sends what has a destination, and drops what comes in.
+// Resolve knows one address of each kind.
+func (f *fakeDaemon) Resolve(network string, a netip.Addr) (control.Resolved, error) {
+	r := control.Resolved{Network: network, Kind: dataplane.KindVXLAN, Source: netip.MustParseAddr("198.51.100.1"), SourceMAC: 0x02420a000102}
+	switch {
+	case network == "bare": // neither host nor container has an address there
+		r.Network, r.Source = "blue", netip.Addr{}
+	case network != "blue":
+		return r, fmt.Errorf("there is no network %q: name one of blue, red", network)
+	}
+	if a.Is6() {
+		r.Source = netip.MustParseAddr("2001:db8:1::1")
+	}
+	switch a.String() {
+	case "198.51.100.2", "2001:db8:1::2":
+		r.MAC, r.Known = staticMAC, "a neighbour of the configuration"
+	case "10.9.0.1":
+		r.Via = netip.MustParseAddr("198.51.100.9")
+	}
+	return r, nil
+}
+
+// Explain sends frames of containers, and drops those of peers.
 func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "blue" {
 		return dataplane.Explanation{}, fmt.Errorf("there is no network %q: name one of blue, red", p.Network)
@@ -347,9 +392,9 @@ func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	x.Steps = []dataplane.Step{
 		{Name: "frame", Verdict: "pass", Detail: fmt.Sprintf("%x, %d bytes, segments of %d", p.Frame, p.Size, p.SegSize)},
 		{Name: "source", Verdict: "note", Detail: "it has moved here"},
-		{Name: "icmp", Verdict: "note", Detail: "its sender is told: Fragmentation Needed, at most 1350 bytes"},
+		{Name: "icmp", Verdict: "note", Detail: "its sender is notified: Fragmentation Needed, at most 1350 bytes"},
 	}
-	x.Told = "Fragmentation Needed, at most 1350 bytes"
+	x.Notified = "Fragmentation Needed, at most 1350 bytes"
 	x.Copies = []dataplane.Copy{
 		{Peer: peer2, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1550, Overhead: 50, PathMTU: 1400, DF: true, TTL: 64, Way: "sendmmsg", Reason: dataplane.DropTooBig},
 		{Peer: peer3, Port: 4789, SourcePort: 49153, Frames: 1, Length: 1570, Overhead: 70, PathMTU: 9000, DF: true, TTL: 64, Way: "sendmmsg"},
@@ -358,11 +403,11 @@ func (f *fakeDaemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 }
 
 // HandOver refuses.
-func (f *fakeDaemon) HandOver(s *control.Succession) {
+func (f *fakeDaemon) HandOver(s *control.Handover) {
 	s.Fail(errors.New("a daemon of the tests stays"))
 }
 
-// WatchFDB tells of two changes and a loss, and then waits for the end.
+// WatchFDB reports two changes and a loss, and then waits for the end.
 func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error {
 	if network == "green" {
 		return errors.New(`there is no network "green": name one of blue, red`)
@@ -379,8 +424,8 @@ func (f *fakeDaemon) WatchFDB(ctx context.Context, network string, emit func([]d
 	return nil
 }
 
-// Capture shows an ARP request on its way out, to be answered by nobody, and a
-// stranger's frame, tells of a loss, and then waits for the end.
+// Capture emits an ARP request on the tx path and a received frame of an unknown VNI,
+// reports a loss, and then waits for the end.
 func (f *fakeDaemon) Capture(ctx context.Context, s dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error {
 	if s.Network == "green" {
 		return errors.New(`there is no network "green": name one of blue, red`)

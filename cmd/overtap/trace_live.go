@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/time/rate"
 
 	"overtap/cmd/internal/capture"
 	"overtap/cmd/internal/control"
@@ -20,66 +21,31 @@ import (
 )
 
 const (
-	// liveDuration bounds a live trace that is not told for how long.
+	// liveDuration bounds a live trace without --duration.
 	liveDuration = 10 * time.Second
-	// liveRate is how many frames a second it shows when it is not told.
+	// liveRate is how many frames a second it shows without --rate.
 	liveRate = 10
 	// liveWait is how long a frame is followed: batches take far less.
 	liveWait = 100 * time.Millisecond
-	// liveSnap is what of each frame is looked at: its headers.
+	// liveSnap is how much of each frame is captured: its headers.
 	liveSnap = 256
 )
 
 // liveFlags are those of `overtap trace --live`.
 type liveFlags struct {
-	roadFlags
-	live bool
+	streamFlags
 	rate int
 	json bool
 }
 
-// addLive adds --live to a verb: with it the arguments are a filter, and real
-// frames are followed. The flags that the verb has already are its own.
-func addLive(c *cobra.Command) {
-	f := &liveFlags{}
-	flags := c.Flags()
-	flags.BoolVar(&f.live, "live", false, "follow real frames, those that match the filter")
-	flags.IntVar(&f.rate, "rate", liveRate, "with --live: show at most so many frames a second")
-	flags.IntVar(&f.count, "count", 0, "with --live: stop after so many frames; 0 = never")
-	flags.DurationVar(&f.duration, "duration", liveDuration, "with --live: stop after so long")
-	var d daemonFlags
-	if flags.Lookup("socket") == nil {
-		d.add(c)
-	}
-	if flags.Lookup("network") == nil {
-		addNetwork(c, &f.network)
-	}
-	if flags.Lookup("json") == nil {
-		flags.BoolVar(&f.json, "json", false, "print JSON; with --live an object a line")
-	}
-	explain := c.RunE
-	c.Args = func(_ *cobra.Command, a []string) error {
-		if !f.live && len(a) > 0 {
-			return fmt.Errorf("%q: a filter wants --live", strings.Join(a, " "))
-		}
-		return nil
-	}
-	c.RunE = func(c *cobra.Command, a []string) error {
-		if !f.live {
-			if err := notLive(flags); err != nil {
-				return usageError{c.CommandPath(), err}
-			}
-			return explain(c, a)
-		}
-		if err := onlyLive(flags); err != nil {
-			return usageError{c.CommandPath(), err}
-		}
-		f.network, f.json = flags.Lookup("network").Value.String(), flags.Lookup("json").Value.String() == "true"
-		return f.run(c, control.NewClient(flags.Lookup("socket").Value.String()), a)
-	}
+// add adds the flags that only a live trace has.
+func (f *liveFlags) add(c *cobra.Command) {
+	c.Flags().IntVar(&f.rate, "rate", liveRate, "with --live: show at most so `MANY` frames a second")
+	c.Flags().IntVar(&f.count, "count", 0, "with --live: stop after so `MANY` frames; 0 = never")
+	c.Flags().DurationVar(&f.duration, "duration", liveDuration, "with --live: stop after this `TIME`")
 }
 
-// onlyLive refuses flags that describe a frame, which a live trace has none of.
+// onlyLive refuses the flags that describe a frame.
 func onlyLive(flags *pflag.FlagSet) error {
 	others := given(flags, func(name string) bool {
 		return !slices.Contains([]string{"live", "rate", "count", "duration", "socket", "network", "json"}, name)
@@ -87,19 +53,19 @@ func onlyLive(flags *pflag.FlagSet) error {
 	if len(others) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s with --live: want a filter in its place, of words such as ether src MAC, host ADDRESS, tcp, port N, arp, vlan ID, peer ADDRESS", strings.Join(others, ", "))
+	return fmt.Errorf("%s with --live: want a filter instead, such as ether src MAC, host ADDRESS, tcp, port N, arp, vlan ID, peer ADDRESS", strings.Join(others, ", "))
 }
 
-// notLive refuses flags that bound a live trace, where none is asked for.
+// notLive refuses the flags of a live trace without --live.
 func notLive(flags *pflag.FlagSet) error {
 	others := given(flags, func(name string) bool { return slices.Contains([]string{"rate", "count", "duration"}, name) })
 	if len(others) == 0 {
 		return nil
 	}
-	return fmt.Errorf("%s: want --live beside it, which follows real frames", strings.Join(others, ", "))
+	return fmt.Errorf("%s: want --live with it, which follows real frames", strings.Join(others, ", "))
 }
 
-// given are those flags of the command line that are of a kind.
+// given are the flags of the command line for which kind is true.
 func given(flags *pflag.FlagSet, kind func(name string) bool) (names []string) {
 	flags.Visit(func(p *pflag.Flag) {
 		if kind(p.Name) {
@@ -109,11 +75,12 @@ func given(flags *pflag.FlagSet, kind func(name string) bool) (names []string) {
 	return names
 }
 
-// run follows frames and prints what became of each.
+// run follows frames and prints the path of each.
 func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string) error {
-	want, err := f.request(args)
+	err := onlyLive(c.Flags())
+	var want control.CaptureRequest
 	if err == nil {
-		err = emptyNetwork(c)
+		want, err = f.request(c, args)
 	}
 	if err == nil && f.rate < 1 {
 		err = fmt.Errorf("--rate %d: want 1 or more", f.rate)
@@ -122,12 +89,12 @@ func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string)
 		err = errors.New("--duration 0: a live trace is bounded: want a time such as 30s")
 	}
 	if err != nil {
-		return usageError{c.CommandPath(), err}
+		return usageError{err}
 	}
 	want.SnapLen = liveSnap
 	ctx, stop := f.within(c.Context())
 	defer stop()
-	l := &liveTrace{flags: f, out: c.OutOrStdout()}
+	l := &liveTrace{flags: f, out: c.OutOrStdout(), limit: rate.NewLimiter(rate.Limit(f.rate), f.rate)}
 	l.journeys.Show = l.show
 	began := false
 	var ticking sync.WaitGroup
@@ -147,7 +114,7 @@ func (f *liveFlags) run(c *cobra.Command, client *control.Client, args []string)
 	if !began {
 		return err
 	}
-	fmt.Fprintf(c.ErrOrStderr(), "%s shown, %d passed over for --rate%s\n", counted(l.frames, "frame"), l.skipped, missed(l.missed))
+	fmt.Fprintf(c.ErrOrStderr(), "%s shown, %d skipped for --rate%s\n", plural(l.frames, "frame", "frames"), l.skipped, missed(l.missed))
 	return err
 }
 
@@ -161,23 +128,18 @@ type liveTrace struct {
 
 	mu       sync.Mutex
 	journeys capture.Journeys
-	second   time.Time // the current one began
-	used     int       // of its rate
-	begun    int       // journeys to be shown
-	frames   int       // shown
+	limit    *rate.Limiter
+	begun    int // journeys to be shown
+	frames   int // shown
 	skipped  int
 }
 
 // show reports whether one more frame may be shown now; under mu.
 func (l *liveTrace) show() bool {
-	if now := time.Now(); now.Sub(l.second) >= time.Second {
-		l.second, l.used = now, 0
-	}
-	if l.used == l.flags.rate || l.begun > 0 && l.begun == l.flags.count {
+	if l.begun > 0 && l.begun == l.flags.count || !l.limit.Allow() {
 		l.skipped++
 		return false
 	}
-	l.used++
 	l.begun++
 	return true
 }
@@ -189,8 +151,8 @@ func (l *liveTrace) record(r *dataplane.Record) error {
 	return nil
 }
 
-// tick prints frames that were followed long enough, and calls stop when there
-// were as many as shall be, or nobody reads them.
+// tick prints frames that were followed long enough, and calls stop once --count were
+// printed, or printing failed.
 func (l *liveTrace) tick(ctx context.Context, stop func()) {
 	t := time.NewTicker(liveWait / 4)
 	defer t.Stop()
@@ -207,7 +169,7 @@ func (l *liveTrace) tick(ctx context.Context, stop func()) {
 	}
 }
 
-// enough reports whether as many frames were shown as shall be.
+// enough reports whether --count frames were shown.
 func (l *liveTrace) enough() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"runtime"
 	"runtime/debug"
 
@@ -11,7 +12,7 @@ import (
 // version is set by the linker: -ldflags "-X main.version=v1.2.3".
 var version string
 
-// build says what this binary is.
+// build describes this binary.
 type build struct {
 	Version string `json:"version"`
 	Go      string `json:"go"`
@@ -19,22 +20,31 @@ type build struct {
 	Arch    string `json:"arch"`
 }
 
+func thisBuild() build {
+	return build{Version: buildVersion(), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
+}
+
+// String is the line that `overtap version` and `overtap --version` print.
+func (b build) String() string {
+	return fmt.Sprintf("overtap %s %s %s/%s", b.Version, b.Go, b.OS, b.Arch)
+}
+
 func newVersionCommand() *cobra.Command {
-	var json bool
+	var json jsonFlag
 	c := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version of this binary",
-		Args:  cobra.NoArgs,
+		Example: `  overtap version
+  overtap version --json`,
+		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			b := build{Version: buildVersion(), Go: runtime.Version(), OS: runtime.GOOS, Arch: runtime.GOARCH}
-			if json {
-				return printJSON(c.OutOrStdout(), b)
-			}
-			_, err := fmt.Fprintf(c.OutOrStdout(), "overtap %s %s %s/%s\n", b.Version, b.Go, b.OS, b.Arch)
-			return err
+			return json.print(c, thisBuild(), func(w io.Writer) error {
+				_, err := fmt.Fprintln(w, thisBuild())
+				return err
+			})
 		},
 	}
-	addJSON(c, &json)
+	json.add(c)
 	return c
 }
 

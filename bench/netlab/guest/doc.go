@@ -15,6 +15,6 @@
 //
 // build.sh makes kernel and initramfs from the packages of this machine's Debian:
 // 6.1 is bookworm's. What the guest
-// shall do is said in shell scripts that go in by a serial line of their own:
+// must do is said in shell scripts that go in by a serial line of their own:
 // it has busybox, ip, bridge and the program of folder end.
 package guest

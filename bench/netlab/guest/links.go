@@ -65,7 +65,7 @@ func (g *Guest) Reset(ctx context.Context) error {
 	return err
 }
 
-// IPIPSpec says what an ipip device of the guest's kernel shall be.
+// IPIPSpec says what an ipip device of the guest's kernel must be.
 type IPIPSpec struct {
 	Name   string
 	Local  netip.Addr // outer IPv4 addresses

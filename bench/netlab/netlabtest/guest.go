@@ -16,7 +16,7 @@ import (
 // guestTime is how long a guest may take to boot, or to be cleared.
 const guestTime = 2 * time.Minute
 
-// shared is the guest of all tests of this process. Whoever uses it holds the
+// shared is the guest of all tests of this process. A test that uses it holds the
 // mutex.
 var shared struct {
 	sync.Mutex

@@ -24,7 +24,7 @@ const Amiss = `_ws.malformed || _ws.expert.severity == "Error" || _ws.short || `
 	`(tcp.checksum.status == 0 && !(tcp.checksum == 0xffff && tcp.checksum_calculated == 0)) || ` +
 	`icmp.checksum.status == 0 || icmpv6.checksum.status == 0`
 
-// decoders are those that tshark shall have. The payload is random, and others
+// decoders are those that tshark must have. The payload is random, and others
 // would make something of it.
 var decoders = strings.Fields("frame eth ethertype vlan arp ip ipv6 icmp icmpv6 igmp tcp udp vxlan data")
 

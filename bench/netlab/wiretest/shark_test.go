@@ -34,7 +34,7 @@ func segment(t *testing.T) (frame []byte, checksumAt int) {
 		}
 		sum := binary.BigEndian.Uint16(b.Bytes()[at+16:])
 		if sum == 0 {
-			clear(b.Bytes()[udpSumAt : udpSumAt+2]) // the inner segment shall be judged alone
+			clear(b.Bytes()[udpSumAt : udpSumAt+2]) // the inner segment must be judged alone
 			return slices.Clone(b.Bytes()), at + 16
 		}
 		if binary.BigEndian.Uint16(payload) != 0 {

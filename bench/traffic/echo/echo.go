@@ -122,12 +122,12 @@ func compare(got, want io.Reader, size int64) error {
 type DatagramOptions struct {
 	Size  int // payload in bytes, at least 8
 	Count int
-	// Segment sends the datagrams of a window as one superframe (UDP_SEGMENT).
+	// Segment sends the datagrams of a window as one GSO packet (UDP_SEGMENT).
 	Segment bool
 }
 
 // Datagrams on the way at once are no more than any queue between the ends
-// holds, nor than one superframe does.
+// holds, nor than one GSO packet does.
 const (
 	most       = 65507 // bytes of a UDP payload over IPv4
 	mostAtOnce = 16

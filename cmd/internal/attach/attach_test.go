@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -147,13 +148,21 @@ func TestAnnounced(t *testing.T) {
 	}
 	defer w.close()
 
+	bridge, err := h.LinkByName("br-blue")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Set, it does not follow the ports that join (NET_ADDR_SET).
+	if err := h.LinkSetHardwareAddr(bridge, bridge.Attrs().HardwareAddr); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
 		_, err := a.Attach(t.Context(), blue, ns2, Request{Network: "blue", Target: "c2", MAC: 0x0242_0000_0007,
 			Addresses: prefixes("198.51.100.3/24", "2001:db8::3/64")})
 		done <- err
 	}()
-	probes, told := map[netip.Addr]int{}, map[netip.Addr]int{}
+	probes, told, askers := map[netip.Addr]int{}, map[netip.Addr]int{}, map[encap.MAC]bool{}
 	for running := true; running; {
 		select {
 		case err := <-done:
@@ -168,6 +177,10 @@ func TestAnnounced(t *testing.T) {
 				told[at]++
 			} else if ok {
 				probes[at]++
+				askers[holder] = true
+			}
+			if src := encap.MACFrom(frame[encap.MACLen:]); src != 0x0242_0000_0007 {
+				askers[src] = true
 			}
 			return nil
 		})
@@ -179,6 +192,10 @@ func TestAnnounced(t *testing.T) {
 		if p := netip.MustParseAddr(s); probes[p] != probeRounds || told[p] != announceRounds {
 			t.Errorf("%s: %d probes, %d announcements", p, probes[p], told[p])
 		}
+	}
+	// What tables learn of the question is the bridge's MAC and no other.
+	if len(askers) != 1 || !askers[macOf(bridge)] {
+		t.Errorf("asked by %v, the bridge was %s", askers, bridge.Attrs().HardwareAddr)
 	}
 }
 
@@ -224,9 +241,9 @@ func TestProbeComesBack(t *testing.T) {
 	}
 }
 
-// TestProberSaysNothing asks for another address of a container while that is
-// attached once more: nobody may hear of the MAC that it has only for the probe.
-func TestProberSaysNothing(t *testing.T) {
+// TestAttachedTwice asks for another address of a container while that is attached
+// once more: it answers by the MACs of its two devices alone.
+func TestAttachedTwice(t *testing.T) {
 	addBridge(t, "br-blue")
 	lab, a := newLab(t), newAttacher(t)
 	_, ns1 := container(t, lab, "c1")
@@ -280,7 +297,7 @@ func TestProberSaysNothing(t *testing.T) {
 	delete(answers, first)
 	delete(answers, second)
 	if len(answers) > 0 {
-		t.Errorf("answers by the prober: %v", answers)
+		t.Errorf("answers by other MACs: %v", answers)
 	}
 }
 
@@ -467,5 +484,33 @@ func TestMark(t *testing.T) {
 	}
 	if got := len(mark(strings.Repeat("n", 64), strings.Repeat("x", maxTarget))); got > 255 {
 		t.Errorf("the longest mark has %d bytes", got)
+	}
+}
+
+// However many addresses a container gives itself, the list holds a few of them and
+// how many there are beside.
+func TestListIsBounded(t *testing.T) {
+	addBridge(t, blue.Bridge)
+	lab, a := newLab(t), newAttacher(t)
+	c1, ns := container(t, lab, "c1")
+	attach(t, a, blue, ns, Request{Target: "c1", Addresses: prefixes("198.51.100.2/24")})
+	inside := inNamespace(t, c1)
+	eth0, err := inside.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const more = 3 * MaxListed
+	for i := range more {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{203, 0, 113, byte(1 + i)}), 32)
+		if err := inside.AddrAdd(eth0, &netlink.Addr{IPNet: &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list, err := a.List([]Network{blue})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("%+v, %v", list, err)
+	}
+	if got := list[0]; len(got.Addresses) != MaxListed || got.MoreAddresses != 1+more-MaxListed || !slices.Contains(got.Addresses, prefixes("198.51.100.2/24")[0]) {
+		t.Errorf("%d addresses and %d more of %d: %v", len(got.Addresses), got.MoreAddresses, 1+more, got.Addresses)
 	}
 }

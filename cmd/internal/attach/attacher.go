@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -22,10 +23,13 @@ type Attacher struct {
 	foreign map[int]*nl.SocketHandle // asks about links of other namespaces
 	strict  bool                     // the kernel answers it as asked
 
-	mu      sync.Mutex
-	busy    map[uint64]chan struct{} // namespaces under change, by inode; closed when it ends
-	changes sync.WaitGroup           // under way
-	closed  bool
+	mu       sync.Mutex
+	busy     map[uint64]chan struct{} // namespaces under change, by inode; closed when it ends
+	changes  sync.WaitGroup           // under way
+	closed   bool
+	seen     map[int]Attachment // by the index of the host's end: what Track knows
+	changing map[int]bool       // host's ends of attachments that are being made or removed
+	claimed  map[claimed]bool   // addresses of attachments that are being made
 }
 
 // New opens netlink sockets in the calling thread's network namespace.
@@ -43,7 +47,8 @@ func New() (*Attacher, error) {
 	// is meant among them (inet_valid_dump_ifaddr_req). Under one that lacks it
 	// (before 4.20) attachments are listed without what is inside.
 	strict := unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil
-	return &Attacher{nl: h, foreign: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, strict: strict, busy: make(map[uint64]chan struct{})}, nil
+	return &Attacher{nl: h, foreign: map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, strict: strict, busy: make(map[uint64]chan struct{}),
+		seen: make(map[int]Attachment), changing: make(map[int]bool), claimed: make(map[claimed]bool)}, nil
 }
 
 // Close waits for the changes under way and closes the sockets. Attachments
@@ -60,7 +65,7 @@ func (a *Attacher) Close() {
 	}
 }
 
-// begin waits until nobody changes the namespace ns, nil being one by itself,
+// begin waits until no other job changes the namespace ns, nil being one by itself,
 // and keeps others from it until the returned function is called. So of two
 // changes neither chooses what the other is about to take, nor undoes what the
 // other builds upon; other containers do not wait for it.
@@ -123,7 +128,12 @@ func (a *Attacher) Attach(ctx context.Context, n Network, ns *os.File, r Request
 		return Made{}, err
 	}
 	defer end()
-	j := &job{Request: r, network: n, ns: ns, host: a.nl}
+	release, err := a.claim(n.Bridge, r.Addresses)
+	if err != nil {
+		return Made{}, err
+	}
+	defer release()
+	j := &job{Request: r, network: n, ns: ns, host: a.nl, raw: a.foreign, change: a.change}
 	defer j.close()
 	if err := j.prepare(); err != nil {
 		return Made{}, err
@@ -131,14 +141,45 @@ func (a *Attacher) Attach(ctx context.Context, n Network, ns *os.File, r Request
 	for _, step := range j.steps() {
 		err := step(ctx)
 		if err == nil {
-			// Whoever asked has gone, and will not know that it is attached.
+			// The client has gone, and will not know that it is attached.
 			err = ctx.Err()
 		}
 		if err != nil {
 			return Made{}, errors.Join(append([]error{err}, j.undo()...)...)
 		}
 	}
-	return j.made(), nil
+	m := j.made()
+	j.done(&m.Attachment)
+	return m, nil
+}
+
+// claimed is an address on a bridge.
+type claimed struct {
+	bridge  string
+	address netip.Addr
+}
+
+// claim keeps the addresses from other attachments to the same bridge until the
+// returned function is called: two that ask for an address at the same time would
+// both find it free, since no device has it yet.
+func (a *Attacher) claim(bridge string, addresses []netip.Prefix) (release func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, p := range addresses {
+		if a.claimed[claimed{bridge, p.Addr()}] {
+			return nil, fmt.Errorf("the address %s is taken, by another container that is being attached: choose another", p.Addr())
+		}
+	}
+	for _, p := range addresses {
+		a.claimed[claimed{bridge, p.Addr()}] = true
+	}
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		for _, p := range addresses {
+			delete(a.claimed, claimed{bridge, p.Addr()})
+		}
+	}, nil
 }
 
 // Detach removes the attachment that s selects of those in the namespace ns, or,
@@ -165,7 +206,7 @@ func (a *Attacher) Detach(networks []Network, ns *os.File, s Selector) (gone Att
 			return Attachment{}, fmt.Errorf("identifying its network namespace: %w", err)
 		}
 	}
-	all, err := a.find(networks)
+	all, _, err := a.find(networks, nil)
 	if err != nil {
 		return Attachment{}, err
 	}
@@ -187,34 +228,40 @@ func (a *Attacher) Detach(networks []Network, ns *os.File, s Selector) (gone Att
 	default:
 		return Attachment{}, fmt.Errorf("it is attached more than once: name one of %s with --ifname", ifNames(all))
 	}
+	done := a.change(all[0].index)
 	link, err := a.nl.LinkByIndex(all[0].index)
 	if err == nil {
 		err = a.nl.LinkDel(link)
 	}
 	if err != nil && !notThere(err) { // else the container died this moment
+		done(&all[0].Attachment)
 		return Attachment{}, fmt.Errorf("deleting %s: %w", all[0].Veth, err)
 	}
+	done(nil)
 	return all[0].Attachment, nil
 }
 
-// Restore puts the network's attachments that are on no bridge onto its bridge,
-// as they are after a daemon ended and took the bridge with it, and returns them.
-func (a *Attacher) Restore(n Network) ([]Attachment, error) {
+// Restore puts the networks' attachments that are on no bridge onto their bridges,
+// as they are after a daemon ended and took the bridges with it, and returns them.
+// It lists the host's links once, however many networks there are.
+func (a *Attacher) Restore(networks ...Network) ([]Attachment, error) {
 	end, err := a.begin(context.Background(), nil)
 	if err != nil {
 		return nil, err
 	}
 	defer end()
-	all, err := a.find([]Network{n})
+	all, _, err := a.find(networks, nil)
 	if err != nil {
 		return nil, err
 	}
 	var back []Attachment
 	var errs []error
 	for _, f := range all {
-		if f.Network != n.Name || f.Bridge != "" {
+		i := slices.IndexFunc(networks, func(n Network) bool { return n.Name == f.Network })
+		if i < 0 || f.Bridge != "" {
 			continue
 		}
+		n := networks[i]
 		if err := a.restore(n, f); err != nil && !notThere(err) {
 			errs = append(errs, fmt.Errorf("putting %s, of %s, back on %s: %w", f.Veth, f.Target, n.Bridge, err))
 			continue

@@ -19,16 +19,13 @@ package attach
 import (
 	"net/netip"
 
+	"overtap/cmd/internal/host"
 	"overtap/encap"
 )
 
-// Network is what an attachment joins.
-type Network struct {
-	Name   string
-	Bridge string           // that exists
-	MTU    encap.OverlayMTU // of both ends
-	MAC    encap.MAC        // the TAP's, which no container may have
-}
+// Network is what an attachment joins: a bridge that exists, whose port the TAP is. Both
+// ends of the veth pair get its MTU, and no container may have the TAP's MAC.
+type Network = host.Network
 
 // Request says what to attach, and how.
 type Request struct {
@@ -47,6 +44,9 @@ type Selector struct {
 	IfName  string `json:"ifname,omitempty"` // "" = the only one
 }
 
+// MaxListed bounds the addresses of an attachment that List returns.
+const MaxListed = 32
+
 // Attachment is a device of a container that is on a network.
 type Attachment struct {
 	Network   string           `json:"network"`
@@ -54,9 +54,12 @@ type Attachment struct {
 	IfName    string           `json:"ifname"` // in the target; "" where the kernel would not say
 	MAC       encap.MAC        `json:"mac"`
 	MTU       encap.OverlayMTU `json:"mtu"`       // of the same; of the host's end where the kernel would not say
-	Addresses []netip.Prefix   `json:"addresses"` // without link-local ones
-	Veth      string           `json:"veth"`      // the other end, on the host
-	Bridge    string           `json:"bridge"`    // "" = on none for now
+	Addresses []netip.Prefix   `json:"addresses"` // without link-local ones; of a list at most MaxListed
+	// MoreAddresses is how many it has beside those that are listed: a container may
+	// give itself any number.
+	MoreAddresses int    `json:"more_addresses,omitempty"`
+	Veth          string `json:"veth"`   // the other end, on the host
+	Bridge        string `json:"bridge"` // "" = on none for now
 }
 
 // Made is an attachment just made.

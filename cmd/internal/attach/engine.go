@@ -79,13 +79,44 @@ type containerState struct {
 	PID    int    `json:"Pid"` // of its first process; 0 = it does not run
 }
 
+// trusted is an error unless root or the user of this program listens at the other
+// end of c. The environment may name the socket of another user, as it does after
+// `sudo -E`; what that user answers would choose the namespace that is entered.
+func trusted(c net.Conn, euid int) error {
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		return fmt.Errorf("a %T has no peer's user", c)
+	}
+	raw, err := u.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	cerr := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if err := errors.Join(cerr, err); err != nil {
+		return fmt.Errorf("looking who listens: %w", err)
+	}
+	if cred.Uid != 0 && int(cred.Uid) != euid {
+		return fmt.Errorf("user %d listens there, whom this command does not trust: unset DOCKER_HOST, CONTAINER_HOST and XDG_RUNTIME_DIR, or name the container by a PID of its", cred.Uid)
+	}
+	return nil
+}
+
 // inspect asks one engine. The error is errNoContainer when it has none of that
 // name.
 func inspect(ctx context.Context, socket, name string) (containerState, error) {
 	var d net.Dialer
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return d.DialContext(ctx, "unix", socket)
+			c, err := d.DialContext(ctx, "unix", socket)
+			if err != nil {
+				return nil, err
+			}
+			if err := trusted(c, os.Geteuid()); err != nil {
+				c.Close()
+				return nil, err
+			}
+			return c, nil
 		},
 		DisableKeepAlives: true,
 	}

@@ -44,7 +44,7 @@ type found struct {
 // List returns the networks' attachments, and those that are on no bridge for
 // now, sorted.
 func (a *Attacher) List(networks []Network) ([]Attachment, error) {
-	all, err := a.find(networks)
+	all, _, err := a.find(networks, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -52,37 +52,31 @@ func (a *Attacher) List(networks []Network) ([]Attachment, error) {
 	for i, f := range all {
 		out[i] = f.Attachment
 	}
-	slices.SortStableFunc(out, func(x, y Attachment) int {
-		for _, c := range []int{
-			strings.Compare(x.Network, y.Network), strings.Compare(x.Target, y.Target), strings.Compare(x.IfName, y.IfName),
-		} {
-			if c != 0 {
-				return c
-			}
-		}
-		return 0
-	})
+	sortAttachments(out)
 	return out, nil
 }
 
 // find looks for marked veths. Those on another bridge than that of the network
-// they name are another daemon's, or nobody's of ours any more.
-func (a *Attacher) find(networks []Network) ([]found, error) {
+// they name are another daemon's, or no longer ours. What is known of
+// one, by its index, is not asked for again. The indexes of all marked veths are in
+// there.
+func (a *Attacher) find(networks []Network, known map[int]Attachment) (out []found, there map[int]bool, err error) {
 	links, err := untorn(a.nl.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("listing links: %w", err)
+		return nil, nil, fmt.Errorf("listing links: %w", err)
 	}
+	there = make(map[int]bool)
 	names := make(map[int]string, len(links))
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
-	var out []found
 	for _, l := range links {
 		at := l.Attrs()
 		network, target, ok := marked(at.Alias)
 		if !ok || l.Type() != "veth" {
 			continue
 		}
+		there[at.Index] = true
 		bridge := ""
 		if at.MasterIndex != 0 {
 			bridge = names[at.MasterIndex]
@@ -97,17 +91,23 @@ func (a *Attacher) find(networks []Network) ([]found, error) {
 			},
 			index: at.Index, nsid: at.NetNsID,
 		}
+		if was, ok := known[at.Index]; ok && was.Network == network && was.Target == target {
+			f.Attachment = was
+			f.Veth, f.Bridge = at.Name, bridge
+			out = append(out, f)
+			continue
+		}
 		if err := a.look(&f, at.ParentIndex); err != nil {
 			if notThere(err) {
 				continue // its container died this moment
 			}
 			if !unsupported(err) {
-				return nil, fmt.Errorf("looking at the other end of %s: %w", at.Name, err)
+				return nil, nil, fmt.Errorf("looking at the other end of %s: %w", at.Name, err)
 			}
 		}
 		out = append(out, f)
 	}
-	return out, nil
+	return out, there, nil
 }
 
 // unsupported reports whether the kernel cannot look into other namespaces, or
@@ -139,20 +139,26 @@ func (a *Attacher) look(f *found, index int) error {
 	}
 	addr := nl.NewIfAddrmsg(unix.AF_UNSPEC)
 	addr.Index = uint32(index)
-	msgs, err = a.ask(unix.RTM_GETADDR, unix.NLM_F_DUMP, addr, unix.IFA_TARGET_NETNSID, f.nsid)
+	_, err = untorn(func() (struct{}, error) {
+		f.Addresses, f.MoreAddresses = []netip.Prefix{}, 0
+		return struct{}{}, a.each(unix.RTM_GETADDR, unix.NLM_F_DUMP, addr, unix.IFA_TARGET_NETNSID, f.nsid, func(m []byte) {
+			switch p, ok := readAddress(m, index); {
+			case !ok || p.Addr().IsLinkLocalUnicast():
+			case len(f.Addresses) == MaxListed:
+				f.MoreAddresses++
+			default:
+				f.Addresses = append(f.Addresses, p)
+			}
+		})
+	})
 	if err != nil {
 		return fmt.Errorf("asking for its addresses: %w", gone(err))
-	}
-	for _, m := range msgs {
-		if p, ok := readAddress(m, index); ok && !p.Addr().IsLinkLocalUnicast() {
-			f.Addresses = append(f.Addresses, p)
-		}
 	}
 	return nil
 }
 
 // gone says that a namespace's number, taken from a link a moment ago, means
-// nothing any more in the way that a link that went is told.
+// nothing any more as a link that went is reported.
 func gone(err error) error {
 	if errors.Is(err, unix.EINVAL) {
 		return fmt.Errorf("%w (%w)", unix.ENODEV, err)
@@ -168,14 +174,23 @@ func ifInfo(index int) *nl.IfInfomsg {
 
 // ask sends a request about the namespace of a number and returns the answers.
 func (a *Attacher) ask(kind uint16, flags uint16, header nl.NetlinkRequestData, attr, nsid int) ([][]byte, error) {
-	return untorn(func() ([][]byte, error) {
-		req := &nl.NetlinkRequest{
-			NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: kind, Flags: unix.NLM_F_REQUEST | flags},
-			Sockets:  a.foreign,
-		}
-		req.AddData(header)
-		req.AddData(nl.NewRtAttr(attr, binary.NativeEndian.AppendUint32(nil, uint32(nsid))))
-		return req.Execute(unix.NETLINK_ROUTE, 0)
+	return untorn(func() (msgs [][]byte, err error) {
+		err = a.each(kind, flags, header, attr, nsid, func(m []byte) { msgs = append(msgs, m) })
+		return msgs, err
+	})
+}
+
+// each sends a request about the namespace of a number and calls f with each answer.
+func (a *Attacher) each(kind uint16, flags uint16, header nl.NetlinkRequestData, attr, nsid int, f func([]byte)) error {
+	req := &nl.NetlinkRequest{
+		NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: kind, Flags: unix.NLM_F_REQUEST | flags},
+		Sockets:  a.foreign,
+	}
+	req.AddData(header)
+	req.AddData(nl.NewRtAttr(attr, binary.NativeEndian.AppendUint32(nil, uint32(nsid))))
+	return req.ExecuteIter(unix.NETLINK_ROUTE, 0, func(m []byte) bool {
+		f(m)
+		return true
 	})
 }
 

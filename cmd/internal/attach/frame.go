@@ -7,13 +7,18 @@ import (
 	"overtap/encap"
 )
 
-// While it probes, the device has a MAC of its own, the prober's, which is neither
-// the container's nor anybody's. Were it the container's, and the holder of an
-// address had the same one, as a container that was left behind on its old host
-// has, bridges and VTEPs would learn that MAC to be here: the holder would be cut
-// off, and its answer be lost.
+// Whether an address is free the bridge asks, by its own MAC, before anything of
+// the attachment is made. So tables all over the network learn a MAC that is
+// really behind this host, the same for every question, and one that the host's
+// own addresses have too; the answer comes back to it.
+//
+// The container's own MAC would be one fewer. But where the holder of the address
+// has the same MAC, as a container that was left behind on its old host has,
+// bridges and VTEPs would learn that MAC to be here: the holder would be cut off
+// by the question, and its answer be lost. A MAC made for the question would stay
+// in every table until it ages.
 
-// probe returns the frame that asks whether somebody has a: an ARP probe (RFC
+// probe returns the frame that asks whether a host has a: an ARP probe (RFC
 // 5227 section 2.1.1), or a solicitation as for duplicate address detection (RFC
 // 4862 section 5.4.2).
 func probe(a netip.Addr, prober encap.MAC) []byte {
@@ -26,7 +31,7 @@ func probe(a netip.Addr, prober encap.MAC) []byte {
 	return b[:encap.EthernetHeaderLen+n]
 }
 
-// announcement returns the frame that tells everybody that a is at mac: an ARP
+// announcement returns the frame that tells all hosts that a is at mac: an ARP
 // announcement (RFC 5227 section 2.3), or an unsolicited advertisement (RFC 4861
 // section 7.2.6).
 func announcement(a netip.Addr, mac encap.MAC) []byte {

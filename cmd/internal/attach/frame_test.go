@@ -85,7 +85,7 @@ func TestClaim(t *testing.T) {
 	}
 }
 
-// TestNeighborFilter runs the socket's filter over what it shall pass and drop.
+// TestNeighborFilter runs the socket's filter over what it must pass and drop.
 func TestNeighborFilter(t *testing.T) {
 	raw, err := neighborFilter()
 	if err != nil {

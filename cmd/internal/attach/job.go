@@ -16,6 +16,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/bridgeport"
+	"overtap/cmd/internal/host"
 	"overtap/encap"
 )
 
@@ -23,15 +25,21 @@ import (
 // milliseconds unless the machine is overloaded.
 const carrierTime = 2 * time.Second
 
+// treeTime bounds the wait for a spanning tree: twice the greatest forward delay
+// (30 s, IEEE 802.1D table 17-1) and some.
+const treeTime = 65 * time.Second
+
 // job is one attachment in the making.
 type job struct {
 	Request
 	network Network
 	ns      *os.File
-	prober  encap.MAC // of the device while it probes
 
-	host   *netlink.Handle // of the bridge's namespace
-	inside *netlink.Handle // of the target's
+	host   *netlink.Handle          // of the bridge's namespace
+	raw    map[int]*nl.SocketHandle // of the same
+	change func(index int) (done func(*Attachment))
+	done   func(*Attachment) // set once the pair is made
+	inside *netlink.Handle   // of the target's
 	bridge netlink.Link
 	veth   netlink.Link // the end on the bridge
 	device netlink.Link // the end in the target
@@ -48,7 +56,7 @@ func (j *job) close() {
 // order. Each puts on the list what undoes it.
 func (j *job) steps() []func(context.Context) error {
 	return []func(context.Context) error{
-		j.makePair, j.joinBridge, j.bringUp, j.probe, j.takeMAC, j.setAddresses, j.setRoutes, j.announce,
+		j.probe, j.makePair, j.joinBridge, j.bringUp, j.setAddresses, j.setRoutes, j.announce,
 	}
 }
 
@@ -72,11 +80,11 @@ func (j *job) makePair(context.Context) error {
 	attrs.HardwareAddr = hardwareAddr(0xfe<<40 | encap.MAC(rand.Uint64N(1<<40)))
 	pair := netlink.NewVeth(attrs)
 	pair.PeerName, pair.PeerMTU = j.IfName, uint32(j.network.MTU)
-	pair.PeerHardwareAddr = hardwareAddr(j.prober)
+	pair.PeerHardwareAddr = hardwareAddr(j.MAC)
 	pair.PeerNamespace = netlink.NsFd(j.ns.Fd())
 
 	var err error
-	for range 3 { // until the name is one that nobody has
+	for range 3 { // until the name is free
 		pair.Name = fmt.Sprintf("otveth%08x", rand.Uint32())
 		if err = j.host.LinkAdd(pair); !errors.Is(err, unix.EEXIST) {
 			break
@@ -94,11 +102,15 @@ func (j *job) makePair(context.Context) error {
 		if err != nil {
 			return fmt.Errorf("removing %s again: %w", pair.Name, err)
 		}
+		if j.done != nil {
+			j.done(nil)
+		}
 		return nil
 	})
 	if j.veth, err = j.host.LinkByName(pair.Name); err != nil {
 		return fmt.Errorf("looking for %s just made: %w", pair.Name, err)
 	}
+	j.done = j.change(j.veth.Attrs().Index) // before the mark by which Track knows it
 	if j.device, err = j.inside.LinkByName(j.IfName); err != nil {
 		return fmt.Errorf("looking for %s just made in it: %w", j.IfName, err)
 	}
@@ -117,6 +129,9 @@ func (j *job) joinBridge(context.Context) error {
 	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
 		return fmt.Errorf("turning IPv6 addresses off on %s: %w", name, err)
 	}
+	// A port takes no advertisement, but it outlives its bridge. Where /proc/sys is
+	// read-only that is left as it is.
+	_, _ = host.NoAutoconf(name)
 	if err := j.host.LinkSetMaster(j.veth, j.bridge); err != nil {
 		return fmt.Errorf("making %s a port of %s: %w", name, j.network.Bridge, err)
 	}
@@ -134,18 +149,16 @@ func (j *job) bringUp(ctx context.Context) error {
 			return err
 		}
 	}
-	// Nobody shall hear of the prober's MAC by asking for one of the target's
-	// other addresses: Linux answers for each of them on every device.
-	if err := j.inside.LinkSetARPOff(j.device); err != nil {
-		return fmt.Errorf("turning ARP off on %s in it: %w", j.IfName, err)
-	}
 	if err := j.inside.LinkSetUp(j.device); err != nil {
 		return fmt.Errorf("bringing %s up in it: %w", j.IfName, err)
 	}
 	if err := j.host.LinkSetUp(j.veth); err != nil {
 		return fmt.Errorf("bringing %s up: %w", j.veth.Attrs().Name, err)
 	}
-	return j.awaitCarrier(ctx)
+	if err := j.awaitCarrier(ctx); err != nil {
+		return err
+	}
+	return j.awaitForwarding(ctx, j.veth.Attrs())
 }
 
 func (j *job) loopbackUp() error {
@@ -215,14 +228,73 @@ func (j *job) awaitCarrier(ctx context.Context) error {
 	}
 }
 
-// probe looks whether somebody on the network has one of the addresses.
+// awaitForwarding waits until the port passes frames, and no other port of the
+// bridge is about to, so that everyone who is there hears a question asked on the
+// bridge. A spanning tree takes twice the bridge's forward delay for that.
+func (j *job) awaitForwarding(ctx context.Context, port *netlink.LinkAttrs) error {
+	begun := time.Now()
+	for {
+		ports, err := bridgeport.List(j.raw)
+		if err != nil {
+			return err
+		}
+		p, known := ports[port.Index]
+		waits := known && p.State != bridgeport.Forwarding
+		starting := false
+		for _, other := range ports {
+			starting = starting || other.Bridge == j.bridge.Attrs().Index && other.State.Starting()
+		}
+		if !waits && !starting {
+			return nil
+		}
+		limit := carrierTime
+		if starting {
+			limit = treeTime
+		}
+		switch {
+		case time.Since(begun) < limit:
+		case waits:
+			return fmt.Errorf("the spanning tree of %s keeps the port %s %s: look at `bridge link show dev %s`", j.network.Bridge, port.Name, p.State, port.Name)
+		default:
+			return fmt.Errorf("after %v a port of %s still does not forward: look at `bridge link show`", limit, j.network.Bridge)
+		}
+		if err := sleep(ctx, 20*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// probe looks whether a host or container on the network, or this host, has one of
+// the addresses. The bridge asks: see frame.go.
 func (j *job) probe(ctx context.Context) error {
-	w, err := openWire(j.ns, j.device.Attrs().Index)
+	if err := j.checkHost(); err != nil {
+		return err
+	}
+	tap := &netlink.LinkAttrs{} // of no index where there is none
+	if j.network.Device != "" {
+		l, err := j.host.LinkByName(j.network.Device)
+		if err != nil {
+			return fmt.Errorf("looking for the network's device %s: %w", j.network.Device, err)
+		}
+		tap = l.Attrs()
+	}
+	if err := j.awaitForwarding(ctx, tap); err != nil {
+		return fmt.Errorf("its addresses may be taken, and the network cannot be asked: %w", err)
+	}
+	bridge, err := j.host.LinkByIndex(j.bridge.Attrs().Index)
+	if err != nil {
+		return fmt.Errorf("looking for the network's bridge %s: %w", j.network.Bridge, err)
+	}
+	asker := macOf(bridge)
+	if asker == 0 {
+		return nil // it has no port, and had none for long: there is no one to ask
+	}
+	w, err := openWire(nil, bridge.Attrs().Index)
 	if err != nil {
 		return fmt.Errorf("looking whether its addresses are free: %w", err)
 	}
 	defer w.close()
-	err = w.probe(ctx, j.plainAddresses(), j.prober)
+	err = w.probe(ctx, j.plainAddresses(), asker)
 	var taken takenError
 	if err != nil && !errors.As(err, &taken) {
 		return fmt.Errorf("looking whether its addresses are free: %w", err)
@@ -230,23 +302,23 @@ func (j *job) probe(ctx context.Context) error {
 	return err
 }
 
-// takeMAC gives the device its own MAC, and lets it speak. It goes down for
-// that, so that its link-local address is made from the MAC that it keeps.
-func (j *job) takeMAC(ctx context.Context) error {
-	err := j.inside.LinkSetDown(j.device)
-	if err == nil {
-		err = j.inside.LinkSetHardwareAddr(j.device, hardwareAddr(j.MAC))
-	}
-	if err == nil {
-		err = j.inside.LinkSetARPOn(j.device)
-	}
-	if err == nil {
-		err = j.inside.LinkSetUp(j.device)
-	}
+// checkHost looks whether this host has one of the addresses, which does not hear
+// its own bridge ask. Linux answers for an IPv4 address on every device, for an
+// IPv6 address on the one that has it.
+func (j *job) checkHost() error {
+	have, err := untorn(func() ([]netlink.Addr, error) { return j.host.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {
-		return fmt.Errorf("giving %s the MAC %s in it: %w", j.IfName, j.MAC, err)
+		return fmt.Errorf("listing this host's addresses: %w", err)
 	}
-	return j.awaitCarrier(ctx)
+	for _, h := range have {
+		ip, _ := netip.AddrFromSlice(h.IP)
+		for _, p := range j.Addresses {
+			if p.Addr() == ip.Unmap() && (p.Addr().Is4() || h.LinkIndex == j.bridge.Attrs().Index) {
+				return fmt.Errorf("the address %s is taken, by this host itself: choose another", p.Addr())
+			}
+		}
+	}
+	return nil
 }
 
 func (j *job) plainAddresses() []netip.Addr {
@@ -287,7 +359,7 @@ func (j *job) setRoutes(context.Context) error {
 	return nil
 }
 
-// announce tells the network where the addresses are.
+// announce says to the network where the addresses are.
 func (j *job) announce(ctx context.Context) error {
 	w, err := openWire(j.ns, j.device.Attrs().Index)
 	if err == nil {
@@ -309,6 +381,15 @@ func (j *job) made() Made {
 		},
 		Gateways: j.Gateways,
 	}
+}
+
+// macOf is a link's MAC, 0 when it has none: a bridge takes that of a port
+// (br_stp_recalculate_bridge_id).
+func macOf(l netlink.Link) encap.MAC {
+	if a := l.Attrs().HardwareAddr; len(a) == encap.MACLen {
+		return encap.MACFrom(a)
+	}
+	return 0
 }
 
 func hardwareAddr(m encap.MAC) net.HardwareAddr {

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net/netip"
 	"strconv"
 
@@ -45,7 +44,9 @@ func (j *job) prepare() error {
 	if j.MAC.IsZero() {
 		j.MAC = addressMAC(j.Addresses)
 	}
-	j.prober = 0x02<<40 | encap.MAC(rand.Uint64N(1<<40)) // locally administered
+	if j.MAC == macOf(j.bridge) {
+		return fmt.Errorf("the MAC %s is that of the network's bridge %s: choose another", j.MAC, j.network.Bridge)
+	}
 	if err := j.checkAddresses(); err != nil {
 		return err
 	}
@@ -76,7 +77,7 @@ func (j *job) chooseIfName() error {
 }
 
 // checkAddresses looks whether the target has one of the addresses already,
-// which nobody's answer to a probe need tell.
+// which no answer to a probe need say.
 func (j *job) checkAddresses() error {
 	have, err := untorn(func() ([]netlink.Addr, error) { return j.inside.AddrList(nil, netlink.FAMILY_ALL) })
 	if err != nil {

@@ -57,16 +57,40 @@ func Resolve(ctx context.Context, target string) (*os.File, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return f, err
 	}
-	pid, err := containerPID(ctx, engineSockets(), target)
-	if err != nil {
-		return nil, fmt.Errorf("target %s: %w", target, err)
+	return ofContainer(target, func() (int, error) { return containerPID(ctx, engineSockets(), target) })
+}
+
+// ofContainer opens the namespace of the process that find names. The process may end
+// before it is opened, and another get its PID; so find must name it once more after
+// that, and is tried a few times.
+func ofContainer(target string, find func() (pid int, err error)) (*os.File, error) {
+	pid, err := find()
+	for range 3 {
+		if err != nil {
+			break
+		}
+		var f *os.File
+		f, err = openNamespace(target, filepath.Join("/proc", strconv.Itoa(pid), "ns/net"))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
+		}
+		again, ferr := find()
+		switch {
+		case ferr == nil && err == nil && again == pid:
+			return f, nil
+		case ferr == nil && err != nil && again == pid:
+			return nil, fmt.Errorf("target %s: its engine says that it runs as PID %d, which is no process here: "+
+				"run the command where the engine's processes are seen", target, pid)
+		}
+		if f != nil {
+			f.Close()
+		}
+		pid, err = again, ferr
 	}
-	f, err = openNamespace(target, filepath.Join("/proc", strconv.Itoa(pid), "ns/net"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("target %s: its engine says that it runs as PID %d, which is no process here: "+
-			"run the command where the engine's processes are seen", target, pid)
+	if err == nil {
+		err = errors.New("it is being restarted again and again: try when it runs")
 	}
-	return f, err
+	return nil, fmt.Errorf("target %s: %w", target, err)
 }
 
 // openNamespace opens what must be a network namespace.

@@ -10,11 +10,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/netnstest"
 )
@@ -141,6 +144,86 @@ func TestNotResolved(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), tc.want) {
 			t.Errorf("%q: %v, want %q", tc.target, err, tc.want)
 		}
+	}
+}
+
+// A process that ended between the engine's answer and the opening of its namespace,
+// whose PID another may have by then, is not taken for the container's.
+func TestPIDReused(t *testing.T) {
+	first, second := sleeper(t), sleeper(t)
+	for _, tc := range []struct {
+		answers []int // of the engine, the last one again and again; 0 = the container does not run
+		want    int   // 0 = an error
+	}{
+		{[]int{first}, first},
+		{[]int{first, second}, second},
+		{[]int{1<<22 + 1, second}, second},
+		{[]int{first, 0}, 0},
+		{[]int{first, second, first, second, first, second}, 0},
+	} {
+		asked := 0
+		t.Setenv("DOCKER_HOST", "unix://"+serveEngine(t, func(w http.ResponseWriter, r *http.Request) {
+			pid := tc.answers[min(asked, len(tc.answers)-1)]
+			asked++
+			docker(pid)(w, r)
+		}))
+		f, err := Resolve(t.Context(), "web")
+		if tc.want == 0 {
+			if err == nil {
+				f.Close()
+				t.Errorf("%v: a namespace was opened", tc.answers)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%v: %v", tc.answers, err)
+			continue
+		}
+		got, gerr := f.Stat()
+		want, werr := os.Stat(fmt.Sprintf("/proc/%d/ns/net", tc.want))
+		f.Close()
+		if gerr != nil || werr != nil || !os.SameFile(got, want) {
+			t.Errorf("%v: not the namespace of %d (%v, %v)", tc.answers, tc.want, gerr, werr)
+		}
+	}
+}
+
+// The socket that the environment names is not asked when another user listens there.
+func TestEngineOfAnotherUser(t *testing.T) {
+	netnstest.Require(t)                    // root
+	dir, err := os.MkdirTemp("", "overtap") // not t.TempDir, which others may not enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, "docker.sock")
+	listening := make(chan error, 1)
+	go func() {
+		// Never unlocked: the thread is of another user, and ends with the goroutine.
+		runtime.LockOSThread()
+		if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, 65534, 65534, 65534); e != 0 {
+			listening <- e
+			return
+		}
+		l, err := net.Listen("unix", socket) // whose credentials are those of listen(2)
+		if err == nil {
+			t.Cleanup(func() { l.Close() })
+		}
+		listening <- err
+	}()
+	if err := <-listening; err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_HOST", "unix://"+socket)
+	f, err := Resolve(t.Context(), "web")
+	if err == nil {
+		f.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "user 65534 listens there, whom this command does not trust") {
+		t.Error(err)
 	}
 }
 

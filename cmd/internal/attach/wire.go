@@ -31,19 +31,25 @@ type wire struct {
 	index int // of the device
 }
 
-// openWire opens a packet socket on the device of the given index in ns. It
-// receives ARP, neighbour solicitations and advertisements.
+// openWire opens a packet socket on the device of the given index in ns, nil being
+// the namespace of the calling thread. It receives ARP, neighbour solicitations
+// and advertisements.
 func openWire(ns *os.File, index int) (*wire, error) {
 	filter, err := neighborFilter()
 	if err != nil {
 		return nil, err
 	}
 	w := &wire{index: index}
-	err = inside(ns, func() (err error) {
+	open := func() (err error) {
 		// Of protocol 0 it receives nothing until it is bound.
 		w.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 		return err
-	})
+	}
+	if ns == nil {
+		err = open()
+	} else {
+		err = inside(ns, open)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening a packet socket: %w", err)
 	}
@@ -99,7 +105,7 @@ func neighborFilter() ([]unix.SockFilter, error) {
 	return out, nil
 }
 
-// takenError says that somebody has an address.
+// takenError says that another host has an address.
 type takenError struct {
 	address netip.Addr
 	holder  encap.MAC
@@ -109,8 +115,8 @@ func (e takenError) Error() string {
 	return fmt.Sprintf("the address %s is taken, by %s: choose another, or detach that one", e.address, e.holder)
 }
 
-// probe asks whether somebody has one of the addresses, and takes silence for a
-// no. Somebody who does is a takenError.
+// probe asks whether another host has one of the addresses, and takes silence for a
+// no. One that answers is a takenError.
 func (w *wire) probe(ctx context.Context, addresses []netip.Addr, prober encap.MAC) error {
 	frames := make([][]byte, len(addresses))
 	for i, a := range addresses {
@@ -122,7 +128,7 @@ func (w *wire) probe(ctx context.Context, addresses []netip.Addr, prober encap.M
 		}
 		err := w.receive(ctx, time.Now().Add(roundTime), func(frame []byte) error {
 			a, holder, ok := claim(frame)
-			// Our own probe, come back by a loop, is no claim of somebody.
+			// Our own probe, come back by a loop, is no other host's claim.
 			if ok && holder != prober && slices.Contains(addresses, a) {
 				return takenError{a, holder}
 			}
@@ -135,8 +141,8 @@ func (w *wire) probe(ctx context.Context, addresses []netip.Addr, prober encap.M
 	return nil
 }
 
-// announce tells everybody that the addresses are at mac. It says so more than
-// once: nobody confirms it.
+// announce tells all hosts that the addresses are at mac. It says so more than
+// once: it is not confirmed.
 func (w *wire) announce(ctx context.Context, addresses []netip.Addr, mac encap.MAC) error {
 	frames := make([][]byte, len(addresses))
 	for i, a := range addresses {

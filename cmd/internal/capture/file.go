@@ -1,4 +1,4 @@
-// Package capture presents what is seen on the road: as a pcapng file for
+// Package capture presents what is seen on the path: as a pcapng file for
 // wireshark, as lines like tcpdump's, as JSON.
 package capture
 
@@ -119,7 +119,7 @@ func Comment(r *dataplane.Record) string {
 	if r.Point == dataplane.PointDropped {
 		parts = append(parts, fmt.Sprintf("dropped: %s (%s)", r.Drop, r.Drop.Text()))
 	}
-	if s := superframe(r); s != "" {
+	if s := gsoPacket(r); s != "" {
 		parts = append(parts, s)
 	}
 	if r.Unfinished {
@@ -134,13 +134,13 @@ func Comment(r *dataplane.Record) string {
 	return strings.Join(parts, ", ")
 }
 
-// superframe says how many frames the record stands for; "" for one.
-func superframe(r *dataplane.Record) string {
+// gsoPacket says how many frames the record stands for; "" for one.
+func gsoPacket(r *dataplane.Record) string {
 	switch {
 	case r.Segments == 0:
 		return ""
 	case r.SegmentSize == 0:
-		return "superframe"
+		return "GSO packet"
 	}
-	return fmt.Sprintf("superframe %d×%d B", r.Segments, r.SegmentSize)
+	return fmt.Sprintf("GSO packet %d×%d B", r.Segments, r.SegmentSize)
 }

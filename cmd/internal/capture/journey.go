@@ -19,7 +19,7 @@ type Stage struct {
 	Peer    string          `json:"peer,omitempty"`
 	Dropped string          `json:"dropped,omitempty"` // the reason
 	Frames  int             `json:"frames"`            // of it: its segments
-	// Joined is how many frames the superframe stands for in which it came there;
+	// Joined is how many frames the GSO packet stands for in which it came there;
 	// 0 = it came by itself.
 	Joined int    `json:"joined,omitempty"`
 	Answer string `json:"answer,omitempty"` // what overtap said, in place of the frame
@@ -45,11 +45,11 @@ type Journey struct {
 	shown bool
 }
 
-// Journeys puts the records of frames together: what the road does with the frames
+// Journeys puts the records of frames together: what the path does with the frames
 // of a flow it does in their order, so the first that was not seen again is the
 // one that is.
 type Journeys struct {
-	// Show reports whether a journey that begins shall be shown.
+	// Show reports whether a journey that begins must be shown.
 	Show  func() bool
 	under []*Journey // under way, in the order in which they began
 }
@@ -171,7 +171,7 @@ func (j *Journeys) Ended(before time.Time) (ended []*Journey) {
 	return ended
 }
 
-// String tells the journey in lines.
+// String returns the journey in lines.
 func (o *Journey) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", o.Time.Format(timeForm), name(o.Network, o.Point, o.Direction))
@@ -180,7 +180,7 @@ func (o *Journey) String() string {
 	}
 	b.WriteString(" " + o.Summary)
 	if o.Segments > 0 {
-		fmt.Fprintf(&b, " [superframe of %d]", o.Segments)
+		fmt.Fprintf(&b, " [GSO packet of %d]", o.Segments)
 	}
 	if len(o.Stages) == 0 {
 		b.WriteString("\n    not seen again")
@@ -208,7 +208,7 @@ func (s *Stage) line(o *Journey) string {
 	}
 	switch {
 	case s.Joined > 0:
-		text += fmt.Sprintf(", in a superframe of %d", s.Joined)
+		text += fmt.Sprintf(", in a GSO packet of %d", s.Joined)
 	case o.units > 1:
 		text += fmt.Sprintf(", %d of %d frames", s.Frames, o.units)
 	}

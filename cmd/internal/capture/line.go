@@ -15,7 +15,7 @@ import (
 // timeForm is that of tcpdump.
 const timeForm = "15:04:05.000000"
 
-// Line tells a record in one line, in tcpdump's way.
+// Line returns a record in one line, in tcpdump's way.
 func Line(r *dataplane.Record) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s", r.Time.Format(timeForm), name(r.Network, r.Point, r.Direction))
@@ -30,7 +30,7 @@ func Line(r *dataplane.Record) string {
 		fmt.Fprintf(&b, " (%s)", r.Drop)
 	}
 	b.WriteString(" " + Summary(r))
-	if s := superframe(r); s != "" {
+	if s := gsoPacket(r); s != "" {
 		b.WriteString(" [" + s + "]")
 	}
 	if r.Answer {
@@ -76,7 +76,7 @@ func NewJSON(r *dataplane.Record) JSON {
 	return j
 }
 
-// Summary tells the inner frame in tcpdump's words.
+// Summary describes the inner frame in tcpdump's words.
 func Summary(r *dataplane.Record) string {
 	first := gopacket.LayerType(layers.LayerTypeEthernet)
 	if r.Kind == dataplane.KindIPIP {
@@ -185,7 +185,7 @@ func (s *summary) icmp6(l *layers.ICMPv6) string {
 	return fmt.Sprintf("%s, length %d", text, s.payload)
 }
 
-// rest tells a frame of which nothing more is known.
+// rest describes a frame of which nothing more is known.
 func (s *summary) rest() string {
 	switch {
 	case s.ip != "":

@@ -9,8 +9,10 @@ import (
 
 // checker collects the mistakes of one file.
 type checker struct {
-	file string
-	errs Errors
+	file     string
+	errs     Errors
+	failed   map[string]bool // the paths of errs
+	warnings Errors
 }
 
 // fail reports that n is wrong; the text says how, and what is accepted.
@@ -18,6 +20,7 @@ func (c *checker) fail(n *node, format string, args ...any) {
 	e := c.place(n)
 	e.Problem = fmt.Sprintf(format, args...)
 	c.errs = append(c.errs, e)
+	c.failed[e.Key] = true
 }
 
 // place returns an error at n that has no problem yet.
@@ -25,12 +28,11 @@ func (c *checker) place(n *node) Error {
 	return Error{File: c.file, Line: n.line, Key: n.path(), Network: n.network(), Value: shown(n.text)}
 }
 
-// missing reports that a table lacks a key that it must have.
-func (c *checker) missing(s section, key, want string) {
-	if !s.ok {
-		return // that it is no table at all is reported already
+// required reports that a table lacks a key that it must have: at is nil.
+func (c *checker) required(s section, at *node, key, want string) {
+	if at == nil && s.ok { // that it is no table at all is reported already
+		c.fail(s.unset(key), "is required; want %s", want)
 	}
-	c.fail(s.unset(key), "is required; want %s", want)
 }
 
 // unset returns a node for a key that the table lacks.
@@ -38,7 +40,7 @@ func (s section) unset(key string) *node {
 	return &node{parent: s.at, key: key, index: -1, line: s.at.line, text: "not set"}
 }
 
-// bindTable lays table n over dst, a struct that embeds section.
+// bindTable fills dst, a struct that embeds section, from table n.
 func (c *checker) bindTable(n *node, dst reflect.Value) {
 	dst.Addr().Interface().(interface{ place(*node) }).place(n)
 	known := schemaKeys(dst.Type())
@@ -63,23 +65,29 @@ func (c *checker) bindTable(n *node, dst reflect.Value) {
 	}
 	for key, child := range n.table {
 		if !slices.Contains(known, key) {
-			c.fail(child, "unknown key; %s", suggestion(key, known))
+			hint := plural(key, n, child, dst.Type())
+			if hint == "" {
+				hint = suggestion(key, known)
+			}
+			c.fail(child, "unknown key; %s", hint)
 		}
 	}
 }
 
-// bindTables lays an array of tables over dst, a slice of structs that embed
-// section. Elements that are no tables are reported and left out.
+// bindTables fills dst, a slice of structs that embed section, from an array of
+// tables. Elements that are no tables are reported and removed.
 func (c *checker) bindTables(n *node, dst reflect.Value) {
 	if n.kind != arrayKind {
 		c.fail(n, "is %s; want an array of tables: [[%s]]", n.is(), n.header())
 		return
 	}
-	for _, e := range n.items {
+	n.items = slices.DeleteFunc(n.items, func(e *node) bool {
 		if e.kind != tableKind {
-			c.fail(e, "is %s; want a table", e.is())
-			continue
+			c.fail(e, "is %s; want a table: [[%s]]", e.is(), e.header())
 		}
+		return e.kind != tableKind
+	})
+	for _, e := range n.items {
 		v := reflect.New(dst.Type().Elem()).Elem()
 		c.bindTable(e, v)
 		dst.Set(reflect.Append(dst, v))

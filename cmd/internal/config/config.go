@@ -7,13 +7,13 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/BurntSushi/toml"
 
+	"overtap/cmd/internal/printable"
 	"overtap/dataplane"
-	"overtap/encap"
+	"overtap/dataplane/netio"
 )
 
 // Config is a configuration as Parse makes it: complete, with defaults filled
@@ -23,10 +23,17 @@ type Config struct {
 	Underlay Underlay
 	Control  Control
 	Engine   Engine
+	Offload  netio.Offloads // as [offload] has them; Offloads returns those in effect
 	Log      Log
 	VXLAN    []VXLAN // in the order of the file
 	IPIP     []IPIP
 	Routes   []Route // of this host, without encapsulation
+
+	// Warnings are what is accepted and probably not meant, in the order of the
+	// file's lines.
+	Warnings Errors
+
+	root *node // the file, for Changes
 }
 
 // Underlay is the network that carries the outer packets.
@@ -35,22 +42,30 @@ type Underlay struct {
 	Device  string     // bind the sockets to this device too; "" = any
 }
 
-// Control is where the daemon can be asked.
+// Control says where the daemon listens.
 type Control struct {
 	Socket  string // path of the unix socket
 	Metrics string // host:port of the HTTP listener; "" = none
-	// MetricsDefault: the file does not name a listener. Nobody counts on the
-	// default one, so that a daemon that cannot have it works without.
+	// MetricsDefault: the file does not name a listener. A daemon that cannot have
+	// the default one works without.
 	MetricsDefault bool
 }
 
-// Engine holds what is fixed for the engine's life.
+// Engine has the settings that are fixed while the engine runs.
 type Engine struct {
 	Workers     int  // 0 = one per CPU
 	SourcePorts int  // size of the pool of UDP source ports
-	Offload     bool // false: plain TAPs, every frame alone
-	TunnelGSO   bool // false: no superframe leaves uncut
+	Offload     bool // false: plain TAPs, and none of [offload]
+	TunnelGSO   bool // false: every GSO packet of a tunnel is segmented before it leaves
 	Confine     bool // give up privileges that are not needed
+}
+
+// Offloads are those not to be used: all of them where engine.offload is false.
+func (c *Config) Offloads() netio.Offloads {
+	if c.Engine.Offload {
+		return c.Offload
+	}
+	return netio.Offloads{NoTAPGSO: true, NoTAPUSO: true, NoUDPSegment: true, NoUDPGRO: true, NoJoinUDP: true}
 }
 
 // LogFormat is how log lines are written.
@@ -62,76 +77,53 @@ const (
 	LogJSON LogFormat = "json"
 )
 
-// Log says what the daemon logs, and how.
+// Log is what the daemon logs, and how.
 type Log struct {
 	Level  slog.Level
 	Format LogFormat
 }
 
-// VXLAN is one network.
+// VXLAN is one network: what the engine makes of it, and what this host looks
+// like around its TAP.
 type VXLAN struct {
-	Name      string
-	VNI       encap.VNI
-	Port      uint16           // UDP, ours and the peers'
-	TAP       string           // device name
-	MAC       encap.MAC        // of the TAP; never zero
-	MTU       encap.OverlayMTU // 0 = derived from the underlay's
-	Bridge    string           // "" = none
-	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none; host bits kept
+	dataplane.Network // MTU 0 = derived from the underlay's
 
-	Learning   bool
-	Ageing     time.Duration // whole seconds; 0 = never
-	MaxEntries int           // bound of learned entries
-	MaxPerPeer int           // of them behind one peer; 0 = a share
-	MaxMoves   int           // of a MAC within MoveWindow; 0 = any number
-	MoveWindow time.Duration // whole seconds
-	Admit      dataplane.Admit
-	Storm      dataplane.Storm // each way
-	PeerStorm  dataplane.Storm // from each peer
-	Group      netip.Addr      // invalid = per-peer copies
+	Bridge    string         // "" = none
+	Ports     []string       // further devices for the bridge
+	PortsTake bool           // move the addresses and routes of Ports to the bridge, and back at the end
+	Addresses []netip.Prefix // on the bridge, or on the TAP where there is none; host bits kept
+	Routes    []Route        // by way of the same
 
-	TTL          uint8
-	TOS          dataplane.TOS
-	DF           bool
-	VLANDrop     bool // drop inner 802.1Q-tagged frames
-	ReservedDrop bool // drop datagrams with reserved bits set in the VXLAN header
-
-	Probe time.Duration // between two probes to each listed peer; 0 = none
-
-	Peers []dataplane.Peer        // from [[vxlan.peer]] alone
-	FDB   []dataplane.StaticEntry // from [[vxlan.fdb]]
-	Pins  []dataplane.StaticEntry // from the macs of [[vxlan.peer]]
-
-	ClampMSS  bool                 // lower the segment size that TCP announces
-	Suppress  bool                 // answer ARP and ND from Neighbors
-	Neighbors []dataplane.Neighbor // from [[vxlan.neighbor]]
-
-	Routes []Route  // by way of the bridge, or of the TAP where there is none
-	Ports  []string // further devices for the bridge
-	// PortsTake moves the addresses and routes of the ports to the bridge, and
-	// back at the end.
-	PortsTake bool
-
-	mtuAt Error // where the mtu is set, or missing, for what only Desired can tell
+	mtuAt Error // where the mtu is set, or missing, for what only Desired can find
 }
 
-// IPIP is one IP-in-IP tunnel. Its TUN bears its name.
+// IPIP is one IP-in-IP tunnel. Its TUN has its name.
 type IPIP struct {
-	Name      string
-	MTU       encap.OverlayMTU // 0 = derived from the underlay's
-	Addresses []netip.Prefix   // on the TUN; host bits kept; IPv4
+	dataplane.Tunnel // MTU 0 = derived; each of its Routes is a route of this host too
 
-	Admit       dataplane.Admit
-	ClampMSS    bool // lower the segment size that TCP announces
-	CheckSource bool // drop what does not come from the peer that its inner source routes to
-
-	TTL uint8
-	TOS dataplane.TOS
-	DF  bool // on every outer packet; else as the inner one has it
-
-	Routes []dataplane.TunnelRoute // each a route of this host too
+	Addresses []netip.Prefix // on the TUN; host bits kept; IPv4
 
 	mtuAt Error // as in VXLAN
+}
+
+// Network is the VXLAN network of that name, an empty one where there is none.
+func (c *Config) Network(name string) *VXLAN {
+	for i := range c.VXLAN {
+		if c.VXLAN[i].Name == name {
+			return &c.VXLAN[i]
+		}
+	}
+	return new(VXLAN)
+}
+
+// Tunnel is the IP-in-IP tunnel of that name, an empty one where there is none.
+func (c *Config) Tunnel(name string) *IPIP {
+	for i := range c.IPIP {
+		if c.IPIP[i].Name == name {
+			return &c.IPIP[i]
+		}
+	}
+	return new(IPIP)
 }
 
 // Load reads and checks the configuration file at path, which must be a regular
@@ -151,13 +143,26 @@ func Load(path string) (*Config, error) {
 // are Errors: all of them, unless the text is not TOML, or too long or too deep
 // to be read, when only the first place is known. The text is not kept.
 func Parse(name string, text []byte) (*Config, error) {
-	c := &checker{file: name}
+	c := &checker{file: name, failed: make(map[string]bool)}
 	if es := tooMuch(name, string(text)); es != nil {
 		return nil, es
 	}
+	if utf16(text) {
+		return nil, Errors{{File: name, Line: 1, Problem: "is UTF-16; want TOML in UTF-8: save it so, or convert it with `iconv -f UTF-16 -t UTF-8`"}}
+	}
 	var values map[string]any
-	if _, err := toml.Decode(string(text), &values); err != nil {
-		return nil, Errors{syntaxError(name, string(text), err)}
+	_, err := toml.Decode(string(text), &values)
+	var wrong Error
+	if err != nil {
+		wrong = syntaxError(name, string(text), err)
+	}
+	// A network's table above the network makes the network's own header an error, or
+	// the network a table. What follows an error may be read wrongly.
+	if es := orphans(name, string(text)); len(es) > 0 && (err == nil || es[0].Line <= wrong.Line) {
+		return nil, es
+	}
+	if err != nil {
+		return nil, Errors{wrong}
 	}
 	if !utf8.Valid(text) {
 		return nil, Errors{{File: name, Line: 1, Problem: "is not UTF-8; want TOML in UTF-8"}}
@@ -171,9 +176,13 @@ func Parse(name string, text []byte) (*Config, error) {
 	var raw rawConfig
 	c.bindTable(root, reflect.ValueOf(&raw).Elem())
 	cfg := c.config(&raw)
+	cfg.root = root
 	if err := c.errs.orNil(); err != nil {
 		return nil, err
 	}
+	c.doubts(&raw, cfg)
+	_ = c.warnings.orNil() // sorts them
+	cfg.Warnings = c.warnings
 	return cfg, nil
 }
 
@@ -185,11 +194,15 @@ func syntaxError(name, text string, err error) Error {
 	}
 	lines := strings.Split(text, "\n")
 	line := max(1, min(pe.Position.Line, len(lines)))
+	if fixed := quoted(lines[line-1]); fixed != "" {
+		return Error{File: name, Line: line, Key: shown(pe.LastKey), Value: shown(strings.TrimSpace(lines[line-1])),
+			Problem: "is not quoted; want " + shown(fixed)}
+	}
 	return Error{
 		File:    name,
 		Line:    line,
 		Key:     shown(pe.LastKey),
 		Value:   shown(strings.TrimSpace(lines[line-1])),
-		Problem: printable(strings.TrimSuffix(pe.Message, ".")) + "; want valid TOML (https://toml.io)",
+		Problem: printable.String(strings.TrimSuffix(pe.Message, ".")) + "; want valid TOML (https://toml.io)",
 	}
 }

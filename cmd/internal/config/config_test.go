@@ -15,13 +15,15 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
 var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
-	cmpopts.IgnoreUnexported(VXLAN{}),
+	cmpopts.IgnoreUnexported(VXLAN{}, Config{}),
+	cmpopts.IgnoreFields(Config{}, "Warnings"),
 }
 
 func mustParse(t *testing.T, text string) *Config {
@@ -58,9 +60,11 @@ func TestDefaults(t *testing.T) {
 		Engine:   Engine{Workers: 0, SourcePorts: 32, Offload: true, TunnelGSO: true, Confine: true},
 		Log:      Log{Level: slog.LevelInfo, Format: LogText},
 		VXLAN: []VXLAN{{
-			Name: "blue", VNI: 100, Port: 4789, TAP: "blue", MAC: mustMAC(t, "aa:a4:0e:20:d1:34"),
-			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
-			TTL: 64, TOS: dataplane.TOS{Inherit: true}, DF: true,
+			Network: dataplane.Network{
+				Name: "blue", VNI: 100, Port: 4789, Device: "blue", MAC: mustMAC(t, "aa:a4:0e:20:d1:34"),
+				Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
+				TTL: 64, TOS: dataplane.TOS{Inherit: true}, DF: true, Probe: 10 * time.Second,
+			},
 		}},
 	}
 	if d := cmp.Diff(want, mustParse(t, least), compare); d != "" {
@@ -68,8 +72,7 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-func TestEveryKey(t *testing.T) {
-	got := mustParse(t, `
+const everyKey = `
 [underlay]
 address = "2001:db8::1"
 device  = "eth0.100"
@@ -84,6 +87,13 @@ source_ports = 1
 offload = false
 tunnel_gso = false
 confine = false
+
+[offload]
+tap_gso = "off"
+tap_uso = "auto"
+udp_segment = "off"
+udp_gro = "auto"
+join_udp = "off"
 
 [log]
 level = "warn"
@@ -120,6 +130,9 @@ df = false
 mss_clamp = true
 vlan = "drop"
 reserved = "drop"
+bridge_control = "pass"
+udp6zerocsumrx = true
+probe = "0s"
 
   [[vxlan.peer]]
   address = "2001:db8::2"
@@ -127,10 +140,15 @@ reserved = "drop"
   [[vxlan.peer]]
   address = "2001:db8::3"
   flood = false
+  udp6zerocsumrx = false
   macs = ["02:42:0a:00:01:05"]
 
   [[vxlan.fdb]]
   mac  = "02:42:0a:00:01:04"
+  peer = "2001:db8::3"
+
+  [[vxlan.fdb]]
+  mac  = "01:80:c2:00:00:02"
   peer = "2001:db8::3"
 
   [[vxlan.fdb]]
@@ -156,42 +174,70 @@ admit = "any"
 bridge = ""
 group = ""
 tos = 0xb8
-`)
+`
+
+func TestEveryKey(t *testing.T) {
+	got := mustParse(t, everyKey)
 	addr := netip.MustParseAddr
 	want := &Config{
 		Underlay: Underlay{Address: addr("2001:db8::1"), Device: "eth0.100"},
 		Control:  Control{Socket: "/tmp/o.sock", Metrics: "[::1]:80"},
 		Engine:   Engine{Workers: 256, SourcePorts: 1},
+		Offload:  netio.Offloads{NoTAPGSO: true, NoUDPSegment: true, NoJoinUDP: true},
 		Log:      Log{Level: slog.LevelWarn, Format: LogJSON},
 		VXLAN: []VXLAN{{
-			Name: "a-network_with.a-long-name", VNI: encap.MaxVNI, Port: 8472,
-			TAP: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1280, Bridge: "br-blue",
-			Addresses:  []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
-			MaxEntries: 1 << 24, MaxPerPeer: 1000, MoveWindow: 2 * time.Minute, ClampMSS: true,
-			Storm:     dataplane.Storm{Broadcast: 1, UnknownUnicast: 2, Multicast: 3},
-			PeerStorm: dataplane.Storm{Broadcast: 4, Multicast: 100_000_000},
-			Pins:      []dataplane.StaticEntry{{MAC: mustMAC(t, "02:42:0a:00:01:05"), Peer: addr("2001:db8::3")}},
-			Admit:     dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
-			Group:     addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true,
-			Peers: []dataplane.Peer{{Address: addr("2001:db8::2"), Flood: true}, {Address: addr("2001:db8::3")}},
-			FDB: []dataplane.StaticEntry{
-				{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("2001:db8::3")},
-				{MAC: mustMAC(t, "01:00:5e:01:01:01"), Peer: addr("2001:db8::4")},
+			Network: dataplane.Network{
+				Name: "a-network_with.a-long-name", VNI: encap.MaxVNI, Port: 8472, Plain: true,
+				Device: "vx-blue", MAC: mustMAC(t, "02:42:c0:00:02:01"), MTU: 1280,
+				MaxEntries: 1 << 24, MaxPerPeer: 1000, MoveWindow: 2 * time.Minute, ClampMSS: true,
+				Storm:     dataplane.Storm{Broadcast: 1, UnknownUnicast: 2, Multicast: 3},
+				PeerStorm: dataplane.Storm{Broadcast: 4, Multicast: 100_000_000},
+				Admit:     dataplane.Admit{Prefixes: []netip.Prefix{netip.MustParsePrefix("2001:db8::/64"), netip.MustParsePrefix("2001:db8:2::/48")}},
+				Group:     addr("ff05::100"), TTL: 255, VLANDrop: true, ReservedDrop: true, BridgeControl: true,
+				ZeroChecksum: netio.ZeroChecksum{Accept: true, Except: []netip.Addr{addr("2001:db8::3")}},
+				Peers:        []dataplane.Peer{{Address: addr("2001:db8::2"), Flood: true}, {Address: addr("2001:db8::3"), MACs: []encap.MAC{mustMAC(t, "02:42:0a:00:01:05")}}},
+				FDB: []dataplane.StaticEntry{
+					{MAC: mustMAC(t, "02:42:0a:00:01:04"), Peer: addr("2001:db8::3")},
+					{MAC: mustMAC(t, "01:80:c2:00:00:02"), Peer: addr("2001:db8::3")},
+					{MAC: mustMAC(t, "01:00:5e:01:01:01"), Peer: addr("2001:db8::4")},
+				},
 			},
-			Ports: []string{"eth1", "eth2"}, PortsTake: true,
+			Bridge: "br-blue", Ports: []string{"eth1", "eth2"}, PortsTake: true,
+			Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24"), netip.MustParsePrefix("2001:db8:1::1/64")},
 			Routes: []Route{
-				{netip.MustParsePrefix("172.246.0.0/24"), addr("172.246.0.0")},
-				{netip.MustParsePrefix("2001:db8:9::/64"), addr("fe80::2")},
+				{Prefix: netip.MustParsePrefix("172.246.0.0/24"), Via: addr("172.246.0.0")},
+				{Prefix: netip.MustParsePrefix("2001:db8:9::/64"), Via: addr("fe80::2")},
 			},
 		}, {
-			Name: "red", VNI: 0, Port: 4789, TAP: "red", MAC: defaultMAC("red", addr("2001:db8::1")),
-			Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
-			Admit: dataplane.Admit{Any: true}, TTL: 64, TOS: dataplane.TOS{Value: 0xb8}, DF: true,
+			Network: dataplane.Network{
+				Name: "red", VNI: 0, Port: 4789, Device: "red", Plain: true, MAC: defaultMAC("red", addr("2001:db8::1")),
+				Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
+				Admit: dataplane.Admit{Any: true}, TTL: 64, TOS: dataplane.TOS{Value: 0xb8}, DF: true, Probe: 10 * time.Second,
+			},
 		}},
-		Routes: []Route{{netip.MustParsePrefix("172.248.0.0/24"), addr("192.0.2.2")}},
+		Routes: []Route{{Prefix: netip.MustParsePrefix("172.248.0.0/24"), Via: addr("192.0.2.2")}},
 	}
 	if d := cmp.Diff(want, got, compare); d != "" {
 		t.Errorf("configuration differs (-want +got):\n%s", d)
+	}
+}
+
+// Each key of [offload] switches one off, and engine.offload = false all of them.
+func TestOffloads(t *testing.T) {
+	all := netio.Offloads{NoTAPGSO: true, NoTAPUSO: true, NoUDPSegment: true, NoUDPGRO: true, NoJoinUDP: true}
+	for text, want := range map[string]netio.Offloads{
+		"":                            {},
+		"[engine]\noffload = false\n": all,
+		"[engine]\noffload = false\n[offload]\ntap_gso = \"auto\"\n": all,
+		"[offload]\ntap_gso = \"off\"\n":                             {NoTAPGSO: true},
+		"[offload]\ntap_uso = \"off\"\n":                             {NoTAPUSO: true},
+		"[offload]\nudp_segment = \"off\"\n":                         {NoUDPSegment: true},
+		"[offload]\nudp_gro = \"off\"\n":                             {NoUDPGRO: true},
+		"[offload]\njoin_udp = \"off\"\nudp_gro = \"auto\"\n":        {NoJoinUDP: true},
+	} {
+		if got := mustParse(t, least+text).Offloads(); got != want {
+			t.Errorf("%q: %+v, want %+v", text, got, want)
+		}
 	}
 }
 

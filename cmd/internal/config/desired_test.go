@@ -2,6 +2,8 @@ package config
 
 import (
 	"net/netip"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -90,7 +92,6 @@ func TestDesired(t *testing.T) {
 		Peers: []dataplane.Peer{
 			{Address: addr("192.0.2.2"), Flood: true},
 			{Address: addr("192.0.2.3")},
-			{Address: addr("192.0.2.4")}, // from its static entries
 		},
 		FDB: []dataplane.StaticEntry{
 			{MAC: mustMAC(t, "02:42:0a:00:01:05"), Peer: addr("192.0.2.4")},
@@ -105,6 +106,7 @@ func TestDesired(t *testing.T) {
 	}, {
 		Name: "red", VNI: 101, Port: 8472,
 		Device: "red", MAC: mustMAC(t, "02:42:c0:00:02:02"), MTU: 1450, Plain: true,
+		Probe:    10 * time.Second,
 		Learning: true, Ageing: 300 * time.Second, MaxEntries: 65536, MaxMoves: 5, MoveWindow: 180 * time.Second,
 		TTL: 64, TOS: dataplane.TOS{Inherit: true}, DF: true,
 	}}}
@@ -191,4 +193,36 @@ func TestDesiredMTU(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestEveryFieldHasAKey wants each field of what the engine takes to be set by some key:
+// it differs from the default in one of the configurations of these tests.
+func TestEveryFieldHasAKey(t *testing.T) {
+	const tunnel = `
+[[ipip]]
+name = "tun0"
+mtu = 1400
+admit = "any"
+check_source = true
+ttl = 7
+tos = 8
+df = false
+mss_clamp = true
+  [[ipip.route]]
+  prefix = "172.246.0.0/24"
+  peer = "192.0.2.9"
+`
+	defaults := mustParse(t, least+"[[ipip]]\nname = \"tun1\"\n")
+	missing := func(of reflect.Type, defaults reflect.Value, set ...reflect.Value) {
+		for i := range of.NumField() {
+			if !slices.ContainsFunc(set, func(v reflect.Value) bool {
+				return !reflect.DeepEqual(v.Field(i).Interface(), defaults.Field(i).Interface())
+			}) {
+				t.Errorf("no key sets %s.%s, or none that is tested", of.Name(), of.Field(i).Name)
+			}
+		}
+	}
+	a, b := mustParse(t, everyKey).VXLAN[0].Network, mustParse(t, full).VXLAN[0].Network
+	missing(reflect.TypeFor[dataplane.Network](), reflect.ValueOf(defaults.VXLAN[0].Network), reflect.ValueOf(a), reflect.ValueOf(b))
+	missing(reflect.TypeFor[dataplane.Tunnel](), reflect.ValueOf(defaults.IPIP[0].Tunnel), reflect.ValueOf(mustParse(t, "[engine]\noffload = false\n"+least+tunnel).IPIP[0].Tunnel))
 }

@@ -5,18 +5,19 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
+
+	"overtap/cmd/internal/printable"
 )
 
 // Error is one mistake of a configuration file.
 type Error struct {
-	File    string // as it was given to Load or Parse
-	Line    int    // of the key, from 1; of the table when the key is missing
-	Key     string // path of the key, such as vxlan[0].peer[1].address; "" when the mistake has none
-	Network string // name of the network the key belongs to; "" outside of one
-	Value   string // as written, shortened; "not set" when the key is missing
-	Problem string // what is wrong and what is accepted
+	File    string `json:"file"`              // as it was given to Load or Parse
+	Line    int    `json:"line"`              // of the key, from 1; of the table when the key is missing
+	Key     string `json:"key,omitempty"`     // path of the key, such as vxlan[0].peer[1].address; "" when the mistake has none
+	Network string `json:"network,omitempty"` // name of the network the key belongs to; "" outside of one
+	Value   string `json:"value,omitempty"`   // as written, shortened; "not set" when the key is missing
+	Problem string `json:"problem"`           // what is wrong and what is accepted
 }
 
 // Error formats the mistake as one line:
@@ -81,22 +82,9 @@ func shown(s string) string {
 		}
 		line, more = line[:cut], true
 	}
-	line = printable(line)
+	line = printable.String(strings.TrimSpace(line))
 	if more {
 		line += "…"
 	}
 	return line
-}
-
-// printable replaces white space by blanks and what cannot be printed by U+FFFD.
-func printable(s string) string {
-	return strings.TrimSpace(strings.Map(func(r rune) rune {
-		switch {
-		case unicode.IsSpace(r):
-			return ' '
-		case !unicode.IsPrint(r):
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s))
 }

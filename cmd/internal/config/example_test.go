@@ -16,7 +16,7 @@ const examplePath = "../../../config.example.toml"
 
 // exampleKey matches a line of the example that holds a key or a table, switched
 // off or not.
-var exampleKey = regexp.MustCompile(`^\s*(#?)(\[+[a-z.]+\]+|([a-z_]+) *=.*)$`)
+var exampleKey = regexp.MustCompile(`^\s*(#?)(\[+[a-z.]+\]+|([a-z0-9_]+) *=.*)$`)
 
 // TestExample checks that the example loads as it is.
 func TestExample(t *testing.T) {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What a configuration may at most be. The parser of TOML has no limits of its
+// The limits of a configuration. The parser of TOML has no limits of its
 // own: its stack grows with every bracket and its time with the square of a
 // key's parts.
 const (
@@ -31,7 +31,13 @@ func readFile(path string) ([]byte, error) {
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, Errors{{File: path, Line: 1, Problem: "is " + kindOf(info.Mode()) + "; want a regular file"}}
+		want := "want a regular file"
+		if info.IsDir() {
+			if c := candidate(path); c != "" {
+				want += ", such as " + c
+			}
+		}
+		return nil, Errors{{File: path, Line: 1, Problem: "is " + kindOf(info.Mode()) + "; " + want}}
 	}
 	return io.ReadAll(io.LimitReader(f, maxText+1))
 }
@@ -45,7 +51,7 @@ func kindOf(m fs.FileMode) string {
 	case m&fs.ModeDevice != 0:
 		return "a device"
 	}
-	return "no file"
+	return "not a file"
 }
 
 // tooMuch is the first place where the text goes beyond the limits, nil when

@@ -34,14 +34,14 @@ func refused(t *testing.T, line int, problem string, load func() (*Config, error
 			t.Errorf("an error of %d bytes, a configuration %v", len(fmt.Sprint(r.err)), r.cfg)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("no answer within 10 s")
+		t.Fatal("not done within 10 s")
 	}
 }
 
 func TestTooMuch(t *testing.T) {
 	const n = 20_000
 	// The parser takes six quotes behind an escaped backslash for the end of a
-	// string, and so must whoever counts brackets behind it.
+	// string, and so must tooMuch, which counts brackets behind it.
 	const odd = `"""\\""""""`
 	for name, c := range map[string]struct {
 		text, problem string

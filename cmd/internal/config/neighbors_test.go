@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The host's own stack is told of the neighbours of those families in which it
-// takes part.
+// The host's own stack gets the neighbours of those families in which it has an
+// address or a route.
 func TestHostNeighbors(t *testing.T) {
 	const text = least + `
 %s
@@ -26,7 +26,7 @@ func TestHostNeighbors(t *testing.T) {
 	} {
 		v := mustParse(t, fmt.Sprintf(text, more)).VXLAN[0]
 		got := ""
-		for _, n := range v.HostNeighbors() {
+		for _, n := range v.hostNeighbors() {
 			got += n.Address.String() + " "
 		}
 		if got != want {

@@ -17,7 +17,7 @@ const (
 )
 
 // node is one key of the file, one element of an array, or the root: its value
-// and where it stands.
+// and its place.
 type node struct {
 	parent *node
 	key    string // in a table

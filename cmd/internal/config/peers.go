@@ -2,9 +2,9 @@ package config
 
 import (
 	"net/netip"
+	"slices"
 
 	"overtap/dataplane"
-	"overtap/encap"
 )
 
 // admit checks from whom, beyond the listed peers, frames are taken.
@@ -19,7 +19,7 @@ func (c *checker) admit(u union, own netip.Addr) dataplane.Admit {
 		c.fail(n, "is not known; %s", want)
 		return dataplane.Admit{}
 	case len(n.items) == 0:
-		c.fail(n, "admits nobody; %s", want)
+		c.fail(n, "admits no one; %s", want)
 		return dataplane.Admit{}
 	}
 	var prefixes list
@@ -30,78 +30,71 @@ func (c *checker) admit(u union, own netip.Addr) dataplane.Admit {
 		p := c.prefix(l)
 		switch {
 		case !p.IsValid():
-		case own.IsValid() && p.Addr().BitLen() != own.BitLen():
-			c.fail(l.at, "is %s, but the underlay address %s is %s; want the same family", family(p.Addr()), own, family(own))
-		default:
-			if unique(c, seen, p, l.at) {
-				a.Prefixes = append(a.Prefixes, p)
-			}
+		case dataplane.CheckFamily(p.Addr(), own) != nil:
+			c.fail(l.at, "%v", dataplane.CheckFamily(p.Addr(), own))
+		case unique(c, seen, p, l.at):
+			a.Prefixes = append(a.Prefixes, p)
 		}
 	}
 	return a
 }
 
-// group checks the multicast group that carries BUM frames; "" is none.
-func (c *checker) group(l leaf[string], own netip.Addr) netip.Addr {
+// group reads the multicast group that carries BUM frames; "" is none.
+func (c *checker) group(l leaf[string]) netip.Addr {
 	if l.v == "" {
 		return netip.Addr{}
 	}
-	a := c.address(l)
-	switch {
-	case !a.IsValid():
-	case !a.IsMulticast():
-		c.fail(l.at, "is not a multicast address; want one of 224.0.0.0/4 or ff00::/8")
-	case own.IsValid() && a.BitLen() != own.BitLen():
-		c.fail(l.at, "is %s, but the underlay address %s is %s; want the same family", family(a), own, family(own))
-	}
-	return a
+	return c.address(l)
 }
 
-// peers checks the listed peers.
-func (c *checker) peers(raw []rawPeer, own netip.Addr) []dataplane.Peer {
-	var out []dataplane.Peer
+// peers reads the listed peers, and from whom datagrams without checksum are taken.
+func (c *checker) peers(raw *rawVXLAN, v *VXLAN) {
+	v.ZeroChecksum.Accept = raw.UDP6ZeroCSum.or(false)
 	seen := make(map[netip.Addr]*node)
+	for _, r := range raw.Peer {
+		c.required(r.section, r.Address.at, "address", "the underlay address of another host")
+		p := dataplane.Peer{Address: c.address(r.Address), Flood: r.Flood.or(true)}
+		if p.Address.IsValid() {
+			unique(c, seen, p.Address, r.Address.at)
+		}
+		if r.UDP6ZeroCSum.or(v.ZeroChecksum.Accept) != v.ZeroChecksum.Accept {
+			v.ZeroChecksum.Except = append(v.ZeroChecksum.Except, p.Address)
+		}
+		if r.MACs.at != nil && len(r.MACs.v) == 0 {
+			c.fail(r.MACs.at, "lets the peer send from no address; want at least one, or the key left out")
+		}
+		for _, l := range r.MACs.v {
+			p.MACs = append(p.MACs, c.mac(l))
+		}
+		v.Peers = append(v.Peers, p)
+	}
+}
+
+// fdb reads the static forwarding entries.
+func (c *checker) fdb(raw []rawFDB) (out []dataplane.StaticEntry) {
 	for _, r := range raw {
-		if r.Address.at == nil {
-			c.missing(r.section, "address", "the underlay address of another host")
-		}
-		a := c.vtep(r.Address, own)
-		if a.IsValid() && unique(c, seen, a, r.Address.at) {
-			out = append(out, dataplane.Peer{Address: a, Flood: r.Flood.or(true)})
-		}
+		c.required(r.section, r.MAC.at, "mac", "the address behind the peer")
+		c.required(r.section, r.Peer.at, "peer", "the underlay address of another host")
+		out = append(out, dataplane.StaticEntry{MAC: c.mac(r.MAC), Peer: c.address(r.Peer)})
 	}
 	return out
 }
 
-// fdb checks the static forwarding entries.
-func (c *checker) fdb(raw []rawFDB, tap encap.MAC, own netip.Addr) []dataplane.StaticEntry {
-	var out []dataplane.StaticEntry
-	seen := make(map[encap.MAC]*node)
+// neighbors reads the addresses whose MACs are known beforehand.
+func (c *checker) neighbors(raw []rawNeighbor, v *VXLAN) (out []dataplane.Neighbor) {
 	for _, r := range raw {
-		if r.MAC.at == nil {
-			c.missing(r.section, "mac", "the address behind the peer")
+		c.required(r.section, r.Address.at, "address", "an inner address of another host")
+		c.required(r.section, r.MAC.at, "mac", "the MAC that the address is at")
+		n := dataplane.Neighbor{Address: c.address(r.Address), MAC: c.mac(r.MAC)}
+		if slices.ContainsFunc(v.Addresses, func(own netip.Prefix) bool { return own.Addr() == n.Address }) {
+			c.fail(r.Address.at, "is this host's own address in the network; want that of another host")
 		}
-		if r.Peer.at == nil {
-			c.missing(r.section, "peer", "the underlay address of another host")
-		}
-		m, ok := c.mac(r.MAC)
-		switch {
-		case !ok:
-		case m.IsZero():
-			c.fail(r.MAC.at, "is the zero address; want a unicast or multicast one")
-		case m.IsBridgeControl():
-			c.fail(r.MAC.at, "is for bridges alone and never crosses the overlay (IEEE 802.1D); want another")
-		case m == tap:
-			c.fail(r.MAC.at, "is this network's own TAP; want an address behind the peer")
-		default:
-			unique(c, seen, m, r.MAC.at)
-		}
-		out = append(out, dataplane.StaticEntry{MAC: m, Peer: c.vtep(r.Peer, own)})
+		out = append(out, n)
 	}
 	return out
 }
 
-// membersAdmitted reports a group whose members nobody admits: they are not
+// membersAdmitted reports a group whose members are not admitted: they are not
 // listed, so admit must name them.
 func (c *checker) membersAdmitted(raw *rawVXLAN, v *VXLAN) {
 	asked := raw.Admit.at == nil || raw.Admit.at.value == "peers"

@@ -8,10 +8,10 @@ func (c *checker) bridgePorts(raw *rawVXLAN, v *VXLAN, names *names) []string {
 		name := c.ifname(l)
 		switch {
 		case name == "":
-		case name == v.TAP || name == v.Bridge:
+		case name == v.Device || name == v.Bridge:
 			c.fail(l.at, "is the network's own TAP or bridge; want another device")
 		case name == names.underlay:
-			c.fail(l.at, "is underlay.device, whose sockets hear nothing once it is the port of a bridge; "+
+			c.fail(l.at, "is underlay.device, whose sockets receive nothing once it is the port of a bridge; "+
 				"want another device, or underlay.device left out")
 		case name == "lo":
 			c.fail(l.at, "is the loopback device, which no bridge takes; want another device")
@@ -25,7 +25,7 @@ func (c *checker) bridgePorts(raw *rawVXLAN, v *VXLAN, names *names) []string {
 		c.fail(raw.Ports.at, "has no bridge to join; want bridge set too")
 	}
 	if raw.PortsTake.v && len(raw.Ports.v) == 0 {
-		c.fail(raw.PortsTake.at, "takes the addresses of no device; want ports set too")
+		c.fail(raw.PortsTake.at, "has no ports whose addresses to move; want ports set too")
 	}
 	return out
 }

@@ -3,11 +3,12 @@ package config
 // The raw structs are the schema: every key the file may hold, with its TOML
 // type. A tag `want` says what is accepted where the type alone does not. A tag
 // `reload` says what a change needs where reloading the file is not enough: a new
-// "network" or a new "daemon". It is for the reference; the daemon refuses by itself.
+// "network" or a new "daemon". It is for the reference alone: the engine and the host
+// decide what they refuse.
 
 // section is embedded in the struct of every table.
 type section struct {
-	at *node // where the table stands; where it would stand when it is missing
+	at *node // the table; where it is missing, the place that it would have
 	ok bool  // it is a table, or missing
 }
 
@@ -18,6 +19,7 @@ type rawConfig struct {
 	Underlay rawUnderlay `toml:"underlay" reload:"daemon"`
 	Control  rawControl  `toml:"control" reload:"daemon"`
 	Engine   rawEngine   `toml:"engine" reload:"daemon"`
+	Offload  rawOffload  `toml:"offload" reload:"daemon"`
 	Log      rawLog      `toml:"log" reload:"daemon"`
 	VXLAN    []rawVXLAN  `toml:"vxlan"`
 	IPIP     []rawIPIP   `toml:"ipip"`
@@ -45,6 +47,15 @@ type rawEngine struct {
 	Confine     leaf[bool]  `toml:"confine"`
 }
 
+type rawOffload struct {
+	section
+	TAPGSO     leaf[string] `toml:"tap_gso"`
+	TAPUSO     leaf[string] `toml:"tap_uso"`
+	UDPSegment leaf[string] `toml:"udp_segment"`
+	UDPGRO     leaf[string] `toml:"udp_gro"`
+	JoinUDP    leaf[string] `toml:"join_udp"`
+}
+
 type rawLog struct {
 	section
 	Level  leaf[string] `toml:"level"`
@@ -58,7 +69,7 @@ type rawVXLAN struct {
 	Port               leaf[int64]   `toml:"port" reload:"network"`
 	TAP                leaf[string]  `toml:"tap" reload:"network"`
 	MAC                leaf[string]  `toml:"mac" reload:"network"`
-	MTU                leaf[int64]   `toml:"mtu" reload:"network"`
+	MTU                leaf[int64]   `toml:"mtu"`
 	Bridge             leaf[string]  `toml:"bridge" reload:"network"`
 	Ports              list          `toml:"ports" reload:"network" want:"a list of interface names, such as [\"eth1\"]"`
 	PortsTake          leaf[bool]    `toml:"ports_take_addresses" reload:"network"`
@@ -83,6 +94,8 @@ type rawVXLAN struct {
 	ClampMSS           leaf[bool]    `toml:"mss_clamp"`
 	VLAN               leaf[string]  `toml:"vlan"`
 	Reserved           leaf[string]  `toml:"reserved"`
+	BridgeControl      leaf[string]  `toml:"bridge_control"`
+	UDP6ZeroCSum       leaf[bool]    `toml:"udp6zerocsumrx"`
 	Probe              leaf[string]  `toml:"probe" want:"a string with a unit, such as \"10s\""`
 	Peer               []rawPeer     `toml:"peer"`
 	FDB                []rawFDB      `toml:"fdb"`
@@ -92,9 +105,10 @@ type rawVXLAN struct {
 
 type rawPeer struct {
 	section
-	Address leaf[string] `toml:"address"`
-	Flood   leaf[bool]   `toml:"flood"`
-	MACs    list         `toml:"macs" want:"a list of hardware addresses, such as [\"02:42:0a:00:01:04\"]"`
+	Address      leaf[string] `toml:"address"`
+	Flood        leaf[bool]   `toml:"flood"`
+	UDP6ZeroCSum leaf[bool]   `toml:"udp6zerocsumrx"`
+	MACs         list         `toml:"macs" want:"a list of hardware addresses, such as [\"02:42:0a:00:01:04\"]"`
 }
 
 type rawFDB struct {
@@ -113,7 +127,7 @@ type rawIPIP struct {
 	section
 	Name      leaf[string]   `toml:"name" reload:"network"`
 	Addresses list           `toml:"addresses" want:"a list of addresses with prefix length, such as [\"198.51.100.1/30\"]"`
-	MTU       leaf[int64]    `toml:"mtu" reload:"network"`
+	MTU       leaf[int64]    `toml:"mtu"`
 	Admit     union          `toml:"admit"`
 	Check     leaf[bool]     `toml:"check_source"`
 	TTL       leaf[int64]    `toml:"ttl"`
@@ -193,8 +207,8 @@ func (l *list) bind(c *checker, n *node, want string) {
 	}
 }
 
-// union is a key that takes values of several types: its section tells them
-// apart.
+// union is a key that takes values of several types, which its section
+// distinguishes.
 type union struct{ at *node }
 
 func (u *union) bind(_ *checker, n *node, _ string) { u.at = n }

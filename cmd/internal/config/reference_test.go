@@ -21,7 +21,7 @@ const referenceIntro = `<!-- Made by go generate ./cmd/internal/config; the word
 Every key of the file that ` + "`overtap run --config`" + ` reads. [config.example.toml](../config.example.toml)
 has them all with values, to copy from. The file is TOML and read strictly: an unknown
 key, a wrong type or a value out of range is an error that names file, line and key;
-` + "`overtap check --config FILE`" + ` reports all of them at once.
+` + "`overtap check FILE`" + ` reports all of them at once, and warns of what is probably not meant.
 
 "Reload" says whether a running daemon takes a change by ` + "`overtap reload`" + `:
 
@@ -117,10 +117,10 @@ func minimal(t *testing.T, table, key, with string) []byte {
 	return []byte(b.String())
 }
 
-// telling are values that the checks say most about, where others say less.
-var telling = map[string]string{"vxlan.group": `"192.0.2.1"`, "ipip.name": `"longer-than-a-tun"`}
+// revealing are values that the checks say most about, where others say less.
+var revealing = map[string]string{"vxlan.group": `"192.0.2.1"`, "ipip.name": `"longer-than-a-tun"`}
 
-// accepts is the type and range of a key: what the checks answer that they want
+// accepts is the type and range of a key: what the checks say that they want
 // where it has a value that none takes.
 func accepts(t *testing.T, f reflect.StructField, d documented) string {
 	t.Helper()
@@ -132,7 +132,7 @@ func accepts(t *testing.T, f reflect.StructField, d documented) string {
 	if f.Type == reflect.TypeFor[leaf[bool]]() {
 		return prefix
 	}
-	for _, bad := range []string{telling[d.table+"."+d.key], `"\u0000"`, `["\u0000"]`, "1", "-1"} {
+	for _, bad := range []string{revealing[d.table+"."+d.key], `"\u0000"`, `["\u0000"]`, "1", "-1"} {
 		var es Errors
 		_, err := Parse("example", minimal(t, d.table, d.key, bad))
 		if !errors.As(err, &es) || bad == "" {
@@ -230,9 +230,18 @@ func writeTables(t *testing.T, b *strings.Builder, at map[string]documented, pat
 	}
 }
 
-// marked is a comment as Markdown: tables and keys as code, documents as links.
+// marked is a comment as Markdown: tables and keys as code, documents as links. What
+// is code already stays as it is.
 func marked(s string) string {
-	s = regexp.MustCompile(`\b[a-z]+(_[a-z]+)+\b`).ReplaceAllString(s, "`$0`")
+	parts := strings.Split(s, "`")
+	for i := 0; i < len(parts); i += 2 {
+		parts[i] = markedText(parts[i])
+	}
+	return strings.Join(parts, "`")
+}
+
+func markedText(s string) string {
+	s = regexp.MustCompile(`\b([a-z0-9]+\.)*[a-z]+(_[a-z]+)+\b`).ReplaceAllString(s, "`$0`")
 	s = regexp.MustCompile(`\[+[a-z]+(\.[a-z]+)?\]+`).ReplaceAllString(s, "`$0`")
 	return regexp.MustCompile(`docs/([a-z]+\.md)`).ReplaceAllString(s, "[$1]($1)")
 }
@@ -245,7 +254,7 @@ func TestReferenceDefaults(t *testing.T) {
 		if err != nil {
 			return nil
 		}
-		cfg.Control.MetricsDefault = false
+		cfg.Control.MetricsDefault, cfg.root = false, nil
 		for i := range cfg.VXLAN {
 			cfg.VXLAN[i].mtuAt = Error{} // says whether the key is there
 		}
@@ -271,7 +280,7 @@ func TestReferenceDefaults(t *testing.T) {
 			t.Errorf("%s: the default is not %s", path, value)
 		}
 	}
-	if want := []string{"vxlan.tap", "vxlan.mac", "vxlan.peer.macs"}; !slices.Equal(derived, want) {
+	if want := []string{"vxlan.tap", "vxlan.mac", "vxlan.peer.udp6zerocsumrx", "vxlan.peer.macs"}; !slices.Equal(derived, want) {
 		t.Errorf("no value for a default that others do not decide: %q, want %q", derived, want)
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/BurntSushi/toml"
 )
 
-// scanner finds where keys and values stand in a text that the TOML parser has
+// scanner finds the places of keys and values in a text that the TOML parser has
 // already accepted. It therefore checks nothing; on a text that is not TOML it
 // yields some tree, but it always ends.
 type scanner struct {
@@ -15,18 +15,35 @@ type scanner struct {
 	line    int // of counted
 	counted int // up to here newlines are counted
 
-	again []*node
+	again    []*node
+	headings []heading
+}
+
+// heading is a table's header.
+type heading struct {
+	keys []string
+	line int
+	text string
 }
 
 // scan returns the tree of the text's keys, with lines and the values as
 // written, but not yet their meaning: node.fill enters that.
 //
-// Again are values of keys that stand in the tree already, made by a dotted key:
+// Again are values of keys that are in the tree already, made by a dotted key:
 // "a.b = 1", then "a = 2". TOML forbids it, but the parser keeps the first and
-// says nothing of the second.
+// does not report the second.
 func scan(text string) (root *node, again []*node) {
-	s := &scanner{src: strings.TrimPrefix(text, "\ufeff"), line: 1}
-	root = &node{kind: tableKind, index: -1, line: 1}
+	s := newScanner(text)
+	return s.file(), s.again
+}
+
+func newScanner(text string) *scanner {
+	return &scanner{src: strings.TrimPrefix(text, "\ufeff"), line: 1}
+}
+
+// file reads the rest of the text.
+func (s *scanner) file() *node {
+	root := &node{kind: tableKind, index: -1, line: 1}
 	current := root
 	for s.blank(); !s.end(); s.blank() {
 		before := s.pos
@@ -37,7 +54,7 @@ func scan(text string) (root *node, again []*node) {
 		}
 		s.advanceFrom(before)
 	}
-	return root, s.again
+	return root
 }
 
 // header reads [a.b] or [[a.b]] and returns the table that follows.
@@ -54,6 +71,7 @@ func (s *scanner) header(root *node) *node {
 		s.skip(']')
 	}
 	text := s.src[start:s.pos]
+	s.headings = append(s.headings, heading{keys, line, text})
 
 	n := descend(root, keys[:len(keys)-1], line).child(keys[len(keys)-1], line)
 	if !array {
@@ -156,7 +174,7 @@ func (s *scanner) value() *node {
 	return n
 }
 
-// elements reads what stands between brackets, separated by commas: each
+// elements reads what is between brackets, separated by commas: each
 // element by read.
 func (s *scanner) elements(closing byte, read func()) {
 	s.pos++

@@ -7,9 +7,12 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
-// What holds where the file is silent, outside of networks.
+// Defaults outside of networks.
 const (
 	defaultSocket      = "/run/overtap/control.sock"
 	defaultMetrics     = "127.0.0.1:9472"
@@ -32,15 +35,18 @@ func (c *checker) config(raw *rawConfig) *Config {
 		Underlay: c.underlay(&raw.Underlay),
 		Control:  c.control(&raw.Control),
 		Engine:   c.engine(&raw.Engine),
+		Offload:  c.offload(&raw.Offload),
 		Log:      c.log(&raw.Log),
 	}
 	names := newNames(cfg.Underlay.Device, raw.Underlay.Device.at)
 	for i := range raw.VXLAN {
-		cfg.VXLAN = append(cfg.VXLAN, c.vxlan(&raw.VXLAN[i], cfg.Underlay.Address, names))
+		cfg.VXLAN = append(cfg.VXLAN, c.vxlan(&raw.VXLAN[i], cfg, names))
 	}
 	for i := range raw.IPIP {
-		cfg.IPIP = append(cfg.IPIP, c.ipip(&raw.IPIP[i], cfg.Underlay.Address, names))
+		cfg.IPIP = append(cfg.IPIP, c.ipip(&raw.IPIP[i], cfg, names))
 	}
+	c.refused(raw, cfg)
+	c.inward(raw, cfg)
 	c.bridges(raw, names)
 	c.portDevices(raw, names)
 	cfg.Routes = c.hostRoutes(raw.Route, cfg.Underlay.Address, names)
@@ -48,11 +54,9 @@ func (c *checker) config(raw *rawConfig) *Config {
 }
 
 func (c *checker) underlay(raw *rawUnderlay) Underlay {
-	if raw.Address.at == nil {
-		c.missing(raw.section, "address", "the outer source address, one of this host's")
-	}
+	c.required(raw.section, raw.Address.at, "address", "the outer source address, one of this host's")
 	return Underlay{
-		Address: c.vtep(raw.Address, netip.Addr{}),
+		Address: c.checked(raw.Address, func(a netip.Addr) error { return dataplane.CheckPeer(a, netip.Addr{}) }),
 		Device:  c.ifnameOrNone(raw.Device),
 	}
 }
@@ -114,11 +118,19 @@ func isHost(s string) bool {
 
 func (c *checker) engine(raw *rawEngine) Engine {
 	return Engine{
-		Workers:     number(c, raw.Workers, 0, 0, maxWorkers),
-		SourcePorts: number(c, raw.SourcePorts, defaultSourcePorts, 1, maxSourcePorts),
+		Workers:     number(c, raw.Workers, 0, dataplane.Range{Max: maxWorkers}),
+		SourcePorts: number(c, raw.SourcePorts, defaultSourcePorts, dataplane.Range{Min: 1, Max: maxSourcePorts}),
 		Offload:     raw.Offload.or(true),
 		TunnelGSO:   raw.TunnelGSO.or(true),
 		Confine:     raw.Confine.or(true),
+	}
+}
+
+func (c *checker) offload(raw *rawOffload) netio.Offloads {
+	off := func(l leaf[string]) bool { return c.oneOf(l, "auto", "auto", "off") == "off" }
+	return netio.Offloads{
+		NoTAPGSO: off(raw.TAPGSO), NoTAPUSO: off(raw.TAPUSO),
+		NoUDPSegment: off(raw.UDPSegment), NoUDPGRO: off(raw.UDPGRO), NoJoinUDP: off(raw.JoinUDP),
 	}
 }
 

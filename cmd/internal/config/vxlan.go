@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"math"
@@ -12,7 +13,7 @@ import (
 	"overtap/encap"
 )
 
-// What holds for a network where the file is silent.
+// Defaults of a network.
 const (
 	defaultPort       = 4789 // IANA's, RFC 7348 section 8
 	defaultAgeing     = 300 * time.Second
@@ -22,42 +23,23 @@ const (
 	defaultTTL        = 64
 )
 
-const (
-	maxName    = 64
-	maxEntries = 1 << 24
-	maxAgeing  = 365 * 24 * time.Hour
-	maxMoves   = 1000
-	maxWindow  = 24 * time.Hour
-	maxProbe   = time.Hour
-	maxRate    = 100_000_000 // frames a second
-)
+// defaultProbe finds a peer that is down within three of it.
+const defaultProbe = 10 * time.Second
 
-// names are what networks must not share.
+// names are what networks must not share, beyond what the engine compares.
 type names struct {
-	networks map[string]*node
 	devices  map[string]*node // TAPs, TUNs and the underlay's
-	segments map[segment]*node
 	ports    map[string]*node // devices that join bridges
 	routes   map[netip.Prefix]*node
-	tunnels  map[netip.Addr]*node // by peer
-	underlay string               // the underlay's device, "" where none is named
-}
-
-// segment is what tells networks apart on the wire.
-type segment struct {
-	vni  encap.VNI
-	port uint16
+	underlay string // the underlay's device, "" where none is named
 }
 
 // newNames starts with the underlay's device, when one is named.
 func newNames(underlay string, at *node) *names {
 	n := &names{
-		networks: make(map[string]*node),
 		devices:  make(map[string]*node),
-		segments: make(map[segment]*node),
 		ports:    make(map[string]*node),
 		routes:   make(map[netip.Prefix]*node),
-		tunnels:  make(map[netip.Addr]*node),
 		underlay: underlay,
 	}
 	if underlay != "" {
@@ -66,89 +48,83 @@ func newNames(underlay string, at *node) *names {
 	return n
 }
 
-// vxlan checks one network. Own is the underlay address, invalid when that is
-// wrong: what depends on it is then not checked.
-func (c *checker) vxlan(raw *rawVXLAN, own netip.Addr, names *names) VXLAN {
+// device notes the name of a TAP or TUN, which the underlay's device must not have.
+func (c *checker) device(name string, at *node, names *names) {
+	if name == names.underlay && name != "" {
+		unique(c, names.devices, name, at)
+	}
+	if name != "" && names.devices[name] == nil {
+		names.devices[name] = at
+	}
+}
+
+// vxlan checks one network. Where the underlay address is wrong, it is invalid,
+// and what depends on it is not checked.
+func (c *checker) vxlan(raw *rawVXLAN, cfg *Config, names *names) VXLAN {
+	own := cfg.Underlay.Address
 	v := VXLAN{
-		Name:         c.networkName(raw.section, raw.Name, names),
-		VNI:          number(c, raw.VNI, encap.VNI(0), 0, int64(encap.MaxVNI)),
-		Port:         number(c, raw.Port, uint16(defaultPort), 1, math.MaxUint16),
-		Bridge:       c.ifnameOrNone(raw.Bridge),
-		Addresses:    c.addresses(raw.Addresses, own),
-		Learning:     raw.Learning.or(true),
-		Ageing:       c.ageing(raw.Ageing),
-		MaxEntries:   number(c, raw.MaxEntries, defaultMaxEntries, 1, maxEntries),
-		MaxPerPeer:   number(c, raw.MaxPerPeer, 0, 0, maxEntries),
-		MaxMoves:     c.moves(raw.MaxMoves),
-		MoveWindow:   c.window(raw.MoveWindow),
-		Storm:        c.storm(raw),
-		PeerStorm:    c.peerStorm(raw),
-		Admit:        c.admit(raw.Admit, own),
-		Group:        c.group(raw.Group, own),
-		TTL:          number(c, raw.TTL, uint8(defaultTTL), 1, math.MaxUint8),
-		TOS:          c.tos(raw.TOS),
-		DF:           raw.DF.or(true),
-		VLANDrop:     c.oneOf(raw.VLAN, "pass", "pass", "drop") == "drop",
-		Probe:        c.probe(raw.Probe),
-		ReservedDrop: c.oneOf(raw.Reserved, "ignore", "ignore", "drop") == "drop",
+		Network: dataplane.Network{
+			Name:       c.networkName(raw.section, raw.Name),
+			VNI:        number(c, raw.VNI, encap.VNI(0)),
+			Port:       number(c, raw.Port, uint16(defaultPort)),
+			Plain:      !cfg.Engine.Offload,
+			Learning:   raw.Learning.or(true),
+			Ageing:     c.duration(raw.Ageing, defaultAgeing),
+			MaxEntries: number(c, raw.MaxEntries, defaultMaxEntries),
+			MaxPerPeer: number(c, raw.MaxPerPeer, 0),
+			MaxMoves:   number(c, raw.MaxMoves, defaultMaxMoves),
+			MoveWindow: c.duration(raw.MoveWindow, defaultMoveWindow),
+			Storm: dataplane.Storm{
+				Broadcast:      number(c, raw.StormBroadcast, uint32(0)),
+				UnknownUnicast: number(c, raw.StormUnknown, uint32(0)),
+				Multicast:      number(c, raw.StormMulticast, uint32(0)),
+			},
+			PeerStorm: dataplane.Storm{
+				Broadcast: number(c, raw.PeerStormBroadcast, uint32(0)),
+				Multicast: number(c, raw.PeerStormMulticast, uint32(0)),
+			},
+			Admit:         c.admit(raw.Admit, own),
+			Group:         c.group(raw.Group),
+			TTL:           number(c, raw.TTL, uint8(defaultTTL)),
+			TOS:           c.tos(raw.TOS),
+			DF:            raw.DF.or(true),
+			ClampMSS:      raw.ClampMSS.or(false),
+			VLANDrop:      c.oneOf(raw.VLAN, "pass", "pass", "drop") == "drop",
+			ReservedDrop:  c.oneOf(raw.Reserved, "ignore", "ignore", "drop") == "drop",
+			BridgeControl: c.oneOf(raw.BridgeControl, "drop", "drop", "pass") == "pass",
+			Probe:         c.duration(raw.Probe, defaultProbe),
+			Suppress:      raw.Suppress.or(false),
+		},
+		Bridge:    c.ifnameOrNone(raw.Bridge),
+		PortsTake: raw.PortsTake.or(false),
+		Addresses: c.addresses(raw.Addresses, own),
 	}
-	c.segment(raw, names)
-	v.TAP = c.tap(raw, v.Name, names)
-	v.MTU = c.mtu(raw.MTU, v.Addresses, math.MaxUint16-vxlanOverhead(own))
-	v.mtuAt = c.place(raw.unset("mtu"))
-	if raw.MTU.at != nil {
-		v.mtuAt = c.place(raw.MTU.at)
+	c.required(raw.section, raw.VNI.at, "vni", fmt.Sprintf("0 to %d", encap.MaxVNI))
+	v.Device = c.tap(raw, v.Name, names)
+	v.MTU = c.mtu(raw.MTU, v.Addresses, dataplane.MTURange(dataplane.KindVXLAN, own))
+	v.mtuAt = c.place(cmp.Or(raw.MTU.at, raw.unset("mtu")))
+	if v.MAC = c.mac(raw.MAC); raw.MAC.at == nil {
+		v.MAC = defaultMAC(v.Name, own)
 	}
-	v.MAC = c.tapMAC(raw.MAC, v.Name, own)
-	v.Peers = c.peers(raw.Peer, own)
-	v.FDB = c.fdb(raw.FDB, v.MAC, own)
-	v.Pins = c.pins(raw, &v)
+	c.peers(raw, &v)
+	v.FDB = c.fdb(raw.FDB)
 	c.membersAdmitted(raw, &v)
 	v.Ports = c.bridgePorts(raw, &v, names)
-	v.PortsTake = raw.PortsTake.or(false)
-	v.Suppress = raw.Suppress.or(false)
-	v.ClampMSS = raw.ClampMSS.or(false)
 	v.Neighbors = c.neighbors(raw.Neighbor, &v)
-	v.Routes = c.networkRoutes(raw, &v, own, names)
+	v.Routes = c.networkRoutes(raw, &v, names)
 	return v
 }
 
 // networkName checks what the command line, metrics and logs call a network; ""
-// when that is wrong or taken.
-func (c *checker) networkName(s section, l leaf[string], names *names) string {
-	const rule = "1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
-	if l.at == nil {
-		c.missing(s, "name", rule)
-	}
-	if !l.ok {
-		return ""
-	}
-	if l.v == "" || len(l.v) > maxName || strings.ContainsFunc(l.v, func(r rune) bool { return !isBare(r) && r != '.' }) {
+// when that is wrong.
+func (c *checker) networkName(s section, l leaf[string]) string {
+	const longest, rule = 64, "1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
+	c.required(s, l.at, "name", rule)
+	if l.ok && (l.v == "" || len(l.v) > longest || strings.ContainsFunc(l.v, func(r rune) bool { return !isBare(r) && r != '.' })) {
 		c.fail(l.at, "cannot be a network's name; want %s", rule)
 		return ""
 	}
-	if !unique(c, names.networks, l.v, l.at) {
-		return ""
-	}
 	return l.v
-}
-
-// segment checks that no two networks share VNI and port.
-func (c *checker) segment(raw *rawVXLAN, names *names) {
-	if raw.VNI.at == nil {
-		c.missing(raw.section, "vni", fmt.Sprintf("0 to %d", encap.MaxVNI))
-	}
-	vni, err := encap.NewVNI(raw.VNI.v)
-	port := raw.Port.or(defaultPort)
-	if err != nil || !raw.VNI.ok || port < 1 || port > math.MaxUint16 || raw.Port.at != nil && !raw.Port.ok {
-		return // reported already
-	}
-	key := segment{vni, uint16(port)}
-	if first, ok := names.segments[key]; ok {
-		c.fail(raw.VNI.at, "is taken on port %d by %s on line %d; want another vni or another port", port, first.path(), first.line)
-		return
-	}
-	names.segments[key] = raw.VNI.at
 }
 
 // tap checks the TAP's name, which is the network's where none is given.
@@ -157,24 +133,13 @@ func (c *checker) tap(raw *rawVXLAN, network string, names *names) string {
 	name := c.ifname(l)
 	if l.at == nil && network != "" {
 		l, name = raw.Name, network
-		if p := ifnameProblem(name); p != "" {
-			c.fail(l.at, "%s, and without tap it names the TAP; want tap set, or %s", p, ifnameRule)
-			return ""
+		if err := dataplane.CheckDevice(name); err != nil {
+			what, want, _ := strings.Cut(err.Error(), "; want ")
+			c.fail(l.at, "%s, and without tap it names the TAP; want tap set, or %s", what, want)
 		}
 	}
-	if name != "" {
-		unique(c, names.devices, name, l.at)
-	}
+	c.device(name, l.at, names)
 	return name
-}
-
-// tapMAC checks the TAP's address and derives it where none is given.
-func (c *checker) tapMAC(l leaf[string], network string, own netip.Addr) encap.MAC {
-	if l.at == nil {
-		return defaultMAC(network, own)
-	}
-	m, _ := c.sourceMAC(l)
-	return m
 }
 
 // defaultMAC returns a locally administered unicast address that stays the same
@@ -184,42 +149,6 @@ func defaultMAC(network string, own netip.Addr) encap.MAC {
 	sum := sha256.Sum256([]byte(network + "\x00" + own.String()))
 	const group, local = 1 << 40, 2 << 40 // the two low bits of the first octet
 	return encap.MACFrom(sum[:])&^group | local
-}
-
-// ageing checks for how long a learned entry outlives its last frame.
-func (c *checker) ageing(l leaf[string]) time.Duration {
-	if !l.ok {
-		return defaultAgeing
-	}
-	d, err := time.ParseDuration(l.v)
-	const want = `want whole seconds, such as "300s" or "5m"; "0s" is never, the most is "8760h"`
-	switch {
-	case err != nil:
-		c.fail(l.at, "is not a duration; %s", want)
-	case d < 0:
-		c.fail(l.at, "is negative; %s", want)
-	case d > maxAgeing:
-		c.fail(l.at, "is out of range; %s", want)
-	case d%time.Second != 0:
-		c.fail(l.at, "is not a whole number of seconds; %s", want)
-	}
-	return d
-}
-
-// probe checks how often peers are asked whether they are alive.
-func (c *checker) probe(l leaf[string]) time.Duration {
-	if !l.ok {
-		return 0
-	}
-	d, err := time.ParseDuration(l.v)
-	const want = `want "100ms" to "1h", such as "10s", or "0s" for none`
-	switch {
-	case err != nil:
-		c.fail(l.at, "is not a duration; %s", want)
-	case d != 0 && (d < dataplane.MinProbe || d > maxProbe):
-		c.fail(l.at, "is out of range; %s", want)
-	}
-	return d
 }
 
 // tos checks the outer DSCP.

@@ -1,6 +1,6 @@
 // Package confine gives up what the daemon does not need: capabilities, the way
 // to get new ones, and most of the file system. What is given up holds for every
-// thread, those of the road among them, and cannot be taken back.
+// thread, those of the path among them, and cannot be taken back.
 package confine
 
 import (
@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
+	ll "github.com/landlock-lsm/go-landlock/landlock/syscall"
 	"golang.org/x/sys/unix"
 	"kernel.org/pub/linux/libs/security/libcap/cap"
 	"kernel.org/pub/linux/libs/security/libcap/psx"
@@ -32,12 +33,13 @@ var Kept = []struct {
 
 // Paths are the files that the daemon needs beside those of the system.
 type Paths struct {
-	Config string // read again by a reload
-	Socket string // of control: made, and removed at the end, in its directory
+	Config string   // read again by a reload
+	Socket string   // of control: made, and removed at the end, in its directory
+	Made   []string // directories that were made for the socket, and are removed at the end
 }
 
 // Privileges leaves the process those capabilities of Kept that it has, and no way
-// to others: neither by executing a file nor by becoming somebody else. A process
+// to others: neither by executing a file nor by becoming another user. A process
 // that lacks CAP_SETPCAP keeps its bounding set, which gives nothing without that.
 func Privileges() error {
 	has := cap.GetProc()
@@ -77,10 +79,13 @@ func Privileges() error {
 	return nil
 }
 
-// Files leaves the process the files it needs (Landlock): of the system what it
-// reads, /proc, /sys, /run and the TUN device to write, the directory of the
-// configuration to read, that of the socket to write. A kernel without Landlock,
-// or with an older one, restricts less or nothing; Landlock says how much.
+// Files leaves the process the files it needs (Landlock). It may write below
+// /proc/sys/net and in the directory of the socket, which must be there, and to the TUN
+// device. It may read /proc, /sys, programs and libraries, what name resolution and
+// times need of /etc, and the directory of the configuration; of a configuration that
+// lies in / or /etc itself, the file alone. A kernel without Landlock, or with an older
+// one, restricts less or nothing; Landlock says how much. None before Linux 7.1 keeps a
+// process from connecting to a socket that it may not open.
 func Files(p Paths) error {
 	var rules []landlock.Rule
 	add := func(rule func(...string) landlock.FSRule, paths ...string) {
@@ -93,8 +98,19 @@ func Files(p Paths) error {
 			}
 		}
 	}
-	add(landlock.RODirs, "/etc", "/usr", "/lib", filepath.Dir(p.Config))
-	add(landlock.RWDirs, "/proc", "/sys", "/run", "/var/run", standing(filepath.Dir(p.Socket)))
+	add(landlock.RODirs, "/proc", "/sys", "/usr", "/lib")
+	add(landlock.ROFiles, "/etc/hosts", "/etc/resolv.conf", "/etc/nsswitch.conf", "/etc/localtime")
+	if dir := absoluteDir(p.Config); dir == "/" || dir == "/etc" {
+		add(landlock.ROFiles, p.Config)
+	} else {
+		add(landlock.RODirs, dir)
+	}
+	dir := absoluteDir(p.Socket)
+	add(landlock.RWDirs, "/proc/sys/net", dir)
+	// The daemon removes directories that were made for the socket.
+	add(func(paths ...string) landlock.FSRule {
+		return landlock.PathAccess(landlock.AccessFSSet(ll.AccessFSRemoveDir), paths...)
+	}, append([]string{filepath.Dir(dir)}, parents(p.Made)...)...)
 	rules = append(rules, landlock.RWFiles("/dev/net/tun").WithIoctlDev().IgnoreIfMissing(),
 		landlock.RWFiles("/dev/null", "/dev/urandom").IgnoreIfMissing())
 	if err := landlock.V5.BestEffort().RestrictPaths(rules...); err != nil {
@@ -103,14 +119,20 @@ func Files(p Paths) error {
 	return nil
 }
 
-// standing is the directory, or the nearest above it that is there.
-func standing(dir string) string {
-	for {
-		if _, err := os.Stat(dir); err == nil || dir == filepath.Dir(dir) {
-			return dir
-		}
-		dir = filepath.Dir(dir)
+// absoluteDir is the directory of a file.
+func absoluteDir(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
 	}
+	return filepath.Dir(path)
+}
+
+func parents(dirs []string) []string {
+	out := make([]string, len(dirs))
+	for i, dir := range dirs {
+		out[i] = filepath.Dir(dir)
+	}
+	return out
 }
 
 // Landlock is the version of the kernel's Landlock, 0 without it.

@@ -1,7 +1,9 @@
 package confine
 
 import (
-	"fmt"
+	"errors"
+	"io/fs"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -75,13 +77,107 @@ func TestUnit(t *testing.T) {
 	}
 }
 
-// What is there is found from below what is not.
-func TestStanding(t *testing.T) {
-	dir := t.TempDir()
-	for path, want := range map[string]string{
-		dir: dir, filepath.Join(dir, "a", "b"): dir, "/no/such/place": "/", fmt.Sprintf("%s/../%s", dir, filepath.Base(dir)): dir,
+// What the unit closes beside Landlock, and what it leaves open.
+func TestUnitPaths(t *testing.T) {
+	text := read(t, unit)
+	for _, line := range []string{
+		"ReadOnlyPaths=/proc/sys /sys", "ReadWritePaths=/proc/sys/net",
+		"InaccessiblePaths=-/run/docker.sock ", "InaccessiblePaths=-/etc/shadow ",
 	} {
-		if got := standing(path); filepath.Clean(got) != want {
+		if !strings.Contains(text, "\n"+line) {
+			t.Errorf("the unit lacks %s", line)
+		}
+	}
+}
+
+// confined is set in the process that TestFiles starts: the directory that it may use.
+const confined = "OVERTAP_TEST_CONFINED"
+
+// A process that was confined as the daemon is writes nothing of the host but
+// /proc/sys/net and the socket's directory, and reads no secrets.
+func TestFiles(t *testing.T) {
+	if dir := os.Getenv(confined); dir != "" {
+		tryFiles(t, dir)
+		return
+	}
+	if Landlock() == 0 || os.Geteuid() != 0 {
+		if os.Getenv("REQUIRE_ROOT") == "1" {
+			t.Fatal("this test needs root and Landlock")
+		}
+		t.Skip("needs root and Landlock")
+	}
+	dir := t.TempDir()
+	for _, d := range []string{"etc", "run/overtap", "other"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, f := range []string{"etc/overtap.toml", "other/secret"} {
+		if err := os.WriteFile(filepath.Join(dir, f), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := exec.Command("/proc/self/exe", "-test.run=^TestFiles$", "-test.v")
+	c.Env = append(os.Environ(), confined+"="+dir)
+	if out, err := c.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestFiles") {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func tryFiles(t *testing.T, dir string) {
+	at := func(name string) string { return filepath.Join(dir, name) }
+	p := Paths{Config: at("etc/overtap.toml"), Socket: at("run/overtap/control.sock"), Made: []string{at("run/overtap"), at("run")}}
+	if err := errors.Join(Files(p), Privileges()); err != nil {
+		t.Fatal(err)
+	}
+	open := func(path string, flags int) error {
+		f, err := os.OpenFile(path, flags, 0o600)
+		if err == nil {
+			f.Close()
+		}
+		return err
+	}
+	for _, c := range []struct {
+		path  string
+		flags int
+		may   bool
+	}{
+		{"/proc/sys/kernel/core_pattern", os.O_WRONLY, false},
+		{"/proc/sys/vm/swappiness", os.O_WRONLY, false},
+		{"/proc/sys/net/ipv4/ip_forward", os.O_WRONLY, true},
+		{"/proc/sys/kernel/random/boot_id", os.O_RDONLY, true},
+		{"/proc/self/oom_score_adj", os.O_WRONLY, false},
+		{"/proc/thread-self/ns/net", os.O_RDONLY, true},
+		{"/etc/shadow", os.O_RDONLY, false},
+		{"/etc/passwd", os.O_RDONLY, false},
+		{"/etc/hosts", os.O_RDONLY, true},
+		{"/run/x", os.O_WRONLY | os.O_CREATE, false},
+		{at("other/secret"), os.O_RDONLY, false},
+		{at("etc/overtap.toml"), os.O_RDONLY, true},
+		{at("etc/overtap.toml"), os.O_WRONLY, false},
+		{at("run/x"), os.O_WRONLY | os.O_CREATE, false},
+		{at("run/overtap/journal"), os.O_RDWR | os.O_CREATE, true},
+	} {
+		err := open(c.path, c.flags)
+		if c.may == errors.Is(err, fs.ErrPermission) {
+			t.Errorf("opening %s (flags %#x): %v, want it allowed: %t", c.path, c.flags, err, c.may)
+		}
+	}
+	l, err := net.Listen("unix", p.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if err := errors.Join(os.Remove(at("run/overtap/journal")), os.Remove(at("run/overtap")), os.Remove(at("run"))); err != nil {
+		t.Error("what was made for the socket cannot be removed: ", err)
+	}
+}
+
+// Of a configuration in /etc itself the file is readable, and no other.
+func TestAbsoluteDir(t *testing.T) {
+	t.Chdir("/etc")
+	for path, want := range map[string]string{"/etc/overtap.toml": "/etc", "overtap.toml": "/etc", "overtap/overtap.toml": "/etc/overtap", "/x": "/"} {
+		if got := absoluteDir(path); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}
 	}

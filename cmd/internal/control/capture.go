@@ -15,7 +15,7 @@ import (
 	"overtap/dataplane"
 )
 
-// CaptureRequest says which frames on the road are wanted; what is absent means
+// CaptureRequest says which frames on the path are wanted; what is absent means
 // all.
 type CaptureRequest struct {
 	Network string            `json:"network,omitempty"`
@@ -36,7 +36,7 @@ const (
 	filterBytes = 256
 )
 
-// handleCapture streams what is seen on the road.
+// handleCapture streams what is seen on the path.
 func handleCapture(mux *http.ServeMux, d Daemon) {
 	mux.HandleFunc("POST "+pathCapture, func(w http.ResponseWriter, r *http.Request) {
 		var want CaptureRequest
@@ -66,7 +66,7 @@ func (c *CaptureRequest) Check() error {
 	return err
 }
 
-// spec is what of the request the road decides.
+// spec is what of the request the path decides.
 func (c *CaptureRequest) spec() dataplane.MirrorSpec {
 	s := dataplane.MirrorSpec{Network: c.Network, SnapLen: c.SnapLen}
 	if c.SnapLen > 0 {
@@ -88,7 +88,7 @@ type captureStream struct {
 	b        []byte
 }
 
-// emit writes what there is. Its first call tells the client that it is served.
+// emit writes what there is. Its first call shows the client that it is served.
 func (s *captureStream) emit(records []dataplane.Record, lost uint64) error {
 	s.b = s.b[:0]
 	if lost > 0 {
@@ -140,7 +140,7 @@ type Captured struct {
 	Idle   func() error                  // everything that has come was given
 }
 
-// Capture calls f with what the daemon sees on the road, until ctx ends or f fails.
+// Capture calls f with what the daemon sees on the path, until ctx ends or f fails.
 func (c *Client) Capture(ctx context.Context, want CaptureRequest, f Captured) error {
 	body, err := json.Marshal(want)
 	if err != nil {

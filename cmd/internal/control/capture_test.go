@@ -38,6 +38,14 @@ func (f *fake) Capture(ctx context.Context, s dataplane.MirrorSpec, emit func([]
 	return err
 }
 
+// asked returns what the path was asked for last. The handlers of requests run
+// beside the test.
+func (f *fake) asked() dataplane.MirrorSpec {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mirror
+}
+
 func TestRecordsTravel(t *testing.T) {
 	records := []dataplane.Record{
 		{Time: time.Unix(0, 1700000000123456789), Network: "blue", Kind: dataplane.KindVXLAN, VNI: 1<<24 - 1, Point: dataplane.PointWireOut,
@@ -107,9 +115,9 @@ func TestCapture(t *testing.T) {
 	case <-time.After(5 * time.Second):
 		t.Error("the daemon goes on without a client")
 	}
-	if want := (dataplane.MirrorSpec{Network: "blue", SnapLen: filterBytes,
-		Points: dataplane.PointSet(0).With(dataplane.PointTapIn).With(dataplane.PointDropped)}); d.mirror != want {
-		t.Errorf("the road was asked for %+v, want %+v", d.mirror, want)
+	if want, got := (dataplane.MirrorSpec{Network: "blue", SnapLen: filterBytes,
+		Points: dataplane.PointSet(0).With(dataplane.PointTapIn).With(dataplane.PointDropped)}), d.asked(); got != want {
+		t.Errorf("the path was asked for %+v, want %+v", got, want)
 	}
 	for _, c := range []struct {
 		request CaptureRequest

@@ -23,8 +23,8 @@ import (
 // takes a few seconds.
 const clientTimeout = time.Minute
 
-// ErrNobody says that nobody listens on a socket.
-var ErrNobody = errors.New("no overtap daemon answers")
+// ErrNoDaemon says that no process listens on a socket.
+var ErrNoDaemon = errors.New("no overtap daemon answers")
 
 // Client asks the daemon behind one socket.
 type Client struct {
@@ -77,10 +77,15 @@ func (c *Client) Neighbors(ctx context.Context, network string) ([]dataplane.Nei
 	return e, err
 }
 
-// Reload has the daemon read its configuration again.
-func (c *Client) Reload(ctx context.Context) (Reloaded, error) {
+// Reload has the daemon read its configuration again, and with dryRun only say
+// what that would change.
+func (c *Client) Reload(ctx context.Context, dryRun bool) (Reloaded, error) {
 	var r Reloaded
-	err := c.do(ctx, http.MethodPost, pathReload, struct{}{}, &r)
+	path := pathReload
+	if dryRun {
+		path = pathDryRun
+	}
+	err := c.do(ctx, http.MethodPost, path, struct{}{}, &r)
 	return r, err
 }
 
@@ -159,7 +164,7 @@ func mayNotOpen(socket string) error {
 func (c *Client) explain(err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ECONNREFUSED):
-		return fmt.Errorf("%w at %s: start one with `overtap run --config FILE`, or name its socket with --socket", ErrNobody, c.socket)
+		return fmt.Errorf("%w at %s: start one with `overtap run --config FILE`, or name its socket with --socket", ErrNoDaemon, c.socket)
 	case errors.Is(err, fs.ErrPermission):
 		return mayNotOpen(c.socket)
 	}

@@ -7,9 +7,12 @@ import (
 	"context"
 	"net/netip"
 	"os"
+	"time"
 
 	"overtap/cmd/internal/attach"
+	"overtap/cmd/internal/config"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
@@ -28,8 +31,10 @@ const (
 	pathAttach  = "/v1/attach"
 	pathDetach  = "/v1/detach"
 	pathReload  = "/v1/reload"
+	pathDryRun  = "/v1/reload/dry-run" // a path of its own: a daemon that lacks it must not reload
 	pathWatch   = "/v1/fdb/watch"
 	pathExplain = "/v1/explain"
+	pathResolve = "/v1/resolve"
 	pathCapture = "/v1/capture"
 
 	pathTakeover = "/v1/takeover"
@@ -59,15 +64,19 @@ type Daemon interface {
 	// table, or of all for "", and how many were lost, until ctx ends or emit
 	// fails; first of all with none.
 	WatchFDB(ctx context.Context, network string, emit func([]dataplane.FDBChange, uint64) error) error
+	// Resolve says how this host would address a packet to an inner address of the
+	// named network; "" is the only one.
+	Resolve(network string, a netip.Addr) (Resolved, error)
 	// Explain says what would become of a frame, and changes nothing.
 	Explain(p dataplane.Query) (dataplane.Explanation, error)
-	// Capture calls emit with what is seen on the road, and how many frames were
+	// Capture calls emit with what is seen on the path, and how many frames were
 	// lost, until ctx ends or emit fails; first of all with none.
 	Capture(ctx context.Context, spec dataplane.MirrorSpec, emit func([]dataplane.Record, uint64) error) error
 	// FlushFDB forgets the learned entries that m selects and returns how many.
 	FlushFDB(m Match) (int, error)
-	// Reload reads the configuration again and makes what runs be what it says.
-	Reload() (Reloaded, error)
+	// Reload reads the configuration again and makes what runs be what it says;
+	// with dryRun it changes nothing, and says what it would.
+	Reload(dryRun bool) (Reloaded, error)
 	// Attach joins a container's network namespace to a network. When ctx ends
 	// first, nothing is attached. The caller closes ns.
 	Attach(ctx context.Context, ns *os.File, r attach.Request) (attach.Made, error)
@@ -76,7 +85,7 @@ type Daemon interface {
 	Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
 	// HandOver leaves everything to the daemon at the other end of s, and this
 	// one ends; or that one gives up, and this one goes on as it was.
-	HandOver(s *Succession)
+	HandOver(s *Handover)
 }
 
 // Entry is a static forwarding entry as the command line gives it.
@@ -109,7 +118,15 @@ type Reloaded struct {
 	Removed []string `json:"removed"`
 	Changed []string `json:"changed"`
 	Routes  bool     `json:"routes"` // the plain host routes are others
+	// Details are the keys that changed, at most MaxDetails of them; MoreDetails is
+	// how many there are beside those.
+	Details     []config.Change `json:"details"`
+	MoreDetails int             `json:"more_details,omitempty"`
+	DryRun      bool            `json:"dry_run,omitempty"` // nothing was changed
 }
+
+// MaxDetails bounds the keys that an answer to a reload names.
+const MaxDetails = 1000
 
 // Match selects learned entries; what is zero or absent matches everything.
 type Match struct {
@@ -131,12 +148,16 @@ type Status struct {
 	Workers     int      `json:"workers"`
 	SourcePorts []uint16 `json:"source_ports"`
 	// SegmentationRefused: the route to some peer refused UDP_SEGMENT, so that
-	// every datagram is sent alone there.
+	// every datagram is sent alone there for a while.
 	SegmentationRefused bool `json:"segmentation_refused"`
-	// Uplink says which way superframes leave.
-	Uplink   dataplane.UplinkInfo `json:"uplink"`
-	Networks []NetworkStatus      `json:"networks"`
-	Peers    []PeerStatus         `json:"peers"`
+	// ChecksumErrors is that of dataplane.Stats.
+	ChecksumErrors uint64 `json:"udp_checksum_errors"`
+	// Offloads says of each key of [offload] whether it is at work, and why not.
+	Offloads []dataplane.OffloadInfo `json:"offloads"`
+	// Uplink says which way GSO packets leave.
+	Uplink   netio.UplinkInfo `json:"uplink"`
+	Networks []NetworkStatus  `json:"networks"`
+	Peers    []PeerStatus     `json:"peers"`
 	// Attachments are the containers that `overtap attach` joined.
 	Attachments []attach.Attachment `json:"attachments"`
 }
@@ -151,6 +172,9 @@ type Underlay struct {
 // NetworkStatus is one network as it runs.
 type NetworkStatus struct {
 	dataplane.NetworkInfo
+	// Problem: one of the status's Problems is of this network: it carries nothing,
+	// or something of it is missing on the host.
+	Problem        bool           `json:"problem"`
 	Bridge         string         `json:"bridge"` // "" = none
 	Addresses      []netip.Prefix `json:"addresses"`
 	Entries        int            `json:"entries"` // in the FDB; of a tunnel, its routes
@@ -164,7 +188,10 @@ type PeerStatus struct {
 	Peer    netip.Addr `json:"peer"`
 	// PathMTU is the longest outer packet in bytes that reaches the peer, 0
 	// where nothing is known to be too long.
-	PathMTU encap.UnderlayMTU `json:"pmtu"`
+	PathMTU encap.UnderlayMTU   `json:"pmtu"`
+	State   dataplane.PeerState `json:"state"`
+	// LastHeard is when a frame or a probe of it was admitted last; zero = never.
+	LastHeard time.Time `json:"last_heard,omitzero"`
 	*dataplane.Probe
 }
 

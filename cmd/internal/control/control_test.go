@@ -20,9 +20,11 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/attach"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
 )
 
@@ -52,7 +54,7 @@ type fake struct {
 func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
 
 // HandOver offers two entries and a file, and tells what it was answered.
-func (f *fake) HandOver(s *Succession) {
+func (f *fake) HandOver(s *Handover) {
 	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
 	if err == nil {
 		err = s.Receive("commit", nil)
@@ -116,6 +118,14 @@ func (f *fake) FlushFDB(m Match) (int, error) {
 	return 3, nil
 }
 
+// Resolve knows one network's addresses, and no MAC.
+func (f *fake) Resolve(network string, a netip.Addr) (Resolved, error) {
+	if network != "blue" {
+		return Resolved{}, errors.New("there is no such network")
+	}
+	return Resolved{Network: network, Source: a.Next()}, nil
+}
+
 // Explain tells the length of the query's frame.
 func (f *fake) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "blue" {
@@ -140,9 +150,12 @@ func (f *fake) WatchFDB(ctx context.Context, network string, emit func([]datapla
 	return err
 }
 
-func (f *fake) Reload() (Reloaded, error) {
+func (f *fake) Reload(dryRun bool) (Reloaded, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if dryRun {
+		return Reloaded{Added: []string{"green"}, DryRun: true}, nil
+	}
 	f.reloads++
 	if f.reloads > 1 {
 		return Reloaded{}, errors.New("it is wrong")
@@ -455,9 +468,9 @@ func TestTryListen(t *testing.T) {
 func TestExplain(t *testing.T) {
 	socket, _ := serve(t, &fake{})
 	c := NewClient(socket)
-	x, err := c.Explain(t.Context(), dataplane.Query{Network: "blue", Frame: make([]byte, dataplane.MaxFrame)})
+	x, err := c.Explain(t.Context(), dataplane.Query{Network: "blue", Frame: make([]byte, netio.MaxFrame)})
 	if err != nil || x.Reason != dataplane.DropTooBig || x.Direction != dataplane.Inbound || len(x.Steps) != 1 ||
-		x.Steps[0].Reason != dataplane.DropTooBig || x.Steps[0].Detail != fmt.Sprint(dataplane.MaxFrame) {
+		x.Steps[0].Reason != dataplane.DropTooBig || x.Steps[0].Detail != fmt.Sprint(netio.MaxFrame) {
 		t.Errorf("Explain = %+v, %v", x, err)
 	}
 	if _, err := c.Explain(t.Context(), dataplane.Query{Network: "green"}); err == nil || err.Error() != "there is no such network" {
@@ -512,5 +525,97 @@ func TestServeHTTPAnswersTheLast(t *testing.T) {
 	ours.SetDeadline(time.Now().Add(time.Second))
 	if err := <-got; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	socket, _ := serve(t, &fake{})
+	c := NewClient(socket)
+	r, err := c.Resolve(t.Context(), "blue", netip.MustParseAddr("::ffff:198.51.100.2"))
+	if err != nil || r.Source != netip.MustParseAddr("198.51.100.3") {
+		t.Errorf("Resolve = %+v, %v", r, err)
+	}
+	if _, err := c.Resolve(t.Context(), "green", netip.MustParseAddr("198.51.100.2")); err == nil || err.Error() != "there is no such network" {
+		t.Errorf("another network: %v", err)
+	}
+	if _, err := c.Resolve(t.Context(), "blue", netip.Addr{}); err == nil || !strings.Contains(err.Error(), "want an IP address") {
+		t.Errorf("no address: %v", err)
+	}
+}
+
+// A daemon that has no descriptor left answers all the same.
+func TestAnswersWithoutDescriptors(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "control.sock")
+	l, err := Listen(socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	checked := Checked(l)
+	defer checked.release()
+	// Connected beforehand: the clients are in this process, and need descriptors too.
+	const clients = 5
+	var conns []net.Conn
+	for range clients {
+		c, err := net.Dial("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		conns = append(conns, c)
+	}
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	low := was
+	low.Cur = 256
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	var taken []int
+	defer func() {
+		for _, fd := range taken {
+			unix.Close(fd)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	}()
+	for {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			break
+		}
+		taken = append(taken, fd)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() {
+		served <- ServeHTTP(ctx, &http.Server{Handler: handler(&fake{}), ConnContext: withConn}, checked)
+	}()
+	for i, c := range conns {
+		if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(c, "GET "+pathStatus+" HTTP/1.1\r\nHost: overtap\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Errorf("client %d: %v, %v", i, resp, err)
+		}
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	// The reserve is whole again once there are descriptors.
+	for _, fd := range taken {
+		unix.Close(fd)
+	}
+	taken = nil
+	checked.reserve.fill()
+	if n := len(checked.reserve.fds); n != reserved {
+		t.Errorf("%d descriptors are in reserve, want %d", n, reserved)
 	}
 }

@@ -5,11 +5,12 @@ import (
 	"net/http"
 
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
 // maxQuery bounds the request for an explanation: a whole frame in base64 and the
 // rest.
-const maxQuery = 2 * dataplane.MaxFrame
+const maxQuery = 2 * netio.MaxFrame
 
 func handleExplain(mux *http.ServeMux, d Daemon) {
 	mux.HandleFunc("POST "+pathExplain, func(w http.ResponseWriter, r *http.Request) {

@@ -21,25 +21,85 @@ const maxHanded = 4
 // Checked returns a listener that takes connections of root and of the daemon's
 // own user alone, whatever the socket's mode came to be, and the files that they
 // hand over.
-func Checked(l net.Listener) net.Listener { return checkedListener{l} }
+//
+// Some descriptors are kept in reserve. While the process has no other left, each
+// connection gets a few of them, so that the daemon can be asked what is wrong.
+func Checked(l net.Listener) *CheckedListener {
+	c := &CheckedListener{Listener: l}
+	c.reserve.fill()
+	return c
+}
 
-type checkedListener struct{ net.Listener }
+// CheckedListener is what Checked returns.
+type CheckedListener struct {
+	net.Listener
+	reserve reserve
+}
 
-func (l checkedListener) Accept() (net.Conn, error) {
+// Accept implements net.Listener.
+func (l *CheckedListener) Accept() (net.Conn, error) {
 	for {
 		c, err := l.Listener.Accept()
+		if errors.Is(err, unix.EMFILE) && l.reserve.spend() {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
 		u, ok := c.(*net.UnixConn)
 		if ok && trusted(u) {
-			return &handingConn{UnixConn: u}, nil
+			return &handingConn{UnixConn: u, closes: l.reserve.fill}, nil
 		}
 		c.Close()
+		l.reserve.fill()
 	}
 }
 
-// trusted reports whether root, or whoever runs the daemon, is at the other end.
+// release closes the reserve.
+func (l *CheckedListener) release() {
+	for l.reserve.spend() {
+	}
+}
+
+const (
+	// reserved is how many descriptors are kept for connections of control, and
+	// spentEach how many of them one gets: itself, and what answering it opens.
+	reserved  = 32
+	spentEach = 4
+)
+
+// reserve holds descriptors that are of no use but to be closed.
+type reserve struct {
+	mu  sync.Mutex
+	fds []int
+}
+
+// fill opens what the reserve lacks, as far as there are descriptors.
+func (r *reserve) fill() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for len(r.fds) < reserved {
+		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+		if err != nil {
+			return
+		}
+		r.fds = append(r.fds, fd)
+	}
+}
+
+// spend closes a connection's share, and reports false when there is none left.
+func (r *reserve) spend() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	n := min(spentEach, len(r.fds))
+	for _, fd := range r.fds[len(r.fds)-n:] {
+		unix.Close(fd)
+	}
+	r.fds = r.fds[:len(r.fds)-n]
+	return n > 0
+}
+
+// trusted reports whether root, or the daemon's user, is at the other end.
 func trusted(c *net.UnixConn) bool {
 	raw, err := c.SyscallConn()
 	if err != nil {
@@ -53,10 +113,11 @@ func trusted(c *net.UnixConn) bool {
 	return ok && err == nil
 }
 
-// handingConn keeps the files that come with what is read, until somebody takes
+// handingConn keeps the files that come with what is read, until a handler takes
 // them or the connection ends.
 type handingConn struct {
 	*net.UnixConn
+	closes func() // called once it is closed; nil = nothing
 
 	mu     sync.Mutex
 	files  []*os.File
@@ -70,7 +131,7 @@ func (c *handingConn) Read(p []byte) (int, error) {
 	if size > 0 {
 		c.keep(oob[:size])
 	}
-	return n, err
+	return max(n, 0), err // a deadline leaves the -1 of the system call
 }
 
 // keep takes the files out of a control message. Those beyond the bound are
@@ -120,7 +181,11 @@ func (c *handingConn) Close() error {
 	}
 	c.files = nil
 	c.mu.Unlock()
-	return c.UnixConn.Close()
+	err := c.UnixConn.Close()
+	if c.closes != nil {
+		c.closes()
+	}
+	return err
 }
 
 // connKey is the key of a request's connection in its context.

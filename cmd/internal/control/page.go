@@ -26,7 +26,7 @@ var FDBOrders = []string{"network", "mac", "peer", "origin", "age"}
 type FDBQuery struct {
 	Network string // "" = all
 	// Contains is what the text of an entry, "network MAC peer origin" in lower
-	// case, shall have in it.
+	// case, must have in it.
 	Contains string
 	Order    string // one of FDBOrders; "" = network and MAC
 	Reverse  bool   // the whole order

@@ -70,7 +70,7 @@ func appendRecord(b []byte, r *dataplane.Record) []byte {
 
 var errMessage = errors.New("what came is no message of a capture: the daemon is of another version than the command")
 
-// readCaptured reads a message into buf, which the record borrows: a record, or a
+// readCaptured reads a message into buf, which the record refers to: a record, or a
 // number of lost ones.
 func readCaptured(in *bufio.Reader, buf *[]byte) (*dataplane.Record, uint64, error) {
 	var head [4]byte

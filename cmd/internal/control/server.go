@@ -40,11 +40,13 @@ func Serve(ctx context.Context, l net.Listener, d Daemon, log *slog.Logger) erro
 		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return ServeHTTP(ctx, srv, Checked(l))
+	checked := Checked(l)
+	defer checked.release()
+	return ServeHTTP(ctx, srv, checked)
 }
 
 // ServeHTTP runs srv on l until ctx ends, gives requests under way a second,
-// and then cuts them off. Whoever was connected before is answered.
+// and then cuts them off. A client that was connected before is answered.
 func ServeHTTP(ctx context.Context, srv *http.Server, l net.Listener) error {
 	var open sync.WaitGroup
 	srv.ConnState = func(_ net.Conn, s http.ConnState) {
@@ -132,12 +134,17 @@ func handler(d Daemon) http.Handler {
 		answer(w, flushed{n}, err)
 	})
 	mux.HandleFunc("POST "+pathReload, func(w http.ResponseWriter, _ *http.Request) {
-		done, err := d.Reload()
+		done, err := d.Reload(false)
+		answer(w, done, err)
+	})
+	mux.HandleFunc("POST "+pathDryRun, func(w http.ResponseWriter, _ *http.Request) {
+		done, err := d.Reload(true)
 		answer(w, done, err)
 	})
 	handlePage(mux, d)
 	handleWatch(mux, d)
 	handleExplain(mux, d)
+	handleResolve(mux, d)
 	handleCapture(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)
@@ -175,8 +182,8 @@ func answer(w http.ResponseWriter, v any, err error) {
 	reply(w, v)
 }
 
-// reply writes v. An error means that the client has gone: there is nobody to
-// tell.
+// reply writes v. An error means that the client has gone, and is left at
+// that.
 func reply(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v)
@@ -219,6 +226,7 @@ func completeStats(s dataplane.Stats) dataplane.Stats {
 // completeStatus does the same for a Status.
 func completeStatus(s Status) Status {
 	s.Problems, s.Warnings, s.SourcePorts = notNil(s.Problems), notNil(s.Warnings), notNil(s.SourcePorts)
+	s.Offloads = notNil(s.Offloads)
 	s.Networks, s.Peers, s.Attachments = notNil(slices.Clone(s.Networks)), notNil(s.Peers), notNil(s.Attachments)
 	for i := range s.Networks {
 		n := &s.Networks[i]

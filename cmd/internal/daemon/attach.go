@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"overtap/cmd/internal/attach"
-	"overtap/dataplane"
 )
 
 // Attach implements control.Daemon.
@@ -18,10 +16,16 @@ func (d *daemon) Attach(ctx context.Context, ns *os.File, r attach.Request) (att
 		return attach.Made{}, err
 	}
 	r.Network = n.Name
-	on := d.attachNetwork(n)
+	on := d.conf().Network(n.Name).Host(n.MTU)
 	if on.Bridge == "" {
 		return attach.Made{}, fmt.Errorf("network %s has no bridge for containers to be attached to: "+
 			"give it one by the key bridge in %s, and restart the daemon", n.Name, d.Path)
+	}
+	ends := d.ends()
+	for _, p := range r.Addresses {
+		if err := ends.Holds(p); err != nil && p.IsValid() {
+			return attach.Made{}, fmt.Errorf("attaching %s to network %s: %s is in the subnet %s, which %w", r.Target, n.Name, p, p.Masked(), err)
+		}
 	}
 	m, err := d.attach.Attach(ctx, on, ns, r)
 	if err == nil {
@@ -33,7 +37,7 @@ func (d *daemon) Attach(ctx context.Context, ns *os.File, r attach.Request) (att
 
 // Detach implements control.Daemon.
 func (d *daemon) Detach(ns *os.File, s attach.Selector) (attach.Attachment, error) {
-	gone, err := d.attach.Detach(d.attachNetworks(), ns, s)
+	gone, err := d.attach.Detach(d.overlays(), ns, s)
 	if err != nil {
 		// What is left of a network that is configured no more can be detached,
 		// so the name is looked up last.
@@ -46,38 +50,28 @@ func (d *daemon) Detach(ns *os.File, s attach.Selector) (attach.Attachment, erro
 	return gone, nil
 }
 
-// restoreAttachments puts the containers attached to the network back on its
-// bridge, where it has one. One that cannot be is no reason for the others to
-// wait. The caller holds mu, or is alone.
-func (d *daemon) restoreAttachments(network string) {
-	i := slices.IndexFunc(d.base.Networks, func(n dataplane.Network) bool { return n.Name == network })
-	if i < 0 {
-		return // a tunnel, or the plain routes
+// restoreAttachments puts the containers attached to the networks of these names
+// back on their bridges, where they have one. One that cannot be is no reason for
+// the others to wait. The caller holds mu, or is alone.
+func (d *daemon) restoreAttachments(networks ...string) {
+	wanted := make(map[string]bool, len(networks))
+	for _, name := range networks {
+		wanted[name] = true
 	}
-	n := d.base.Networks[i]
-	on := d.attachNetwork(n)
-	if on.Bridge == "" {
+	var on []attach.Network
+	for _, n := range d.hostNetworks() {
+		if wanted[n.Name] && n.Bridge != "" {
+			on = append(on, n)
+		}
+	}
+	if len(on) == 0 {
 		return
 	}
-	back, err := d.attach.Restore(on)
+	back, err := d.attach.Restore(on...)
 	for _, a := range back {
 		d.Log.Info("attached again", "network", a.Network, "target", a.Target, "ifname", a.IfName, "veth", a.Veth)
 	}
 	if err != nil {
-		d.limit.Warn("attached "+n.Name, d.Log, "a container that was attached is off its network: detach and attach it again", "network", n.Name, "err", err)
+		d.limit.Warn("attached "+on[0].Name, d.Log, "a container that was attached is off its network: detach and attach it again", "err", err)
 	}
-}
-
-// attachNetwork is what an attachment needs to know of n.
-func (d *daemon) attachNetwork(n dataplane.Network) attach.Network {
-	return attach.Network{Name: n.Name, Bridge: d.vxlan(n.Name).Bridge, MTU: n.MTU, MAC: n.MAC}
-}
-
-func (d *daemon) attachNetworks() []attach.Network {
-	networks := d.networks()
-	all := make([]attach.Network, 0, len(networks))
-	for _, n := range networks {
-		all = append(all, d.attachNetwork(n))
-	}
-	return all
 }

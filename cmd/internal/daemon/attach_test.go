@@ -41,12 +41,21 @@ func TestAttachmentOutlivesDaemon(t *testing.T) {
 	before := links(t)
 	r, o := prepare(t, twoNetworks)
 	start(t, r, o)
+	if _, err := r.client.AddFDB(t.Context(), entry("red", 0x020000000001, "203.0.113.9")); err != nil {
+		t.Fatal(err)
+	}
 	for want, change := range map[string]attach.Request{
 		`there is no network "green": name one of blue, red`: {Network: "green", Target: "c1", Addresses: request.Addresses},
 		"network red has no bridge for containers to be attached to: give it one by the key bridge in test.toml": {
 			Network: "red", Target: "c1", Addresses: request.Addresses},
 		"the address 198.51.100.1 is taken, by": {
 			Network: "blue", Target: "c1", Addresses: []netip.Prefix{netip.MustParsePrefix("198.51.100.1/24")}},
+		"192.0.2.9/24 is in the subnet 192.0.2.0/24, which holds our own underlay address 192.0.2.1": {
+			Network: "blue", Target: "c1", Addresses: []netip.Prefix{request.Addresses[0], netip.MustParsePrefix("192.0.2.9/24")}},
+		"192.0.2.3/31 is in the subnet 192.0.2.2/31, which holds the peer 192.0.2.2": {
+			Network: "blue", Target: "c1", Addresses: []netip.Prefix{netip.MustParsePrefix("192.0.2.3/31")}},
+		"203.0.113.1/24 is in the subnet 203.0.113.0/24, which holds the peer 203.0.113.9": { // of the command line
+			Network: "blue", Target: "c1", Addresses: []netip.Prefix{netip.MustParsePrefix("203.0.113.1/24")}},
 		"is that of the network's own device": {
 			Network: "blue", Target: "c1", Addresses: request.Addresses, MAC: o.Config.VXLAN[0].MAC},
 	} {

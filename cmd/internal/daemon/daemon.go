@@ -9,9 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net"
+	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -26,16 +27,20 @@ import (
 	"overtap/cmd/internal/metrics"
 	"overtap/cmd/internal/repeat"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
+	"overtap/dataplane/netio/linux"
 	"overtap/encap"
 )
 
 // Engine is what the daemon asks of *dataplane.Engine.
 type Engine interface {
 	Apply(dataplane.Desired) (dataplane.Diff, error)
+	Admits(dataplane.Desired) error
 	Stats() dataplane.Stats
 	Info() dataplane.Info
 	FDB(network string) ([]dataplane.FDBEntry, error)
 	EachFDB(network string, f func(*dataplane.FDBEntry)) error
+	EachPeer(f func(network string, peer netip.Addr, state dataplane.PeerState))
 	Neighbors(network string) ([]dataplane.NeighborEntry, error)
 	Flush(dataplane.Match) (int, error)
 	Events() <-chan dataplane.Event
@@ -44,10 +49,11 @@ type Engine interface {
 	Explain(dataplane.Query) (dataplane.Explanation, error)
 	Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error)
 	Persist(network string) error
-	Bequeath() (*dataplane.Bequest, error)
+	Handover() (*netio.Handover, error)
 	Restore([]dataplane.FDBEntry) (int, error)
 	Start()
 	Leave(stopped func()) error
+	SetIngress(dataplane.Ingress) error
 	Close() error
 }
 
@@ -57,10 +63,13 @@ type Options struct {
 	Path    string // of the configuration, for status
 	Version string
 	Log     *slog.Logger
-	// NewEngine starts the engine; it is given what Config says.
-	NewEngine func(dataplane.Options) (Engine, error)
-	// HangUp delivers when the configuration shall be read again; nil = never.
+	// NewEngine opens the backend and starts the engine on it. Options.Backend is
+	// its to set.
+	NewEngine func(linux.Options, dataplane.Options) (Engine, error)
+	// HangUp delivers when the configuration must be read again; nil = never.
 	HangUp <-chan os.Signal
+	// Made are directories that were made for the control socket; Run removes them.
+	Made []string
 	// NoTakeover makes a daemon that answers on the control socket an error; else
 	// this one takes its place.
 	NoTakeover bool
@@ -76,24 +85,34 @@ type daemon struct {
 	started   time.Time
 	ready     readiness
 	backoff   time.Duration // before a repair is tried a second time
-	refused   sync.Once     // the warning about segmentation
-	told      toldFrozen
+	frozenLog frozenLog
 	ownFrames ownFrames
+	checksums growth // what the kernel refused for its UDP checksum
+	ailing    ailing
+	configDir os.FileInfo // of the configuration's folder at the start; nil = there is none
+	health    health
+	announced announced
 	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
-	link      int // index of the underlay's link that the sockets were opened on
+	way       atomic.Pointer[overlayWay] // out of the networks; nil = not looked at yet
+	link      int                        // index of the underlay's link that the sockets were opened on
 	atStart   map[string]encap.OverlayMTU
 	restarted chan struct{} // delivers when another engine took over
 
-	before  *predecessor // whose place this one takes; nil = nobody's
+	before  *oldDaemon // whose place this one takes; nil = none
 	socket  *control.Listener
 	web     net.Listener // of the metrics; nil = none
 	leave   func()       // ends serve
 	yielded atomic.Bool  // another daemon has taken over
 
-	mu     sync.Mutex // held over every Apply
-	closed bool       // the engine is, until it is started anew
+	mu sync.Mutex // held over every Apply, never while another process is waited for
+	// pending is closed when the hand-over under way has ended; nil = there is none.
+	// What is handed over does not change meanwhile: see lock.
+	pending chan struct{}
+	ending  context.Context // of Run; a hand-over under way is cut off when it ends
+	closed  bool            // the engine is, until it is started again
+	waits   bool            // nothing is set up before the underlay is there
 	// settled: devices persist from their set-up on.
 	settled bool
 	serving bool              // the control socket is, and all is set up
@@ -112,9 +131,12 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
-		told:      toldFrozen{every: frozenEvery, networks: make(map[string]*frozen)},
+		frozenLog: frozenLog{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
+	if o.Path != "" {
+		d.configDir, _ = os.Stat(filepath.Dir(o.Path)) // without it a reload that fails says less
+	}
 	d.reloads.note(nil)
 	return d
 }
@@ -138,6 +160,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			o.Log.Info("stopped")
 		}
 	}()
+	d.logWarnings(nil, o.Config)
 	ctx = d.context(ctx)
 	defer d.leave()
 
@@ -150,7 +173,10 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	undo = append(undo, func() error { d.attach.Close(); return nil })
 	undo = append(undo, d.abandon)
-	if err := d.succeed(ctx); err != nil {
+	if err := d.askHandover(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	if err := d.preflight(); err != nil {
@@ -173,12 +199,17 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 
 	undo = append(undo, d.closeEngine)
-	if err := d.startEngine(); err != nil {
-		return err
+	d.engine.set(noEngine{})
+	if !d.waits {
+		if err := d.startEngine(); err != nil {
+			return err
+		}
 	}
 	undo = append(undo, d.undoHost)
-	if err := d.setupAll(); err != nil {
-		return err
+	if !d.waits {
+		if err := d.setupAll(); err != nil {
+			return err
+		}
 	}
 	// Once more, so that a change under way ends before bridges are removed.
 	undo = append(undo, func() error { d.attach.Close(); return nil })
@@ -187,40 +218,71 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	if d.before != nil {
 		if err := d.takeOver(); err != nil {
+			if errors.Is(err, context.Canceled) {
+				return nil
+			}
 			return err
 		}
 		d.socket.Own()
 	}
-	if err := d.settle(); err != nil {
-		return err
+	if !d.waits {
+		if err := d.settle(); err != nil {
+			return err
+		}
 	}
 	return d.serve(ctx)
 }
 
+// begin starts what Run could not without the underlay, now that it is there. It
+// stays waiting when the underlay went again in the meantime.
+func (d *daemon) begin() error {
+	d.lock()
+	defer d.mu.Unlock()
+	if err := d.preflight(); err != nil || d.waits {
+		return err
+	}
+	d.waits = true // as long as not all of it is done
+	if err := d.startEngine(); err != nil {
+		return err
+	}
+	if err := d.setupAll(); err != nil {
+		return err
+	}
+	if err := d.settle(); err != nil {
+		return err
+	}
+	d.waits = false
+	d.otherEngine()
+	return nil
+}
+
 // serve runs the daemon's tasks until ctx ends or one of them fails.
 func (d *daemon) serve(ctx context.Context) error {
+	f := d.newFollower()
+	d.ready.start()
+	if err := f.look(onEvent); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, d.socket, d, d.Log) })
 	if web := d.web; web != nil {
 		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady, Reloads: d.reloads.state})
-		g.Go(func() error { return control.ServeHTTP(ctx, srv, web) })
+		g.Go(func() error { return control.ServeHTTP(ctx, srv, metrics.Limited(web)) })
 	}
 	g.Go(func() error { return d.host.Watch(ctx) })
 	g.Go(func() error { return d.events(ctx) })
-	g.Go(func() error { return d.follow(ctx) })
+	g.Go(func() error { return f.follow(ctx) })
+	g.Go(func() error { return d.followPeers(ctx) })
 	g.Go(func() error { return d.reloadOn(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
 
 	for _, w := range d.warnings(d.Stats()) {
 		d.Log.Warn(w)
 	}
-	d.ready.start()
 	d.nowServing()
-	announce(d.Log, "ready",
-		"version", d.Version,
-		"underlay", d.conf().Underlay.Address,
-		"networks", len(d.conf().VXLAN)+len(d.conf().IPIP),
-		"socket", d.conf().Control.Socket)
+	d.sayReady()
+	// Also when it waits: what systemd starts after this service must not hang on
+	// a cable. STATUS= says what it waits for.
 	state := "READY=1"
 	if d.before != nil {
 		// To systemd the daemon before was the service.
@@ -235,84 +297,29 @@ func (d *daemon) serve(ctx context.Context) error {
 	return g.Wait()
 }
 
+// lock locks mu, to change what a hand-over names: it waits until none is under way.
+func (d *daemon) lock() {
+	d.mu.Lock()
+	for d.pending != nil {
+		over := d.pending
+		d.mu.Unlock()
+		<-over
+		d.mu.Lock()
+	}
+}
+
 func (d *daemon) nowServing() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.serving = true
 }
 
-// announce writes a line whatever the level of the log: somebody may wait for it.
+// announce writes a line whatever the level of the log: a script may wait for it.
 func announce(log *slog.Logger, msg string, args ...any) {
 	r := slog.NewRecord(time.Now(), slog.LevelInfo, msg, 0)
 	r.Add(args...)
 	// The logger drops its handler's errors too.
 	_ = log.Handler().Handle(context.Background(), r)
-}
-
-// preflight fills in what the configuration says on this host's underlay, and
-// returns every obstacle that is known before anything is made.
-func (d *daemon) preflight() error {
-	c := d.conf()
-	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device, Routes: hostRoutes(c.Routes)}
-	for i := range c.VXLAN {
-		v := &c.VXLAN[i]
-		plan.Networks = append(plan.Networks, d.hostNetwork(dataplane.Network{Name: v.Name, Device: v.TAP}))
-		if !slices.Contains(plan.Ports, v.Port) {
-			plan.Ports = append(plan.Ports, v.Port)
-		}
-	}
-	for _, t := range c.IPIP {
-		plan.Networks = append(plan.Networks, d.hostTunnel(dataplane.Tunnel{Name: t.Name, Device: t.Name, Routes: t.Routes}))
-	}
-	var errs []error
-	if d.before == nil {
-		errs = append(errs, control.TryListen(c.Control.Socket))
-	}
-	plan.Ports = d.freePorts(plan.Ports)
-	errs = append(errs, d.host.Preflight(plan))
-	if u, err := d.host.Underlay(c.Underlay.Address, c.Underlay.Device); err == nil {
-		// Else Preflight has said so.
-		d.mtu.Store(uint32(u.MTU))
-		d.link = u.Index
-		d.base, err = c.Desired(u.MTU)
-		errs = append(errs, err)
-	}
-	for _, n := range d.hostNetworks() {
-		d.atStart[n.Name] = n.MTU
-	}
-	return errors.Join(errs...)
-}
-
-// setupAll sets the host up around the engine's TAPs.
-func (d *daemon) setupAll() error {
-	if err := d.setupNetworks(); err != nil {
-		return err
-	}
-	if err := d.host.SetupRoutes(hostRoutes(d.conf().Routes)); err != nil {
-		return fmt.Errorf("setting the host up: %w", err)
-	}
-	u, err := d.host.Underlay(d.conf().Underlay.Address, d.conf().Underlay.Device)
-	if err != nil {
-		return fmt.Errorf("setting the host up: %w", err)
-	}
-	if u.Index == d.link || !d.bound() {
-		d.link = u.Index
-		return nil
-	}
-	// A port lent the underlay address to its bridge.
-	if err := d.restartEngine(u); err != nil {
-		return err
-	}
-	return d.setupNetworks()
-}
-
-func (d *daemon) setupNetworks() error {
-	for _, n := range d.hostNetworks() {
-		if err := d.setupHost(n); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // listenMetrics opens the metrics listener; nil when there is none. The default
@@ -322,14 +329,14 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 	if c.Metrics == "" {
 		return nil, nil
 	}
-	if l, err := d.inheritedMetrics(); l != nil || err != nil {
+	if l, err := d.handedOverMetrics(); l != nil || err != nil {
 		return l, err
 	}
 	l, err := net.Listen("tcp", c.Metrics)
 	switch {
 	case err == nil:
 		if a, ok := l.Addr().(*net.TCPAddr); ok && !a.IP.IsLoopback() {
-			d.Log.Warn("the metrics are open to whoever reaches their address, and nobody is asked who he is: filter there, or set control.metrics to a loopback address", "address", a.String())
+			d.Log.Warn("the metrics are open to every host that reaches their address, without authentication: filter there, or set control.metrics to a loopback address", "address", a.String())
 		}
 		return l, nil
 	case c.MetricsDefault:
@@ -337,75 +344,6 @@ func (d *daemon) listenMetrics() (net.Listener, error) {
 		return nil, nil
 	}
 	return nil, fmt.Errorf("listening for metrics (control.metrics): %w", err)
-}
-
-// setupHost makes the host look as n needs it, and puts the containers that are
-// attached to n back on a bridge that is new.
-func (d *daemon) setupHost(n host.Network) error {
-	if err := d.host.Setup(n); err != nil {
-		return fmt.Errorf("setting the host up: %w", err)
-	}
-	d.restoreAttachments(n.Name)
-	if !d.settled {
-		return nil
-	}
-	return d.engine.get().Persist(n.Name)
-}
-
-// hostNetwork is what the host shall look like around n's TAP.
-func (d *daemon) hostNetwork(n dataplane.Network) host.Network {
-	v := d.vxlan(n.Name)
-	return host.Network{
-		Name: n.Name, Device: n.Device, MTU: n.MTU,
-		Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake, MaxMACs: bridgeMACs(n.MaxEntries),
-		Addresses: v.Addresses, Routes: hostRoutes(v.Routes), Neighbors: hostNeighbors(v.HostNeighbors()),
-	}
-}
-
-// bridgeMACs is how many MACs a bridge learns at most: those of peers that the
-// network's own table has, and as many again of this host.
-func bridgeMACs(maxEntries int) uint32 {
-	return uint32(min(2*int64(maxEntries), math.MaxUint32))
-}
-
-func hostRoutes(routes []config.Route) []host.Route {
-	out := make([]host.Route, len(routes))
-	for i, r := range routes {
-		out[i] = host.Route{Prefix: r.Prefix, Via: r.Via}
-	}
-	return out
-}
-
-func hostNeighbors(neighbors []dataplane.Neighbor) []host.Neighbor {
-	out := make([]host.Neighbor, len(neighbors))
-	for i, n := range neighbors {
-		out[i] = host.Neighbor{Address: n.Address, MAC: n.MAC}
-	}
-	return out
-}
-
-// vxlan is what the configuration says of a network that it has.
-func (d *daemon) vxlan(name string) config.VXLAN {
-	all := d.conf().VXLAN
-	i := slices.IndexFunc(all, func(v config.VXLAN) bool { return v.Name == name })
-	if i < 0 {
-		return config.VXLAN{}
-	}
-	return all[i]
-}
-
-func (d *daemon) undoHost() error {
-	// A hand-over under way ends first, and none begins any more.
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.serving = false
-	if d.before != nil && !d.before.taken {
-		return nil // abandon does
-	}
-	if err := d.host.Undo(); err != nil {
-		return fmt.Errorf("undoing the host's set-up: %w", err)
-	}
-	return nil
 }
 
 // closed drops the error of closing a listener a second time.

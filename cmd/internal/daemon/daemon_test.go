@@ -12,7 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -25,6 +25,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/netnstest"
 	"overtap/dataplane"
+	"overtap/dataplane/netio/linux"
 )
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Main(m)) }
@@ -88,7 +89,7 @@ func underlay(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		// By name: the test may have made it anew.
+		// By name: the test may have made it again.
 		l, err := netlink.LinkByName("u1")
 		if err == nil {
 			err = netlink.LinkDel(l)
@@ -115,12 +116,19 @@ func prepare(t *testing.T, networks string) (*running, Options) {
 	return r, Options{
 		Config: cfg, Path: "test.toml", Version: "v1",
 		Log:       slog.New(slog.NewTextHandler(r.log, nil)),
-		NewEngine: func(dataplane.Options) (Engine, error) { return r.engine, nil },
+		NewEngine: func(linux.Options, dataplane.Options) (Engine, error) { return r.engine, nil },
 	}
 }
 
 // start runs the daemon and waits for it to be ready.
 func start(t *testing.T, r *running, o Options) {
+	t.Helper()
+	begin(t, r, o)
+	eventually(t, "ready", func() bool { return strings.Contains(r.log.String(), "msg=ready") })
+}
+
+// begin runs the daemon.
+func begin(t *testing.T, r *running, o Options) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
@@ -134,7 +142,6 @@ func start(t *testing.T, r *running, o Options) {
 			t.Error("the daemon does not end")
 		}
 	})
-	eventually(t, "ready", func() bool { return strings.Contains(r.log.String(), "msg=ready") })
 }
 
 // end stops the daemon and returns what Run returned.
@@ -179,19 +186,30 @@ func TestRun(t *testing.T) {
 	before := links(t)
 	notified := notifySocket(t)
 	r, o := prepare(t, twoNetworks)
-	r.engine.refused = true
+	r.engine.state = []dataplane.OffloadInfo{
+		{Name: "tap_gso", State: dataplane.OffloadSuspended, Reason: "refused by vx-blue: EINVAL; packets are written to it one by one", Until: time.Now().Add(time.Minute)},
+		{Name: "udp_segment", State: dataplane.OffloadSuspended, Reason: "the route to 192.0.2.2 refused it: EIO", Until: time.Now().Add(time.Minute)},
+		{Name: "udp_gro", State: dataplane.OffloadUnsupported, Reason: "the kernel does not have it"},
+		{Name: "join_udp", State: dataplane.OffloadOff, Reason: "by configuration"},
+	}
 	start(t, r, o)
 
 	s, err := r.client.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !s.Ready || !s.SegmentationRefused || s.Version != "v1" || s.Underlay.MTU != 1500 || len(s.Networks) != 2 ||
+	if !s.Ready || !reflect.DeepEqual(s.Offloads[2:], r.engine.state[2:]) || s.Version != "v1" || s.Underlay.MTU != 1500 || len(s.Networks) != 2 ||
 		s.Networks[0].Bridge != "br-blue" || s.Networks[0].MTU != 1450 || s.Networks[0].Entries != 1 || s.PID != os.Getpid() {
 		t.Errorf("status: %+v", s)
 	}
-	if !slices.ContainsFunc(s.Warnings, func(w string) bool { return strings.Contains(w, "refuses segmentation offload") }) {
-		t.Errorf("no warning of the refused segmentation: %q", s.Warnings)
+	for want, count := range map[string]int{
+		"segmentation offload (udp_segment) is given up until": 1, "the route to 192.0.2.2 refused it: EIO; look at": 1,
+		"udp_gro is not at work: the kernel does not have it": 1, "join_udp": 0,
+		"tap_gso is given up until": 1, "refused by vx-blue: EINVAL; packets are written to it one by one: nothing is lost": 1,
+	} {
+		if got := strings.Count(strings.Join(s.Warnings, "\n"), want); got != count {
+			t.Errorf("%q stands %d times in the warnings, want %d: %q", want, got, count, s.Warnings)
+		}
 	}
 	if br, err := netlink.LinkByName("br-blue"); err != nil || br.Attrs().MTU != 1450 {
 		t.Errorf("bridge: %v, %v", br, err)
@@ -255,8 +273,9 @@ func TestFailureUndoes(t *testing.T) {
 		fail func(t *testing.T, r *running, o *Options)
 		want string
 	}{
-		{"preflight", func(_ *testing.T, _ *running, o *Options) {
+		{"no underlay, and more", func(_ *testing.T, _ *running, o *Options) {
 			o.Config.Underlay.Device = "eth9"
+			o.Config.VXLAN[0].Device = "lo"
 		}, "the underlay device eth9 does not exist"},
 		{"mtu", func(t *testing.T, _ *running, o *Options) {
 			o.Config.VXLAN[0].MTU = 1451
@@ -269,7 +288,7 @@ func TestFailureUndoes(t *testing.T) {
 			t.Cleanup(func() { l.Close() })
 		}, "listening for metrics (control.metrics): listen tcp 127.0.0.1:9472"},
 		{"engine", func(_ *testing.T, _ *running, o *Options) {
-			o.NewEngine = func(dataplane.Options) (Engine, error) { return nil, errors.New("no threads") }
+			o.NewEngine = func(linux.Options, dataplane.Options) (Engine, error) { return nil, errors.New("no threads") }
 		}, "starting the engine: no threads"},
 		{"apply", func(_ *testing.T, r *running, _ *Options) {
 			r.engine.refuse = func(dataplane.Desired) error { return errors.New("no sockets") }
@@ -299,7 +318,7 @@ func TestFailureUndoes(t *testing.T) {
 		{"socket's directory", func(t *testing.T, r *running, o *Options) {
 			o.Config.Control.Socket = "/proc/overtap/run/control.sock"
 			// Not reached: it is found before anything is made.
-			o.NewEngine = func(dataplane.Options) (Engine, error) { return nil, errors.New("the engine starts") }
+			o.NewEngine = func(linux.Options, dataplane.Options) (Engine, error) { return nil, errors.New("the engine starts") }
 		}, "making the control socket's directory: mkdir /proc/overtap: no such file or directory: make it, or set control.socket to another path"},
 		{"other daemon", func(t *testing.T, r *running, o *Options) {
 			o.NoTakeover = true

@@ -13,7 +13,9 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 // fakeEngine stands in for *dataplane.Engine: it opens real TAPs, forwards
@@ -26,15 +28,17 @@ type fakeEngine struct {
 	mu       sync.Mutex
 	desired  dataplane.Desired
 	taps     map[string][]*os.File
-	lost     map[string]bool // by device
-	refused  bool            // segmentation is
+	lost     map[string]bool         // by device
+	state    []dataplane.OffloadInfo // of Info
 	learned  []dataplane.FDBEntry
 	refuse   func(dataplane.Desired) error // of Apply
 	applied  int
 	closeErr error
 	hung     atomic.Bool
 	drops    []dataplane.DropStats // in Stats
-	offloads []string              // granted to every device; nil = Info does not say
+	fares    map[netip.Addr]dataplane.PeerState
+	offloads []string            // granted to every device; nil = Info does not say
+	ingress  []dataplane.Ingress // in the order they were set
 }
 
 func newFakeEngine(t *testing.T) *fakeEngine {
@@ -82,6 +86,8 @@ func (e *fakeEngine) Apply(d dataplane.Desired) (dataplane.Diff, error) {
 	return dataplane.Diff{}, nil
 }
 
+func (e *fakeEngine) Admits(d dataplane.Desired) error { return nil }
+
 func closeAll(fds []*os.File) {
 	for _, f := range fds {
 		f.Close()
@@ -94,18 +100,34 @@ func (e *fakeEngine) Stats() dataplane.Stats {
 	var s dataplane.Stats
 	for _, n := range e.desired.Networks {
 		s.Networks = append(s.Networks, dataplane.NetworkStats{Network: n.Name, Entries: len(n.FDB)})
-		for _, p := range n.Peers {
-			s.Peers = append(s.Peers, dataplane.PeerStats{Network: n.Name, Peer: p.Address})
+		for _, p := range n.AllPeers() {
+			s.Peers = append(s.Peers, dataplane.PeerStats{Network: n.Name, Peer: p.Addr, State: e.fares[p.Addr]})
 		}
 	}
 	s.Drops = slices.Clone(e.drops)
 	return s
 }
 
+func (e *fakeEngine) EachPeer(f func(string, netip.Addr, dataplane.PeerState)) {
+	for _, p := range e.Stats().Peers {
+		f(p.Network, p.Peer, p.State)
+	}
+}
+
+// fare says how a peer fares from now on.
+func (e *fakeEngine) fare(peer string, s dataplane.PeerState) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.fares == nil {
+		e.fares = make(map[netip.Addr]dataplane.PeerState)
+	}
+	e.fares[netip.MustParseAddr(peer)] = s
+}
+
 func (e *fakeEngine) Info() dataplane.Info {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	i := dataplane.Info{Workers: 2, SegmentationRefused: e.refused}
+	i := dataplane.Info{Workers: 2, Offloads: e.state}
 	for _, n := range e.desired.Networks {
 		i.Networks = append(i.Networks, dataplane.NetworkInfo{Network: n.Name, Device: n.Device, MTU: n.MTU, Lost: e.lost[n.Device], Offloads: e.offloads, Queues: len(e.offloads)})
 	}
@@ -163,18 +185,25 @@ func (e *fakeEngine) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 }
 
 func (e *fakeEngine) Mirror(dataplane.MirrorSpec) (*dataplane.Mirror, error) {
-	return nil, errors.New("the engine in memory has no road to look at")
+	return nil, errors.New("the engine in memory has no path to look at")
 }
 
 func (e *fakeEngine) Persist(string) error { return nil }
 
-func (e *fakeEngine) Bequeath() (*dataplane.Bequest, error) {
+func (e *fakeEngine) Handover() (*netio.Handover, error) {
 	return nil, errors.New("the engine in memory cannot be left to another")
 }
 
 func (e *fakeEngine) Restore(entries []dataplane.FDBEntry) (int, error) { return len(entries), nil }
 
 func (e *fakeEngine) Start() {}
+
+func (e *fakeEngine) SetIngress(i dataplane.Ingress) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.ingress = append(e.ingress, i)
+	return nil
+}
 
 func (e *fakeEngine) Leave(stopped func()) error {
 	stopped()
@@ -219,7 +248,7 @@ func (e *fakeEngine) loseSilently(device string) {
 }
 
 // entries returns a network's static entries and peers as they were applied.
-func (e *fakeEngine) entries(network string) (map[encap.MAC]netip.Addr, []dataplane.Peer) {
+func (e *fakeEngine) entries(network string) (map[encap.MAC]netip.Addr, []fdb.Peer) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, n := range e.desired.Networks {
@@ -228,7 +257,7 @@ func (e *fakeEngine) entries(network string) (map[encap.MAC]netip.Addr, []datapl
 			for _, s := range n.FDB {
 				m[s.MAC] = s.Peer
 			}
-			return m, n.Peers
+			return m, n.AllPeers()
 		}
 	}
 	return nil, nil

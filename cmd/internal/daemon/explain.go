@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"overtap/dataplane"
@@ -19,6 +20,13 @@ func (d *daemon) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	x, err := d.engine.get().Explain(p)
 	if err != nil {
 		return x, fmt.Errorf("tracing a frame: %w", err)
+	}
+	if err := d.bridged(&p, &x); err != nil {
+		return x, fmt.Errorf("tracing a frame: %w", err)
+	}
+	d.lookAtHealth(onAsk)
+	for i, problem := range d.ready.of(x.Network) {
+		x.Steps = slices.Insert(x.Steps, i, dataplane.Step{Name: "status", Verdict: "note", Detail: "not ready, which the steps below leave out: " + problem})
 	}
 	return x, nil
 }

@@ -6,17 +6,19 @@ import (
 	"net/netip"
 	"slices"
 
+	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 // static holds the forwarding entries of the command line by network. They lie
-// over what the configuration says: each source withdraws only its own.
+// over those of the configuration: each source withdraws only its own.
 type static map[string]map[encap.MAC]netip.Addr
 
-// desired is what the engine shall do: the configuration, without the networks
+// desired is what the engine must do: the configuration, without the networks
 // that wait for repair, with the command line's entries. The caller holds mu.
 func (d *daemon) desired() dataplane.Desired {
 	var out dataplane.Desired
@@ -24,16 +26,10 @@ func (d *daemon) desired() dataplane.Desired {
 		if d.lost[n.Name] {
 			continue
 		}
-		n.Peers, n.FDB = slices.Clone(n.Peers), slices.Clone(n.FDB)
+		n.FDB = slices.Clone(n.FDB)
 		own := d.static[n.Name]
 		for _, mac := range slices.Sorted(maps.Keys(own)) {
-			peer := own[mac]
-			n.FDB = append(n.FDB, dataplane.StaticEntry{MAC: mac, Peer: peer})
-			// To name a peer is to admit it, as in the configuration; nothing
-			// is flooded to it.
-			if !slices.ContainsFunc(n.Peers, func(p dataplane.Peer) bool { return p.Address == peer }) {
-				n.Peers = append(n.Peers, dataplane.Peer{Address: peer})
-			}
+			n.FDB = append(n.FDB, dataplane.StaticEntry{MAC: mac, Peer: own[mac]})
 		}
 		out.Networks = append(out.Networks, n)
 	}
@@ -84,7 +80,7 @@ func (d *daemon) AddFDB(e control.Entry) (control.Added, error) {
 	if err := d.checkEntry(n, e); err != nil {
 		return control.Added{}, err
 	}
-	d.mu.Lock()
+	d.lock()
 	defer d.mu.Unlock()
 	done := control.Added{Network: n.Name, Admits: !d.admits(n, e.Peer)}
 	if old, ok := d.entry(n.Name, e.MAC); ok {
@@ -118,7 +114,7 @@ func (d *daemon) admits(n dataplane.Network, peer netip.Addr) bool {
 			return true
 		}
 	}
-	return slices.ContainsFunc(n.Peers, func(p dataplane.Peer) bool { return p.Address == peer })
+	return slices.ContainsFunc(n.AllPeers(), func(p fdb.Peer) bool { return p.Addr == peer })
 }
 
 // entry is the entry of a MAC, if it has one that can be read.
@@ -134,20 +130,28 @@ func (d *daemon) entry(network string, mac encap.MAC) (entry dataplane.FDBEntry,
 // checkEntry refuses what the configuration would refuse, and what belongs to
 // it.
 func (d *daemon) checkEntry(n dataplane.Network, e control.Entry) error {
-	own := d.conf().Underlay.Address
-	broadcast := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	switch {
-	case e.MAC.IsZero() || e.MAC.IsBridgeControl() || e.MAC == n.MAC:
-		return fmt.Errorf("%s cannot lie behind a peer: it is zero, reserved for bridges or the network's own device", e.MAC)
-	case !e.Peer.IsValid() || e.Peer.IsUnspecified() || e.Peer.IsMulticast() || e.Peer == broadcast ||
-		e.Peer.Zone() != "" || e.Peer.Is4In6() || e.Peer.Is6() && e.Peer.IsLinkLocalUnicast():
-		return fmt.Errorf("%s is not the address of a peer: want the unicast address of another host on the underlay", e.Peer)
-	case e.Peer.BitLen() != own.BitLen():
-		return fmt.Errorf("%s is of another family than the underlay address %s: want the same", e.Peer, own)
-	case e.Peer == own:
-		return fmt.Errorf("%s is this host's own underlay address: want that of another host", e.Peer)
+	if err := n.CheckEntry(e.MAC); err != nil {
+		return fmt.Errorf("%s %w", e.MAC, err)
+	}
+	if err := dataplane.CheckPeer(e.Peer, d.conf().Underlay.Address); err != nil {
+		return fmt.Errorf("%s %w", e.Peer, err)
+	}
+	if p, network, ok := d.conf().Inward(e.Peer); ok {
+		return fmt.Errorf("%s is in the prefix %s, which leads into the network %s: what is encapsulated for it would go there again; want the underlay address of another host", e.Peer, p, network)
 	}
 	return configured(n, e.MAC)
+}
+
+// ends are the addresses on the underlay, with those of peers that the command line
+// named.
+func (d *daemon) ends() *config.Ends {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := d.conf().Peers()
+	for _, own := range d.static {
+		all = slices.AppendSeq(all, maps.Values(own))
+	}
+	return config.NewEnds(d.conf().Underlay.Address, all)
 }
 
 // configured refuses to touch an entry of the configuration.
@@ -169,7 +173,7 @@ func (d *daemon) DeleteFDB(network string, mac encap.MAC) (control.Deleted, erro
 	if err := configured(n, mac); err != nil {
 		return control.Deleted{}, err
 	}
-	d.mu.Lock()
+	d.lock()
 	defer d.mu.Unlock()
 	old, _ := d.entry(n.Name, mac)
 	gone := control.Deleted{Network: n.Name, Peer: old.Peer, Origin: old.Origin}
@@ -210,6 +214,9 @@ func (d *daemon) flush(m dataplane.Match) (int, error) {
 
 // network returns the network of a name, as configured; for "" the only one.
 func (d *daemon) network(name string) (dataplane.Network, error) {
+	if d.waiting() {
+		return dataplane.Network{}, errWaits
+	}
 	all := d.networks()
 	known := make([]string, 0, len(all))
 	for _, n := range all {

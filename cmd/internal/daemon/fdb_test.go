@@ -9,6 +9,7 @@ import (
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 func addr(s string) netip.Addr { return netip.MustParseAddr(s) }
@@ -35,7 +36,7 @@ func TestAddAndDelete(t *testing.T) {
 	if len(e) != 2 || e[ownMAC] != addr("192.0.2.3") || e[configuredMAC] != addr("192.0.2.2") {
 		t.Errorf("entries: %v", e)
 	}
-	if len(peers) != 2 || peers[1] != (dataplane.Peer{Address: addr("192.0.2.3")}) {
+	if len(peers) != 2 || peers[1] != (fdb.Peer{Addr: addr("192.0.2.3")}) {
 		t.Errorf("peers: %v; want the new one, without flooding", peers)
 	}
 	// Again, to another peer: it moves.
@@ -147,16 +148,16 @@ func TestRefusals(t *testing.T) {
 		{"no network", "", add("", ownMAC, peer), "has no network"},
 		{"configured", twoNetworks, add("blue", configuredMAC, peer), "belongs to the configuration: change it there"},
 		{"configured elsewhere", twoNetworks, add("red", configuredMAC, peer), ""},
-		{"zero", twoNetworks, add("red", 0, peer), "cannot lie behind a peer"},
-		{"bridge control", twoNetworks, add("red", 0x0180c2000000, peer), "cannot lie behind a peer"},
+		{"zero", twoNetworks, add("red", 0, peer), "is the zero address"},
+		{"bridge control", twoNetworks, add("red", 0x0180c2000000, peer), "is for bridges alone"},
 		{"multicast", twoNetworks, add("red", 0x01005e000001, peer), ""},
 		{"own address", twoNetworks, add("red", ownMAC, addr("192.0.2.1")), "own underlay address"},
-		{"family", twoNetworks, add("red", ownMAC, addr("2001:db8::1")), "of another family"},
+		{"family", twoNetworks, add("red", ownMAC, addr("2001:db8::1")), "want the same family"},
 		{"multicast peer", twoNetworks, add("red", ownMAC, addr("239.1.1.1")), "want the unicast address"},
 		{"broadcast peer", twoNetworks, add("red", ownMAC, addr("255.255.255.255")), "want the unicast address"},
-		{"IPv4 written as IPv6", twoNetworks, add("red", ownMAC, addr("::ffff:192.0.2.3")), "want the unicast address"},
+		{"IPv4 written as IPv6", twoNetworks, add("red", ownMAC, addr("::ffff:192.0.2.3")), "is IPv4 written as IPv6"},
 		{"loopback peer", twoNetworks, add("red", ownMAC, addr("127.0.0.2")), ""},
-		{"no peer", twoNetworks, add("red", ownMAC, netip.Addr{}), "want the unicast address"},
+		{"no peer", twoNetworks, add("red", ownMAC, netip.Addr{}), "is not an IP address"},
 		{"delete configured", twoNetworks, del("blue", configuredMAC), "belongs to the configuration: change it there"},
 		{"delete nothing", twoNetworks, del("blue", ownMAC), "network blue has no entry 02:00:00:00:00:01"},
 		{"delete in unknown", twoNetworks, del("green", ownMAC), `there is no network "green"`},
@@ -165,6 +166,8 @@ func TestRefusals(t *testing.T) {
 			_, err := d.FlushFDB(control.Match{Network: "green"})
 			return err
 		}, `there is no network "green"`},
+		{"peer in a network's subnet", twoNetworks, add("red", ownMAC, addr("198.51.100.7")),
+			"198.51.100.7 is in the prefix 198.51.100.0/24, which leads into the network blue"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, d := idle(t, tc.networks)

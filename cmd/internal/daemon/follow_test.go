@@ -18,6 +18,7 @@ import (
 	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/control"
 	"overtap/dataplane"
+	"overtap/dataplane/netio/linux"
 	"overtap/encap"
 )
 
@@ -31,7 +32,7 @@ type engines struct {
 	refuse error
 }
 
-func (e *engines) start(dataplane.Options) (Engine, error) {
+func (e *engines) start(linux.Options, dataplane.Options) (Engine, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.tried++
@@ -63,7 +64,7 @@ func (e *engines) last() *fakeEngine {
 }
 
 // followed is a daemon on the underlay device u1 whose engine may be started
-// anew.
+// again.
 func followed(t *testing.T, networks string, more func(*Options)) (*running, *engines) {
 	t.Helper()
 	r, o := prepare(t, networks)
@@ -166,7 +167,7 @@ func TestUnderlayAddressGone(t *testing.T) {
 		}
 	}
 	do(t, netlink.LinkSetDown(u1))
-	r.awaitProblem(t, "the underlay's device u1 is down")
+	r.awaitProblem(t, "the underlay's device u1 is down: set it up with `ip link set u1 up`")
 	do(t, netlink.LinkSetUp(u1))
 	r.awaitReady(t)
 	if code := readyz(t); code != http.StatusOK {
@@ -189,7 +190,7 @@ func remake(t *testing.T, between func()) {
 	do(t, netlink.AddrAdd(by(t, "u1"), u1Address(t)), netlink.LinkSetUp(by(t, "u1")))
 }
 
-// Sockets that are bound to a device die with it: when it was made anew, the
+// Sockets that are bound to a device die with it: when it was made again, the
 // engine is too, with all that the command line said, and the host is set up
 // around the new TAPs.
 func TestUnderlayDeviceMadeAnew(t *testing.T) {
@@ -224,7 +225,7 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 
 	// The new engine's events are heard.
 	e.last().lose("blue", "blue")
-	eventually(t, "the repair", func() bool { return r.said("opened anew, learned") == 1 })
+	eventually(t, "the repair", func() bool { return r.said("opened again, learned") == 1 })
 	remake(t, func() {}) // too fast to be seen as gone
 	eventually(t, "the third engine", func() bool { return e.tries() == 3 })
 	r.awaitReady(t)
@@ -278,8 +279,8 @@ func TestUnderlayMTU(t *testing.T) {
 		blue     encap.OverlayMTU
 		log      string
 	}{
-		{1400, 1350, "opened anew with another MTU"},
-		{1500, 1450, "opened anew with another MTU"},
+		{1400, 1350, "has another MTU"},
+		{1500, 1450, "has another MTU"},
 		{9000, 1450, "could carry more"},
 		{1300, 1250, "no longer fits the underlay"},
 	} {
@@ -387,8 +388,24 @@ func TestPortsTakeUnderlay(t *testing.T) {
 		t.Errorf("addresses of u1: %v, %v", list, err)
 	}
 	time.Sleep(3 * debounce)
-	if p := r.problems(t); len(p) > 0 || r.said("level=WARN") > 1 { // u1's MTU is above the network's
-		t.Errorf("problems %q, log:\n%s", p, r.log)
+	// u1's MTU is above the network's, and the bridge is the underlay's and takes
+	// router advertisements, as u1 did.
+	if p := r.problems(t); len(p) > 0 {
+		t.Errorf("problems %q", p)
+	}
+	warnings := []string{
+		"has no peers and no group", // red
+		"MTU is above the network's",
+		"the underlay's device br-blue carries frames of a network too",
+		"br-blue takes router advertisements",
+	}
+	for _, w := range warnings {
+		if r.said(w) != 1 {
+			t.Errorf("%q is not logged once", w)
+		}
+	}
+	if r.said("level=WARN") != len(warnings) {
+		t.Errorf("the log:\n%s", r.log)
 	}
 	do(t, r.end(t))
 	if list, err := netlink.AddrList(by(t, "u1"), netlink.FAMILY_V4); err != nil || len(list) != 1 {

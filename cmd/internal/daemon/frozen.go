@@ -7,47 +7,52 @@ import (
 	"overtap/encap"
 )
 
-// frozenEvery is how often the log tells of a network's frozen MACs.
+// frozenEvery is how often a network's frozen MACs are logged.
 const frozenEvery = 30 * time.Second
 
-// toldFrozen is what the log told of frozen MACs. It belongs to the goroutine
-// that heeds events.
-type toldFrozen struct {
+// frozenLog is what was logged of frozen MACs. It belongs to the goroutine
+// that handles events.
+type frozenLog struct {
 	every    time.Duration
 	networks map[string]*frozen
 }
 
-// frozen is what the log has not told yet of a network's frozen MACs, and when
-// it last told something.
+// frozen is what is not logged yet of a network's frozen MACs, and when
+// something was logged last.
 type frozen struct {
 	mac   encap.MAC // one of them
 	count int
+	full  bool // more moved than the guard keeps count of
 	at    time.Time
 }
 
-// heedFrozen tells of MACs that move too often: of the first at once, of those
+// handleFrozen logs MACs that move too often: the first at once, those
 // that follow within frozenEvery together, then.
-func (d *daemon) heedFrozen(ev dataplane.Event) {
-	f := d.told.networks[ev.Network]
+func (d *daemon) handleFrozen(ev dataplane.Event) {
+	f := d.frozenLog.networks[ev.Network]
 	if f == nil {
 		f = new(frozen)
-		d.told.networks[ev.Network] = f
+		d.frozenLog.networks[ev.Network] = f
 	}
 	if f.count == 0 {
 		f.mac = ev.MAC
 	}
 	f.count += ev.Count
-	d.tellFrozen()
+	f.full = f.full || ev.Saturated
+	d.logFrozen()
 }
 
-// tellFrozen tells what waits long enough.
-func (d *daemon) tellFrozen() {
-	for network, f := range d.told.networks {
-		if f.count == 0 || time.Since(f.at) < d.told.every {
+// logFrozen logs what waited long enough.
+func (d *daemon) logFrozen() {
+	for network, f := range d.frozenLog.networks {
+		if f.count == 0 || time.Since(f.at) < d.frozenLog.every {
 			continue
 		}
 		d.Log.Warn("MACs move too often between hosts: frozen where they are (a loop, one MAC twice, or an impostor)",
 			"network", network, "mac", f.mac, "count", f.count)
-		f.count, f.at = 0, time.Now()
+		if f.full {
+			d.Log.Warn("more MACs move between hosts than are counted: pin the MACs of peers (macs of [[vxlan.peer]])", "network", network)
+		}
+		f.count, f.full, f.at = 0, false, time.Now()
 	}
 }

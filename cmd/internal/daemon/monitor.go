@@ -8,7 +8,7 @@ import (
 )
 
 // monitorEvery is how often changes of the forwarding tables are read while
-// somebody watches: the tables keep thousands in between.
+// a client watches: the tables keep thousands in between.
 const monitorEvery = 100 * time.Millisecond
 
 // WatchFDB implements control.Daemon.
@@ -33,7 +33,7 @@ func (d *daemon) watchOne(ctx context.Context, e Engine, network string, emit fu
 		return err
 	}
 	defer w.Close()
-	// At once, so that the client knows that it is being told.
+	// At once, so that the client knows that it is served.
 	for err := emit(nil, 0); ; {
 		if err != nil {
 			return err

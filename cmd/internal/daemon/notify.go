@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notifyReloading tells systemd that the configuration is being read anew, until
+// notifyReloading notifies systemd that the configuration is being read again, until
 // READY=1.
 func notifyReloading(log *slog.Logger) {
 	var now unix.Timespec
@@ -19,7 +19,7 @@ func notifyReloading(log *slog.Logger) {
 	notify(log, fmt.Sprintf("RELOADING=1\nMONOTONIC_USEC=%d", now.Nano()/1000))
 }
 
-// notify tells systemd how the service stands (sd_notify(3)), when it was
+// notify sends systemd the state of the service (sd_notify(3)), when it was
 // started by systemd with Type=notify. It is never worth stopping for.
 func notify(log *slog.Logger, state string) {
 	if _, err := systemd.SdNotify(false, state); err != nil {
@@ -27,8 +27,8 @@ func notify(log *slog.Logger, state string) {
 	}
 }
 
-// watchdog tells systemd that the daemon lives, twice in the time that its unit
-// gives it (WatchdogSec=), for as long as every thread of the road comes round.
+// watchdog notifies systemd that the daemon runs, twice in the time that its unit
+// gives it (WatchdogSec=), for as long as every thread of the path comes round.
 func (d *daemon) watchdog(ctx context.Context) error {
 	every, err := systemd.SdWatchdogEnabled(false)
 	if err != nil || every == 0 {
@@ -43,7 +43,7 @@ func (d *daemon) watchdog(ctx context.Context) error {
 		if alive {
 			notify(d.Log, "WATCHDOG=1")
 		} else if !hangs {
-			d.Log.Error("a thread of the road hangs: the watchdog gets no answer")
+			d.Log.Error("a thread of the path hangs: the watchdog gets no answer")
 		}
 		hangs = !alive
 	}

@@ -12,13 +12,14 @@ import (
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/host"
 	"overtap/dataplane"
-	"overtap/dataplane/dataplanetest"
+	"overtap/dataplane/netio/netiotest"
 )
 
 // A configuration with every table, and another value for every key.
 const referenceTables = `[underlay] address="192.0.2.1"
 [control]
 [engine]
+[offload]
 [log]
 [[vxlan]] name="blue" vni=100 bridge="br0" ports=["eth1"]
 [[vxlan.peer]] address="192.0.2.2"
@@ -33,6 +34,7 @@ var otherValues = map[string]string{
 	"underlay.address": `"192.0.2.9"`, "underlay.device": `"eth0"`,
 	"control.socket": `"/run/other.sock"`, "control.metrics": `""`,
 	"engine.workers": "1", "engine.source_ports": "1", "engine.offload": "false", "engine.tunnel_gso": "false", "engine.confine": "false",
+	"offload.tap_gso": `"off"`, "offload.tap_uso": `"off"`, "offload.udp_segment": `"off"`, "offload.udp_gro": `"off"`, "offload.join_udp": `"off"`,
 	"log.level": `"debug"`, "log.format": `"json"`,
 	"vxlan.name": `"red"`, "vxlan.vni": "101", "vxlan.port": "8472", "vxlan.tap": `"vx9"`, "vxlan.mac": `"02:42:c0:00:02:09"`,
 	"vxlan.mtu": "1400", "vxlan.bridge": `"br1"`, "vxlan.ports": `["eth2"]`, "vxlan.ports_take_addresses": "true",
@@ -41,7 +43,7 @@ var otherValues = map[string]string{
 	"vxlan.storm_broadcast": "9", "vxlan.storm_unknown_unicast": "9", "vxlan.storm_multicast": "9",
 	"vxlan.peer_storm_broadcast": "9", "vxlan.peer_storm_multicast": "9",
 	"vxlan.admit": `"any"`, "vxlan.suppress": "true", "vxlan.group": `"239.1.1.1"`, "vxlan.ttl": "9", "vxlan.tos": "8", "vxlan.df": "false",
-	"vxlan.mss_clamp": "true", "vxlan.vlan": `"drop"`, "vxlan.reserved": `"drop"`, "vxlan.probe": `"10s"`,
+	"vxlan.mss_clamp": "true", "vxlan.vlan": `"drop"`, "vxlan.reserved": `"drop"`, "vxlan.bridge_control": `"pass"`, "vxlan.udp6zerocsumrx": "true", "vxlan.peer.udp6zerocsumrx": "true", "vxlan.probe": `"5s"`,
 	"vxlan.peer.address": `"192.0.2.3"`, "vxlan.peer.flood": "false", "vxlan.peer.macs": `["02:42:0a:00:01:05"]`,
 	"vxlan.fdb.mac": `"02:42:0a:00:01:06"`, "vxlan.fdb.peer": `"192.0.2.3"`,
 	"vxlan.neighbor.address": `"10.0.1.5"`, "vxlan.neighbor.mac": `"02:42:0a:00:01:06"`,
@@ -87,7 +89,7 @@ func TestReloadAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := dataplane.New(dataplane.Options{Underlay: was.Underlay.Address, Workers: 1, Edges: dataplanetest.NewUnderlay(t).Edges(was.Underlay.Address)})
+	e, err := dataplane.New(dataplane.Options{Underlay: was.Underlay.Address, Workers: 1, Backend: netiotest.NewUnderlay(t).Backend(was.Underlay.Address)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +105,7 @@ func TestReloadAsDocumented(t *testing.T) {
 	// needs is what it takes for the key to be another.
 	needs := func(path string) string {
 		next := withValue(t, path, otherValues[path])
-		if reloadable(was, next) != nil {
+		if reloadable("reference", was, next) != nil {
 			return "new daemon"
 		}
 		base, err := next.Desired(1500)
@@ -129,7 +131,7 @@ func TestReloadAsDocumented(t *testing.T) {
 
 	left := maps.Clone(otherValues)
 	table := ""
-	for _, m := range regexp.MustCompile("(?m)^## `\\[+([a-z.]+)|^\\| `([a-z_]+)` \\|.* \\| (.*) \\| [^|]* \\|$").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?m)^## `\\[+([a-z.]+)|^\\| `([a-z0-9_]+)` \\|.* \\| (.*) \\| [^|]* \\|$").FindAllStringSubmatch(string(text), -1) {
 		if m[1] != "" {
 			table = m[1]
 			continue

@@ -1,28 +1,35 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"reflect"
-	"slices"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
-	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 	"overtap/encap"
 )
 
 // Reload implements control.Daemon: it reads the configuration file again and
-// makes what runs be what it says. What did not change is not touched; after an
-// error what ran before runs on.
-func (d *daemon) Reload() (control.Reloaded, error) {
+// applies it. What did not change is not touched; after an error what ran before
+// runs on.
+func (d *daemon) Reload(dryRun bool) (control.Reloaded, error) {
+	if dryRun {
+		return d.reload(true)
+	}
 	notifyReloading(d.Log)
 	defer notify(d.Log, "READY=1")
-	r, err := d.reload()
+	r, err := d.reload(false)
 	d.reloads.note(err)
 	if err != nil {
 		d.Log.Error("the configuration was not reloaded: what ran before runs on", "path", d.Path, "err", err)
@@ -30,21 +37,40 @@ func (d *daemon) Reload() (control.Reloaded, error) {
 	}
 	d.Log.Info("the configuration was reloaded", "path", d.Path,
 		"added", len(r.Added), "removed", len(r.Removed), "changed", len(r.Changed))
+	for _, c := range r.Details[:min(len(r.Details), loggedDetails)] {
+		args := []any{"line", c.Line, "from", c.From, "to", c.To}
+		if c.Key != "" {
+			args = append([]any{"key", c.Key}, args...)
+		}
+		if c.Network != "" {
+			args = append([]any{"network", c.Network}, args...)
+		}
+		d.Log.Info("changed by the reload", args...)
+	}
 	return r, nil
 }
 
-func (d *daemon) reload() (control.Reloaded, error) {
+// loggedDetails bounds the lines that a reload logs.
+const loggedDetails = 100
+
+func (d *daemon) reload(dryRun bool) (control.Reloaded, error) {
 	next, err := config.Load(d.Path)
+	if errors.Is(err, fs.ErrPermission) {
+		err = d.explainDenied(err)
+	}
 	if err != nil {
 		return control.Reloaded{}, err
 	}
-	d.mu.Lock()
+	d.lock()
 	defer d.mu.Unlock()
+	if d.waits {
+		return control.Reloaded{}, errWaits
+	}
 	if d.closed {
-		return control.Reloaded{}, errors.New("the underlay's device is being opened anew: try again when `overtap status` says ready")
+		return control.Reloaded{}, errors.New("the underlay's device is being opened again: try again when `overtap status` says ready")
 	}
 	was := d.conf()
-	if err := reloadable(was, next); err != nil {
+	if err := reloadable(d.Path, was, next); err != nil {
 		return control.Reloaded{}, err
 	}
 	base, err := next.Desired(encap.UnderlayMTU(d.mtu.Load()))
@@ -56,265 +82,124 @@ func (d *daemon) reload() (control.Reloaded, error) {
 	if err := c.check(d); err != nil {
 		return control.Reloaded{}, err
 	}
+	if dryRun {
+		r := c.reloaded()
+		r.DryRun = true
+		return r, nil
+	}
 	if err := c.run(d); err != nil {
 		return control.Reloaded{}, err
 	}
-	return c.told(), nil
+	d.logWarnings(was, next)
+	return c.reloaded(), nil
 }
 
-// keepMTUs leaves to networks that go on the MTU they have, where the file says
-// of it what it said: one that is derived may have followed the underlay's.
+// lineNumber is where a warning names another line.
+var lineNumber = regexp.MustCompile(` on line \d+`)
+
+// logWarnings logs the warnings of a configuration that the one before, nil for the
+// first, did not have.
+func (d *daemon) logWarnings(was, next *config.Config) {
+	logged := make(map[config.Error]bool)
+	unplaced := func(e config.Error) config.Error {
+		e.File, e.Line, e.Key = "", 0, ""
+		e.Problem = lineNumber.ReplaceAllString(e.Problem, "")
+		return e
+	}
+	if was != nil {
+		for _, w := range was.Warnings {
+			logged[unplaced(w)] = true
+		}
+	}
+	for _, w := range next.Warnings {
+		if !logged[unplaced(w)] {
+			d.Log.Warn("the configuration holds what is probably not meant", "warning", w.Error())
+		}
+	}
+}
+
+// keepMTUs leaves to networks that go on the MTU they have, where the file has the
+// same for it as before: one that is derived may have followed the underlay's.
 func keepMTUs(was, next *config.Config, old dataplane.Desired, base *dataplane.Desired) {
-	said := func(c *config.Config) map[string]encap.OverlayMTU {
-		m := make(map[string]encap.OverlayMTU)
-		for _, v := range c.VXLAN {
-			m[v.Name] = v.MTU
-		}
-		for _, t := range c.IPIP {
-			m[t.Name] = t.MTU
-		}
-		return m
+	configured := func(c *config.Config, name string) encap.OverlayMTU {
+		return cmp.Or(c.Network(name).MTU, c.Tunnel(name).MTU)
 	}
-	before, after := said(was), said(next)
-	runs := make(map[string]encap.OverlayMTU)
-	for _, n := range old.Networks {
-		runs[n.Name] = n.MTU
-	}
-	for _, t := range old.Tunnels {
-		runs[t.Name] = t.MTU
-	}
-	keep := func(name string, mtu *encap.OverlayMTU) {
-		if running, ok := runs[name]; ok && before[name] == after[name] {
-			*mtu = running
+	kept := make(map[string]encap.OverlayMTU)
+	for _, n := range was.HostNetworks(old) {
+		if configured(was, n.Name) == configured(next, n.Name) {
+			kept[n.Name] = n.MTU
 		}
 	}
 	for i := range base.Networks {
-		keep(base.Networks[i].Name, &base.Networks[i].MTU)
+		n := &base.Networks[i]
+		n.MTU = cmp.Or(kept[n.Name], n.MTU)
 	}
 	for i := range base.Tunnels {
-		keep(base.Tunnels[i].Name, &base.Tunnels[i].MTU)
+		t := &base.Tunnels[i]
+		t.MTU = cmp.Or(kept[t.Name], t.MTU)
 	}
 }
 
-// reloadable is an error that names every table that only a restart changes.
-func reloadable(was, next *config.Config) error {
-	var errs []error
-	for _, key := range []struct {
+// explainDenied says why the configuration, which root may read, cannot be read: the
+// daemon is confined to the folder that was there when it started.
+func (d *daemon) explainDenied(err error) error {
+	if !d.conf().Engine.Confine {
+		return err
+	}
+	dir := filepath.Dir(d.Path)
+	const remedy = "start a new daemon beside this one, which takes over, or set engine.confine = false"
+	if now, e := os.Stat(dir); e == nil && d.configDir != nil && !os.SameFile(now, d.configDir) {
+		return fmt.Errorf("%w: the folder %s was replaced since the daemon started, and its confinement (Landlock) lets it read the one that was there; "+
+			"put that back, change files in it in place, or %s", err, dir, remedy)
+	}
+	return fmt.Errorf("%w: the confinement of the daemon (Landlock) lets it read what is in the folder %s, and of / and /etc the file alone that was there when it started; "+
+		"where %s is a symbolic link, have it lead into that folder, or %s", err, dir, d.Path, remedy)
+}
+
+// reloadable is an error that names every key that only a restart changes, with
+// its line in the file.
+func reloadable(path string, was, next *config.Config) error {
+	var errs config.Errors
+	changes := was.Changes(next)
+	for _, table := range []struct {
 		name string
 		same bool
 	}{
-		{"[underlay]", reflect.DeepEqual(was.Underlay, next.Underlay)},
-		{"[control]", reflect.DeepEqual(was.Control, next.Control)},
-		{"[engine]", reflect.DeepEqual(was.Engine, next.Engine)},
-		{"[log]", reflect.DeepEqual(was.Log, next.Log)},
+		{"underlay", reflect.DeepEqual(was.Underlay, next.Underlay)},
+		{"control", reflect.DeepEqual(was.Control, next.Control)},
+		{"engine", reflect.DeepEqual(was.Engine, next.Engine)},
+		{"offload", reflect.DeepEqual(was.Offload, next.Offload)},
+		{"log", reflect.DeepEqual(was.Log, next.Log)},
 	} {
-		if !key.same {
-			errs = append(errs, fmt.Errorf("%s cannot change while the daemon runs: restart it, or put the old values back", key.name))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// change is one configuration on its way to the next.
-type change struct {
-	was, next   *config.Config
-	old, base   dataplane.Desired // what the engine does of each
-	oldHost     map[string]host.Network
-	newHost     map[string]host.Network
-	names       []string // of newHost, in order
-	added, gone []string
-	changed     []string // by the host's side or the engine's
-}
-
-// compare says what the next configuration changes. The caller holds mu.
-func (d *daemon) compare(next *config.Config, base dataplane.Desired) *change {
-	c := &change{was: d.conf(), next: next, old: d.base, base: base,
-		oldHost: make(map[string]host.Network), newHost: make(map[string]host.Network)}
-	for _, n := range d.hostNetworks() {
-		c.oldHost[n.Name] = n
-	}
-	d.config.Store(next)
-	d.base = base
-	for _, n := range d.hostNetworks() {
-		c.newHost[n.Name] = n
-		c.names = append(c.names, n.Name)
-	}
-	d.config.Store(c.was)
-	d.base = c.old
-
-	engine := func(all dataplane.Desired) map[string]any {
-		m := make(map[string]any)
-		for _, n := range all.Networks {
-			m[n.Name] = n
-		}
-		for _, t := range all.Tunnels {
-			m[t.Name] = t
-		}
-		return m
-	}
-	before, after := engine(c.old), engine(c.base)
-	for _, name := range c.names {
-		old, ok := c.oldHost[name]
-		switch {
-		case !ok:
-			c.added = append(c.added, name)
-		case !reflect.DeepEqual(old, c.newHost[name]) || !reflect.DeepEqual(before[name], after[name]):
-			c.changed = append(c.changed, name)
-		}
-	}
-	for name := range c.oldHost {
-		if _, ok := c.newHost[name]; !ok {
-			c.gone = append(c.gone, name)
-		}
-	}
-	slices.Sort(c.gone)
-	return c
-}
-
-// check is an error when the change cannot be made.
-func (c *change) check(d *daemon) error {
-	var errs []error
-	for _, name := range c.changed {
-		if err := host.Fixed(c.oldHost[name], c.newHost[name]); err != nil {
-			errs = append(errs, fmt.Errorf("network %s: %w", name, err))
-		}
-	}
-	plan := host.Plan{Tun: host.TunDevice, Underlay: c.next.Underlay.Address, Device: c.next.Underlay.Device, Routes: hostRoutes(c.next.Routes)}
-	devices := make(map[string]bool) // that go
-	for _, name := range c.gone {
-		devices[c.oldHost[name].Device] = true
-	}
-	for _, name := range c.added {
-		n := c.newHost[name]
-		if devices[n.Device] {
-			errs = append(errs, fmt.Errorf("network %s: its device %s belongs to a network that this reload removes: do that by a reload of its own first", name, n.Device))
+		if table.same {
 			continue
 		}
-		plan.Networks = append(plan.Networks, n)
-	}
-	open := make(map[uint16]bool)
-	for _, v := range c.was.VXLAN {
-		open[v.Port] = true
-	}
-	for _, v := range c.next.VXLAN {
-		if !open[v.Port] {
-			open[v.Port] = true
-			plan.Ports = append(plan.Ports, v.Port)
+		problem := fmt.Sprintf("[%s] cannot change while the daemon runs: restart it, or put the old values back", table.name)
+		found := false
+		for i := range changes {
+			if c := &changes[i]; c.Network == "" && strings.HasPrefix(c.Key, table.name+".") {
+				errs = append(errs, c.At(path, fmt.Sprintf("was %s: %s", cmp.Or(c.From, "not set"), problem)))
+				found = true
+			}
+		}
+		if !found {
+			errs = append(errs, config.Error{File: path, Line: 1, Key: table.name, Problem: problem})
 		}
 	}
-	return errors.Join(append(errs, d.host.Preflight(plan))...)
-}
-
-// run makes the change: first what is new, then the host, then what is gone, so
-// that an error finds all that ran before still there.
-func (c *change) run(d *daemon) (err error) {
-	atStart := d.atStart
-	d.config.Store(c.next)
-	d.base = c.together()
-	var undo []func() error
-	defer func() {
-		if err == nil {
-			return
-		}
-		d.config.Store(c.was)
-		d.base, d.atStart = c.old, atStart
-		for _, f := range slices.Backward(undo) {
-			err = errors.Join(err, f())
-		}
-	}()
-	apply := func() error {
-		if _, err := d.engine.get().Apply(d.desired()); err != nil {
-			return fmt.Errorf("applying the configuration: %w", err)
-		}
+	if len(errs) == 0 {
 		return nil
 	}
-	if err := apply(); err != nil {
-		return err
-	}
-	undo = append(undo, apply)
-	for _, name := range c.changed {
-		if reflect.DeepEqual(c.oldHost[name], c.newHost[name]) {
-			continue
-		}
-		undo = append(undo, func() error { return d.host.Change(c.oldHost[name]) })
-		if err := d.host.Change(c.newHost[name]); err != nil {
-			return fmt.Errorf("setting the host up: %w", err)
-		}
-	}
-	for _, name := range c.added {
-		if err := d.host.Add(c.newHost[name]); err != nil {
-			return fmt.Errorf("setting the host up: %w", err)
-		}
-		undo = append(undo, func() error { return d.host.Remove(name) })
-		if err := d.engine.get().Persist(name); err != nil {
-			return err
-		}
-	}
-	undo = append(undo, func() error { return d.host.ChangeRoutes(hostRoutes(c.was.Routes)) })
-	if err := d.host.ChangeRoutes(hostRoutes(c.next.Routes)); err != nil {
-		return fmt.Errorf("setting the host up: %w", err)
-	}
-
-	// What follows only takes away.
-	d.base = c.base
-	if err := apply(); err != nil {
-		return err
-	}
-	d.atStart = make(map[string]encap.OverlayMTU)
-	for _, name := range c.names {
-		d.atStart[name] = c.newHost[name].MTU
-	}
-	for _, name := range c.gone {
-		delete(d.static, name)
-		delete(d.lost, name)
-		d.ready.clear("network " + name)
-		if e := d.host.Remove(name); e != nil {
-			d.Log.Warn("removing what was made for a network", "err", e)
-		}
-	}
-	return nil
+	return errs
 }
 
-// together is what the next configuration says, and what goes with it, as long
-// as both can be.
-func (c *change) together() dataplane.Desired {
-	all := dataplane.Desired{Networks: slices.Clone(c.base.Networks), Tunnels: slices.Clone(c.base.Tunnels)}
-	for _, n := range c.old.Networks {
-		clash := func(x dataplane.Network) bool { return x.VNI == n.VNI && x.Port == n.Port }
-		if slices.Contains(c.gone, n.Name) && !slices.ContainsFunc(all.Networks, clash) {
-			all.Networks = append(all.Networks, n)
-		}
-	}
-	for _, t := range c.old.Tunnels {
-		clash := func(x dataplane.Tunnel) bool {
-			return slices.ContainsFunc(x.Routes, func(a dataplane.TunnelRoute) bool {
-				return slices.ContainsFunc(t.Routes, func(b dataplane.TunnelRoute) bool { return a.Peer == b.Peer })
-			})
-		}
-		if slices.Contains(c.gone, t.Name) && !slices.ContainsFunc(all.Tunnels, clash) {
-			all.Tunnels = append(all.Tunnels, t)
-		}
-	}
-	return all
-}
-
-// told is what the command line is told.
-func (c *change) told() control.Reloaded {
-	list := func(s []string) []string { return append([]string{}, s...) }
-	return control.Reloaded{
-		Added: list(c.added), Removed: list(c.gone), Changed: list(c.changed),
-		Routes: !reflect.DeepEqual(c.was.Routes, c.next.Routes),
-	}
-}
-
-// reloadOn reloads whenever somebody asks by a signal, until ctx ends.
+// reloadOn reloads on each SIGHUP, until ctx ends.
 func (d *daemon) reloadOn(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-d.HangUp:
-			_, _ = d.Reload() // the log says what became of it
+			_, _ = d.Reload(false) // it logs the result
 		}
 	}
 }

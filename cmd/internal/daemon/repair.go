@@ -32,62 +32,71 @@ func (d *daemon) events(ctx context.Context) error {
 			return nil
 		case <-d.restarted: // there is another engine to listen to
 		case <-while.C:
-			d.tellFrozen()
+			d.logFrozen()
 		case ev := <-d.engine.get().Events():
-			if err := d.heed(ev); err != nil {
+			if err := d.handleEvent(ev); err != nil {
 				return err
 			}
 		}
 		if err := d.repairLost(ctx, repaired); err != nil {
 			return err
 		}
+		d.sayReady()
 	}
 }
 
-// heed acts on one event. It is an error when the daemon cannot go on.
-func (d *daemon) heed(ev dataplane.Event) error {
+// handleEvent acts on one event. It is an error when the daemon cannot go on.
+func (d *daemon) handleEvent(ev dataplane.Event) error {
 	switch ev.Kind {
 	case dataplane.DeviceLost:
 		d.Log.Debug("a network's device is lost", "network", ev.Network, "err", ev.Err)
-	case dataplane.WireFailed:
+	case dataplane.ConnFailed:
 		if ev.Port == 0 {
 			return fmt.Errorf("the socket of IP-in-IP can no longer be read: %w", ev.Err)
 		}
 		return fmt.Errorf("UDP port %d can no longer be read: %w", ev.Port, ev.Err)
 	case dataplane.UplinkLost:
-		d.Log.Warn("the uplink of superframes is lost: they leave cut by the sockets until a restart", "err", ev.Err)
+		d.Log.Warn("the uplink of GSO packets is lost: they leave cut by the sockets until a restart", "err", ev.Err)
+	case dataplane.ZeroChecksumsFailed:
+		d.Log.Warn("the sockets take UDP checksums of zero as the daemon before had it, not as configured: restart the daemon", "err", ev.Err)
 	case dataplane.PathMTUChanged:
 		log := d.Log.With("network", ev.Network, "peer", ev.Peer)
 		if ev.PathMTU == 0 {
 			d.limit.Info("path "+ev.Network, log, "the path to a peer takes whole packets again")
 		} else {
-			d.limit.Warn("path "+ev.Network, log, "the path to a peer takes shorter packets only: longer ones are dropped as too_big, and their senders told", "pmtu", ev.PathMTU)
+			d.limit.Warn("path "+ev.Network, log, "the path to a peer takes shorter packets only: longer ones are fragmented where they may be, else dropped as too_big, and their senders notified", "pmtu", ev.PathMTU)
 		}
 	case dataplane.MACsFrozen:
-		d.heedFrozen(ev)
+		d.handleFrozen(ev)
 	case dataplane.SegmentationRefused:
-		d.refused.Do(func() {
-			d.Log.Warn("a route of the underlay refuses segmentation offload: every datagram is sent alone there from now on", "err", ev.Err)
-		})
+		d.limit.Warn("segmentation", d.Log, "routes of the underlay refuse segmentation offload (UDP_SEGMENT): every datagram is sent alone there until it is tried again, first after a minute",
+			"peers", ev.Count, "err", ev.Err)
+	case dataplane.GSORefused:
+		d.limit.Warn("gso "+ev.Network, d.Log, "the kernel refused a GSO packet at the network's device: it was segmented and written again, and packets are written one by one until it is tried again, first after a minute",
+			"network", ev.Network, "err", ev.Err)
+	case dataplane.GSOResumed:
+		d.limit.Info("gso "+ev.Network, d.Log, "the kernel refuses GSO packets at the network's device no more", "network", ev.Network)
+	case dataplane.SegmentationResumed:
+		d.limit.Info("segmentation", d.Log, "routes of the underlay refuse segmentation offload (UDP_SEGMENT) no more", "peers", ev.Count, "peer", ev.Peer)
 	}
 	return nil
 }
 
-// repairLost opens every lost device anew. A network that was repaired just now
-// waits for another call: whoever deletes a device again and again makes no
+// repairLost opens every lost device again. A network that was repaired just now
+// waits for another call: a device that is deleted again and again makes no
 // busy loop of it.
 func (d *daemon) repairLost(ctx context.Context, repaired map[string]time.Time) error {
 	for _, network := range d.lostNetworks() {
 		if time.Since(repaired[network]) < d.backoff {
 			continue
 		}
-		if err := d.reopenPatiently(ctx, network, "its device was deleted, and opening it anew"); err != nil {
+		if err := d.reopenPatiently(ctx, network, "its device was deleted, and opening it again"); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		d.limit.Warn("device "+network, d.Log, "the network's device was deleted by somebody else: opened anew, learned entries are lost", "network", network)
+		d.limit.Warn("device "+network, d.Log, "the network's device was deleted by another program: opened again, learned entries are lost", "network", network)
 		repaired[network] = time.Now()
 	}
 	return nil
@@ -114,14 +123,14 @@ func lost(i dataplane.Info) []string {
 	return names
 }
 
-// reopenPatiently opens a network's device anew and sets the host up around it.
+// reopenPatiently opens a network's device again and sets the host up around it.
 // It is an error, which says what, when that fails time after time, and nil when
 // ctx ends before.
 func (d *daemon) reopenPatiently(ctx context.Context, network, what string) error {
 	about, problem := deviceProblem(network)
 	wait := d.backoff
 	for try := 1; ; try++ {
-		d.ready.blame(about, problem)
+		d.ready.setProblem(about, problem)
 		err := d.reopen(network)
 		if err == nil {
 			d.ready.clear(about)
@@ -130,7 +139,7 @@ func (d *daemon) reopenPatiently(ctx context.Context, network, what string) erro
 		if try == repairs {
 			return fmt.Errorf("network %s: %s failed %d times: %w", network, what, repairs, err)
 		}
-		d.Log.Debug("opening the network's device anew failed", "network", network, "try", try, "err", err)
+		d.Log.Debug("opening the network's device again failed", "network", network, "try", try, "err", err)
 		if !sleep(ctx, wait) {
 			return nil
 		}
@@ -141,13 +150,13 @@ func (d *daemon) reopenPatiently(ctx context.Context, network, what string) erro
 // deviceProblem is what readiness says of a network whose device is missing, and
 // what it files that under.
 func deviceProblem(network string) (about, problem string) {
-	return "device of " + network, "network " + network + ": its device is being opened anew"
+	return "device of " + network, "network " + network + ": its device is being opened again"
 }
 
 // reopen takes a network out of the engine, puts it in again and sets the host
 // up around its new device. After an error the network is out.
 func (d *daemon) reopen(network string) error {
-	d.mu.Lock()
+	d.lock()
 	defer d.mu.Unlock()
 	all := d.hostNetworks()
 	i := slices.IndexFunc(all, func(n host.Network) bool { return n.Name == network })

@@ -16,7 +16,7 @@ import (
 	"overtap/encap"
 )
 
-// A deleted TAP is opened anew and put on its bridge again, with the command
+// A deleted TAP is opened again and put on its bridge again, with the command
 // line's entries, and the log says so once.
 func TestDeviceLost(t *testing.T) {
 	underlay(t)
@@ -26,7 +26,7 @@ func TestDeviceLost(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.engine.lose("blue", "blue")
-	eventually(t, "the repair", func() bool { return strings.Contains(r.log.String(), "opened anew") })
+	eventually(t, "the repair", func() bool { return strings.Contains(r.log.String(), "opened again") })
 	tap, err := netlink.LinkByName("blue")
 	if err != nil {
 		t.Fatal(err)
@@ -41,7 +41,7 @@ func TestDeviceLost(t *testing.T) {
 	if s, err := r.client.Status(t.Context()); err != nil || !s.Ready {
 		t.Errorf("not ready after the repair: %v", err)
 	}
-	if n := strings.Count(r.log.String(), "level=WARN"); n != 1 {
+	if n := strings.Count(r.log.String(), "level=WARN"); n != 2 { // the device, and red has no peers
 		t.Errorf("%d warnings:\n%s", n, r.log)
 	}
 	if err := r.end(t); err != nil {
@@ -115,7 +115,7 @@ func TestManyLost(t *testing.T) {
 		if round == 1 {
 			r.engine.events <- dataplane.Event{Kind: dataplane.DeviceLost, Network: "net0", Err: errors.New("EBADFD")}
 		}
-		eventually(t, "the repairs", func() bool { return r.said("opened anew, learned") == round*many })
+		eventually(t, "the repairs", func() bool { return r.said("opened again, learned") == round*many })
 		for i := range many {
 			if _, err := netlink.LinkByName(fmt.Sprintf("net%d", i)); err != nil {
 				t.Error(err)
@@ -159,11 +159,11 @@ func TestLostAgainAndAgain(t *testing.T) {
 		r.engine.lose("blue", "blue")
 		if i > 0 { // the repair waits
 			s, err := r.client.Status(t.Context())
-			if err != nil || s.Ready || !slices.Equal(s.Problems, []string{"network blue: its device is being opened anew"}) {
+			if err != nil || s.Ready || !slices.Equal(s.Problems, []string{"network blue: its device is being opened again"}) {
 				t.Errorf("status before the repair: %v, %v, %q", err, s.Ready, s.Problems)
 			}
 		}
-		eventually(t, "the repair", func() bool { return r.said("opened anew, learned") == i+1 })
+		eventually(t, "the repair", func() bool { return r.said("opened again, learned") == i+1 })
 	}
 	if took := time.Since(begin); took < 2*time.Second {
 		t.Errorf("three repairs within %v", took)
@@ -173,21 +173,43 @@ func TestLostAgainAndAgain(t *testing.T) {
 	}
 }
 
+// What a route refuses is logged, and when it does so no more, a few times.
 func TestSegmentationRefused(t *testing.T) {
 	r, d := quick(t, twoNetworks)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- d.events(ctx) }()
-	for range 3 {
-		r.engine.events <- dataplane.Event{Kind: dataplane.SegmentationRefused, Err: errors.New("EIO")}
+	for range 10 {
+		r.engine.events <- dataplane.Event{Kind: dataplane.SegmentationRefused, Count: 1, Err: errors.New("EIO")}
+		r.engine.events <- dataplane.Event{Kind: dataplane.SegmentationResumed, Count: 1, Peer: addr("192.0.2.2")}
 	}
 	eventually(t, "the events", func() bool { return len(r.engine.events) == 0 })
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if n := strings.Count(r.log.String(), "refuses segmentation offload"); n != 1 {
-		t.Errorf("told %d times", n)
+	for _, want := range []string{`tried again, first after a minute" peers=1 err=EIO`, `refuse segmentation offload (UDP_SEGMENT) no more" peers=1 peer=192.0.2.2`} {
+		if n := strings.Count(r.log.String(), want); n != 2 {
+			t.Errorf("%q is logged %d times:\n%s", want, n, r.log)
+		}
+	}
+}
+
+// A kernel that refuses GSO packets at a device is logged, and when it does so no more.
+func TestGSORefused(t *testing.T) {
+	r, d := quick(t, twoNetworks)
+	for _, ev := range []dataplane.Event{
+		{Kind: dataplane.GSORefused, Network: "blue", Err: errors.New("EINVAL")},
+		{Kind: dataplane.GSOResumed, Network: "blue"},
+	} {
+		if err := d.handleEvent(ev); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, want := range []string{`tried again, first after a minute" network=blue err=EINVAL`, `refuses GSO packets at the network's device no more" network=blue`} {
+		if n := strings.Count(r.log.String(), want); n != 1 {
+			t.Errorf("%q is logged %d times:\n%s", want, n, r.log)
+		}
 	}
 }
 
@@ -196,7 +218,7 @@ func TestPathMTUChanged(t *testing.T) {
 	r, d := quick(t, twoNetworks)
 	ev := dataplane.Event{Kind: dataplane.PathMTUChanged, Network: "blue", Peer: addr("192.0.2.3"), PathMTU: 1400}
 	for range 2 {
-		if err := d.heed(ev); err != nil {
+		if err := d.handleEvent(ev); err != nil {
 			t.Error(err)
 		}
 		ev.PathMTU = 0
@@ -213,7 +235,7 @@ func TestPathMTULines(t *testing.T) {
 	r, d := quick(t, twoNetworks)
 	for i := range 25 {
 		for _, mtu := range []encap.UnderlayMTU{1400, 0} {
-			do(t, d.heed(dataplane.Event{Kind: dataplane.PathMTUChanged, Network: "blue", Peer: addr(fmt.Sprintf("192.0.2.%d", 3+i)), PathMTU: mtu}))
+			do(t, d.handleEvent(dataplane.Event{Kind: dataplane.PathMTUChanged, Network: "blue", Peer: addr(fmt.Sprintf("192.0.2.%d", 3+i)), PathMTU: mtu}))
 		}
 	}
 	if n := r.said("the path to a peer"); n != 4 {

@@ -19,17 +19,14 @@ func (d *daemon) isReady() bool {
 
 // Status implements control.Daemon.
 func (d *daemon) Status() control.Status {
+	d.lookAtHealth(onAsk)
 	info, stats := d.engine.get().Info(), d.engine.get().Stats()
-	missing := make(map[string]string)
-	for _, name := range lost(info) {
-		about, problem := deviceProblem(name)
-		missing[about] = problem
-	}
+	problems := d.problems()
 	s := control.Status{
 		Version:     d.Version,
 		PID:         os.Getpid(),
-		Ready:       d.ready.Ready() && len(missing) == 0,
-		Problems:    d.ready.Problems(missing),
+		Ready:       d.ready.Ready() && len(problems) == 0,
+		Problems:    problems,
 		Warnings:    d.warnings(stats),
 		Uptime:      uint64(time.Since(d.started) / time.Second),
 		Config:      d.Path,
@@ -39,6 +36,8 @@ func (d *daemon) Status() control.Status {
 		Uplink:      info.Uplink,
 
 		SegmentationRefused: info.SegmentationRefused,
+		Offloads:            info.Offloads,
+		ChecksumErrors:      stats.ChecksumErrors,
 
 		Networks: make([]control.NetworkStatus, 0, len(info.Networks)),
 	}
@@ -47,23 +46,26 @@ func (d *daemon) Status() control.Status {
 		counts[n.Network] = n
 	}
 	for _, n := range info.Networks {
-		v, c := d.vxlan(n.Network), counts[n.Network]
+		v, c := d.conf().Network(n.Network), counts[n.Network]
+		addresses := v.Addresses
 		if n.Kind == dataplane.KindIPIP {
-			v.Addresses = d.ipip(n.Network).Addresses
+			addresses = d.conf().Tunnel(n.Network).Addresses
 		}
 		s.Networks = append(s.Networks, control.NetworkStatus{
 			NetworkInfo: n,
-			Bridge:      v.Bridge, Addresses: v.Addresses,
+			Problem:     n.Lost || len(d.ready.of(n.Network)) > 0,
+			Bridge:      v.Bridge, Addresses: addresses,
 			Entries: c.Entries, EntriesLearned: c.EntriesLearned, EntriesMax: c.EntriesMax,
 		})
 	}
 	for _, p := range stats.Peers {
-		s.Peers = append(s.Peers, control.PeerStatus{Network: p.Network, Peer: p.Peer, PathMTU: p.PathMTU, Probe: p.Probe})
+		s.Peers = append(s.Peers, control.PeerStatus{Network: p.Network, Peer: p.Peer, PathMTU: p.PathMTU, State: p.State, LastHeard: p.LastHeard, Probe: p.Probe})
 	}
 	var err error
-	if s.Attachments, err = d.attach.List(d.attachNetworks()); err != nil {
+	if s.Attachments, err = d.attach.List(d.overlays()); err != nil {
 		d.limit.Warn("attachments", d.Log, "cannot list what is attached", "err", err)
 	}
+	s.Warnings = append(s.Warnings, d.healthWarnings()...)
 	s.Warnings = append(s.Warnings, d.standing(info, s.Attachments)...)
 	return s
 }

@@ -12,20 +12,29 @@ import (
 	"overtap/cmd/internal/attach"
 	"overtap/cmd/internal/host"
 	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
 // localMACFor is how long after the last frame of our own that came back the
 // warning of it stands.
 const localMACFor = 10 * time.Minute
 
+// unlistedFor is how long after the last frame from a MAC without an entry the
+// warning of it stands.
+const unlistedFor = 10 * time.Minute
+
 // warnings are what an operator should look at although traffic flows, and what
 // no line of the log says as it happens.
 func (d *daemon) warnings(s dataplane.Stats) []string {
+	all := d.warnTraffic(s)
+	if w := d.way.Load(); w != nil {
+		all = append(w.warnings(), all...)
+	}
 	around, err := d.host.Surroundings()
 	if err != nil {
-		return append([]string{err.Error()}, d.warnTraffic(s)...)
+		return append([]string{err.Error()}, all...)
 	}
-	return append(d.warnKernel(around), d.warnTraffic(s)...)
+	return append(d.warnKernel(around), all...)
 }
 
 // warnKernel is what devices of the kernel's own may do to the networks.
@@ -33,19 +42,20 @@ func (d *daemon) warnKernel(around host.Surroundings) []string {
 	var all []string
 	if len(d.conf().IPIP) > 0 && len(around.IPIP) > 0 {
 		all = append(all, fmt.Sprintf("the kernel has IP-in-IP too (%s): it decapsulates what the tunnels here take a second time, "+
-			"or answers the peers that nobody wants it; unload the module with `modprobe -r ipip`", strings.Join(around.IPIP, ", ")))
+			"or answers the peers that it is not wanted; %s", strings.Join(around.IPIP, ", "), around.IPIPRemedy()))
 	}
-	var ports []uint16
-	for _, v := range d.conf().VXLAN {
-		if !slices.Contains(ports, v.Port) {
-			ports = append(ports, v.Port)
-			all = append(all, around.Clashes(v.Port)...)
+	for _, n := range d.overlays() {
+		if text := host.Advertisements(n); text != "" {
+			all = append(all, text)
 		}
+	}
+	for _, port := range d.conf().Ports() {
+		all = append(all, around.Clashes(port)...)
 	}
 	return all
 }
 
-// warnTraffic is what the counters tell.
+// warnTraffic is what the counters show.
 func (d *daemon) warnTraffic(s dataplane.Stats) []string {
 	var all []string
 	for _, n := range s.Networks {
@@ -54,7 +64,23 @@ func (d *daemon) warnTraffic(s dataplane.Stats) []string {
 				"`overtap fdb show --network %s --frozen` names them", n.Network, n.Frozen, n.Network))
 		}
 	}
+	all = append(all, warnUnlisted(s.Networks)...)
+	for _, n := range s.Networks {
+		if n.MovesSaturated {
+			all = append(all, fmt.Sprintf("network %s: more MACs move between hosts than are counted: a loop, or peers that claim MACs of others; "+
+				"`overtap fdb monitor --network %s` shows them, and macs of [[vxlan.peer]] ends it", n.Network, n.Network))
+		}
+	}
 	all = append(all, warnPeers(s.Peers)...)
+	all = append(all, d.warnNever(s.Peers)...)
+	all = append(all, warnVNI(s, time.Now())...)
+	if refused, age := d.checksums.look(s.ChecksumErrors, time.Now()); age < checksumsFor {
+		text := fmt.Sprintf("the kernel refused %d datagrams for their UDP checksum, the last %s: they are damaged on the way", refused, ago(age))
+		if d.conf().Underlay.Address.Is6() {
+			text += ", or a peer sends checksums of zero over IPv6, which udp6zerocsumrx = true takes"
+		}
+		all = append(all, text)
+	}
 	for _, back := range d.ownFrames.look(s, time.Now()) {
 		all = append(all, fmt.Sprintf("network %s: %d frames of this host's own came back, the last %s: there is a loop, or another host has the TAP's MAC",
 			back.network, back.count, ago(back.age)))
@@ -62,7 +88,22 @@ func (d *daemon) warnTraffic(s dataplane.Stats) []string {
 	return all
 }
 
-// warnPeers is what probes tell: of peers that answered once and do not any more,
+// warnUnlisted names networks with static entries that learn nothing, and whose
+// peers send from other MACs lately. What is sent to such a peer does not arrive,
+// and nothing here can count that.
+func warnUnlisted(networks []dataplane.NetworkStats) []string {
+	var all []string
+	for _, n := range networks {
+		if u := n.Unlisted; u != nil && time.Duration(u.Age)*time.Second < unlistedFor {
+			all = append(all, fmt.Sprintf("network %s: %d frames came from MACs without an entry, and the network does not learn: the last from %s, peer %s; "+
+				"if its device got a new MAC (a flannel node does at a restart), change its [[vxlan.fdb]] and [[vxlan.neighbor]]",
+				n.Network, n.UnlistedSources, u.MAC, u.Peer))
+		}
+	}
+	return all
+}
+
+// warnPeers is what probes show: peers that answered once and do not any more,
 // and of paths that swallow what they do not take. A peer that never answered may
 // be no overtap.
 func warnPeers(peers []dataplane.PeerStats) []string {
@@ -70,7 +111,7 @@ func warnPeers(peers []dataplane.PeerStats) []string {
 	for _, p := range peers {
 		switch {
 		case p.Probe == nil:
-		case p.Answered && !p.Alive:
+		case p.State == dataplane.PeerLost:
 			silent[p.Network] = append(silent[p.Network], fmt.Sprintf("%s (for %v)", p.Peer, time.Since(p.UnansweredSince).Round(time.Second)))
 		case p.IsNarrow() && p.VerifiedMTU < p.PathMTU, p.IsNarrow() && p.PathMTU == 0:
 			narrow[p.Network] = append(narrow[p.Network], fmt.Sprintf("%s (%d)", p.Peer, p.VerifiedMTU))
@@ -83,6 +124,27 @@ func warnPeers(peers []dataplane.PeerStats) []string {
 	for _, network := range slices.Sorted(maps.Keys(narrow)) {
 		all = append(all, fmt.Sprintf("network %s: the path takes shorter packets than the network sends, and no router says so (ICMP is filtered): to %s: "+
 			"lower the network's mtu, or widen the path", network, host.Some(narrow[network])))
+	}
+	return all
+}
+
+// vniFor is how long a frame of an unknown VNI is worth a warning: a peer that runs
+// overtap sends another with its next probe.
+const vniFor = time.Minute
+
+// warnVNI names the peer, one of this host's own, that sent the last frame of a VNI
+// that no network here has: most likely the two ends have different ones. Frames of
+// other senders are counted only.
+func warnVNI(s dataplane.Stats, now time.Time) []string {
+	var all []string
+	for _, drop := range s.Drops {
+		if drop.Reason != dataplane.DropVXLANVNINotFound || now.Sub(drop.Last) >= vniFor {
+			continue
+		}
+		if slices.ContainsFunc(s.Peers, func(p dataplane.PeerStats) bool { return p.Peer == drop.LastPeer }) {
+			all = append(all, fmt.Sprintf("peer %s sends frames of a VNI that no network here has on that port (%s): compare vni and port at both ends",
+				drop.LastPeer, drop.Reason))
+		}
 	}
 	return all
 }
@@ -107,26 +169,29 @@ func (d *daemon) standing(info dataplane.Info, attached []attach.Attachment) []s
 	for _, n := range networks {
 		own[n.Device] = true
 	}
-	containers := make(map[string][]host.Container) // by bridge
-	for _, a := range attached {
-		c := host.Container{Name: "container " + a.Target, Veth: a.Veth, MTU: a.MTU}
-		if a.IfName != "" {
-			c.Name += " (" + a.IfName + ")"
-		}
-		containers[a.Bridge] = append(containers[a.Bridge], c)
+	on := make(map[string][]host.Container) // by bridge
+	for i, c := range containers(attached) {
+		on[attached[i].Bridge] = append(on[attached[i].Bridge], c)
 	}
 	var all []string
 	for _, n := range networks {
 		if n.Bridge != "" {
-			all = append(all, around.MTUs(n, own, containers[n.Bridge])...)
+			all = append(all, around.MTUs(n, own, on[n.Bridge])...)
 		}
 	}
 	if d.conf().Engine.Offload {
-		all = append(all, missingOffloads(info)...)
+		all = append(all, missingOffloads(info, d.conf().Offload)...)
 	}
-	if info.SegmentationRefused {
-		all = append(all, "the route to some peer refuses segmentation offload (UDP_SEGMENT): every datagram is sent alone there; "+
-			"look at tx-checksumming in `ethtool -k "+cmp.Or(d.conf().Underlay.Device, "DEVICE")+"`, turn it on with `ethtool -K`, and restart")
+	for _, o := range info.Offloads {
+		switch {
+		case o.State == dataplane.OffloadSuspended && o.Name == "udp_segment":
+			all = append(all, fmt.Sprintf("segmentation offload (udp_segment) is given up until %s where it was refused, and every datagram is sent alone there: %s; "+
+				"look at tx-checksumming in `ethtool -k %s`, and turn it on with `ethtool -K`", o.Until.Format(time.TimeOnly), o.Reason, cmp.Or(d.conf().Underlay.Device, "DEVICE")))
+		case o.State == dataplane.OffloadSuspended:
+			all = append(all, fmt.Sprintf("%s is given up until %s: %s: nothing is lost, but it costs throughput; look for a newer kernel", o.Name, o.Until.Format(time.TimeOnly), o.Reason))
+		case o.State == dataplane.OffloadUnsupported && strings.HasPrefix(o.Name, "udp_"):
+			all = append(all, fmt.Sprintf("%s is not at work: %s: datagrams pass the kernel one by one", o.Name, o.Reason))
+		}
 	}
 	return all
 }
@@ -141,10 +206,13 @@ var offloads = []struct{ name, lost string }{
 	{"steering", "a flow may change workers, and be reordered"},
 }
 
-// missingOffloads names what the kernel did not grant to devices.
-func missingOffloads(info dataplane.Info) []string {
+// missingOffloads names what the kernel did not grant to devices, and was asked for.
+func missingOffloads(info dataplane.Info, off netio.Offloads) []string {
 	var all []string
 	for _, o := range offloads {
+		if off.NoTAPGSO && slices.Contains([]string{"tso4", "tso6", "ecn", "uso"}, o.name) || off.NoTAPUSO && o.name == "uso" {
+			continue
+		}
 		var without []string
 		for _, n := range info.Networks {
 			needless := o.name == "steering" && n.Queues < 2
@@ -164,6 +232,33 @@ func missingOffloads(info dataplane.Info) []string {
 type ownFrames struct {
 	mu sync.Mutex
 	of map[string]sighting
+}
+
+// checksumsFor is how long after the last datagram that the kernel refused for its
+// checksum the warning of it stands.
+const checksumsFor = 10 * time.Minute
+
+// growth remembers when a counter of the host grew last. What it was at first says
+// nothing: it counts from before the daemon.
+type growth struct {
+	mu    sync.Mutex
+	known bool
+	first uint64
+	sighting
+}
+
+// look returns how far the counter grew since the first look, and how long ago it was
+// found to have.
+func (g *growth) look(count uint64, now time.Time) (uint64, time.Duration) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !g.known || count < g.count:
+		g.known, g.first, g.sighting = true, count, sighting{count: count}
+	case count > g.count:
+		g.sighting = sighting{count, now}
+	}
+	return g.count - g.first, now.Sub(g.at)
 }
 
 // sighting is what a counter was, and when it changed last.

@@ -106,6 +106,28 @@ func TestNoOffloadsWanted(t *testing.T) {
 
 // The warning of frames that came back goes some time after the last of them, and
 // comes again with the next.
+// What the kernel refused before the daemon came is no warning; what it refuses
+// afterwards is, for a while.
+func TestChecksumsRefused(t *testing.T) {
+	var g growth
+	now := time.Now()
+	for _, step := range []struct {
+		after  time.Duration
+		count  uint64
+		grown  uint64
+		recent bool
+	}{
+		{0, 100, 0, false}, {time.Minute, 100, 0, false}, {0, 103, 3, true},
+		{checksumsFor - 1, 103, 3, true}, {1, 103, 3, false}, {0, 104, 4, true},
+		{0, 7, 0, false}, {0, 8, 1, true}, // another namespace, or a reboot
+	} {
+		now = now.Add(step.after)
+		if grown, age := g.look(step.count, now); grown != step.grown || (age < checksumsFor) != step.recent {
+			t.Errorf("%d: grown by %d %v ago, want %d, recently: %t", step.count, grown, age, step.grown, step.recent)
+		}
+	}
+}
+
 func TestOwnFrames(t *testing.T) {
 	var o ownFrames
 	at := time.Unix(1e9, 0)
@@ -130,7 +152,7 @@ func TestOwnFrames(t *testing.T) {
 		{time.Minute, 2, -1},
 		{time.Hour, 2, -1},
 		{time.Hour, 3, 0},
-		{time.Minute, 0, -1}, // the engine was opened anew
+		{time.Minute, 0, -1}, // the engine was opened again
 		{time.Minute, 3, 0},
 		{time.Minute, 1, 0}, // and once more, between two looks
 	} {
@@ -152,19 +174,44 @@ func TestOwnFrames(t *testing.T) {
 	}
 }
 
+// A peer whose frames have a VNI that no network has is named, as long as it sends them.
+func TestWarnVNI(t *testing.T) {
+	peer, other, now := netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.3"), time.Now()
+	for _, c := range []struct {
+		name string
+		drop dataplane.DropStats
+		want int
+	}{
+		{"a peer", dataplane.DropStats{Reason: dataplane.DropVXLANVNINotFound, LastPeer: peer, Last: now.Add(-time.Second)}, 1},
+		{"long ago", dataplane.DropStats{Reason: dataplane.DropVXLANVNINotFound, LastPeer: peer, Last: now.Add(-vniFor)}, 0},
+		{"no peer", dataplane.DropStats{Reason: dataplane.DropVXLANVNINotFound, LastPeer: other, Last: now}, 0},
+		{"another reason", dataplane.DropStats{Reason: dataplane.DropTooShort, LastPeer: peer, Last: now}, 0},
+	} {
+		got := warnVNI(dataplane.Stats{
+			Peers: []dataplane.PeerStats{{Network: "blue", Peer: peer}},
+			Drops: []dataplane.DropStats{c.drop},
+		}, now)
+		if len(got) != c.want || c.want > 0 && !strings.HasPrefix(got[0], "peer 192.0.2.2 sends frames of a VNI that no network here has on that port (vxlan_vni_not_found): ") {
+			t.Errorf("%s: %q", c.name, got)
+		}
+	}
+}
+
 // Peers that went are named, and paths that swallow what is long without a word;
 // peers that never answered are no overtap, and told paths are known.
 func TestWarnPeers(t *testing.T) {
 	peer := func(last byte, pmtu encap.UnderlayMTU, p *dataplane.Probe) dataplane.PeerStats {
 		return dataplane.PeerStats{Network: "blue", Peer: netip.AddrFrom4([4]byte{192, 0, 2, last}), PathMTU: pmtu, Probe: p}
 	}
+	lost := peer(7, 0, &dataplane.Probe{Answered: true, UnansweredSince: time.Now().Add(-time.Minute), FullMTU: 1500})
+	lost.State = dataplane.PeerLost
 	got := strings.Join(warnPeers([]dataplane.PeerStats{
 		peer(2, 0, nil),
 		peer(3, 0, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1500, FullMTU: 1500}),
 		peer(4, 0, &dataplane.Probe{UnansweredSince: time.Now(), FullMTU: 1500}),
 		peer(5, 1400, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1400, FullMTU: 1500}),
 		peer(6, 0, &dataplane.Probe{Alive: true, Answered: true, VerifiedMTU: 1397, FullMTU: 1500}),
-		peer(7, 0, &dataplane.Probe{Answered: true, UnansweredSince: time.Now().Add(-time.Minute), FullMTU: 1500}),
+		lost,
 	}), "\n")
 	want := "network blue: peers answered probes before and do not now: 192.0.2.7 (for 1m0s): they or the way to them are down\n" +
 		"network blue: the path takes shorter packets than the network sends, and no router says so (ICMP is filtered): to 192.0.2.6 (1397): " +

@@ -29,7 +29,7 @@ func TestWatchdog(t *testing.T) {
 	}
 	r.engine.hung.Store(true)
 	time.Sleep(300 * time.Millisecond)
-	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(r.log.String(), "a thread of the road hangs"); time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(5 * time.Second); !strings.Contains(r.log.String(), "a thread of the path hangs"); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is said of a thread that hangs")
 		}

@@ -54,11 +54,14 @@ func Run(ctx context.Context, s Subject) []Finding {
 	kernel(add)
 	buffers(add)
 	if s.Config != nil {
+		for _, w := range s.Config.Warnings {
+			add("configuration", Warn, "", "%v", w)
+		}
 		hostFor(add, s.Config, runs)
 		forwarding(add, s.Config)
 		peers(ctx, add, s.Config)
 	}
-	bridgeNetfilter(add)
+	bridgeNetfilter(add, s.Config)
 	daemon(add, status, err)
 	return all
 }
@@ -80,7 +83,10 @@ func hostFor(add report, c *config.Config, runs bool) {
 		return
 	}
 	defer h.Close()
-	u, err := h.Underlay(c.Underlay.Address, c.Underlay.Device)
+	u, err := h.Underlay(c.Underlay.Address, c.Underlay.Device, c.Destinations()...)
+	if u.Guessed {
+		u.MTU = max(u.MTU, c.LeastUnderlay())
+	}
 	if err != nil {
 		add("underlay", Fail, "correct [underlay], or give the host that address", "%v", err)
 		return
@@ -92,19 +98,10 @@ func hostFor(add report, c *config.Config, runs bool) {
 	mtu(add, c, u.MTU)
 	reversePath(add, h, c, u.Name)
 	if runs {
-		return // it tells the rest itself
+		return // it reports the rest itself
 	}
 	around(add, h, c, u.MTU)
-	plan := host.Plan{Tun: host.TunDevice, Underlay: c.Underlay.Address, Device: c.Underlay.Device}
-	for _, v := range c.VXLAN {
-		if !slices.Contains(plan.Ports, v.Port) {
-			plan.Ports = append(plan.Ports, v.Port)
-		}
-		plan.Networks = append(plan.Networks, host.Network{Name: v.Name, Device: v.TAP, Bridge: v.Bridge, Ports: v.Ports, PortsTake: v.PortsTake})
-	}
-	for _, t := range c.IPIP {
-		plan.Networks = append(plan.Networks, host.Network{Name: t.Name, TUN: true, Device: t.Name})
-	}
+	plan := c.Plan()
 	obstacles := flatten(h.Preflight(plan))
 	for _, err := range obstacles {
 		add("start", Fail, "", "%v", err)
@@ -122,22 +119,21 @@ func around(add report, h *host.Host, c *config.Config, underlay encap.UnderlayM
 		return
 	}
 	if len(c.IPIP) > 0 && len(s.IPIP) > 0 {
-		add("ip-in-ip", Warn, "modprobe -r ipip", "the kernel has IP-in-IP too (%v): it takes the tunnels' packets a second time", s.IPIP)
+		add("ip-in-ip", Warn, s.IPIPRemedy(), "the kernel has IP-in-IP too (%v): it takes the tunnels' packets a second time", s.IPIP)
 	}
-	var ports []uint16
-	for i := range c.VXLAN {
-		v := &c.VXLAN[i]
-		if !slices.Contains(ports, v.Port) {
-			ports = append(ports, v.Port)
-			for _, text := range s.Clashes(v.Port) {
-				add("port", Warn, "", "%s", text)
-			}
+	for _, port := range c.Ports() {
+		for _, text := range s.Clashes(port) {
+			add("port", Warn, "", "%s", text)
 		}
-		fits, err := v.OverlayMTU(underlay, c.Underlay.Address)
-		if err != nil || v.Bridge == "" {
+	}
+	for _, n := range c.Plan().Networks {
+		if text := host.Advertisements(n); text != "" {
+			add("router advertisements", Warn, "", "%s", text)
+		}
+		if n.MTU, err = c.OverlayMTU(n.Name, underlay); err != nil || n.Bridge == "" {
 			continue // mtu has said so
 		}
-		for _, text := range s.MTUs(host.Network{Name: v.Name, Bridge: v.Bridge, MTU: fits}, nil, nil) {
+		for _, text := range s.MTUs(n, nil, nil) {
 			add("mtu", Warn, "", "%s", text)
 		}
 	}
@@ -166,24 +162,24 @@ func mtu(add report, c *config.Config, underlay encap.UnderlayMTU) {
 		return
 	}
 	for i := range c.VXLAN {
-		v := &c.VXLAN[i]
-		if fits, err := v.OverlayMTU(underlay, c.Underlay.Address); err == nil {
-			add("mtu", OK, "", "network %s: containers may have an MTU of %d", v.Name, fits)
+		name := c.VXLAN[i].Name
+		if fits, err := c.OverlayMTU(name, underlay); err == nil {
+			add("mtu", OK, "", "network %s: containers may have an MTU of %d", name, fits)
 		}
 	}
 	for i := range c.IPIP {
-		t := &c.IPIP[i]
-		if fits, err := t.OverlayMTU(underlay); err == nil {
-			add("mtu", OK, "", "tunnel %s: an MTU of %d", t.Name, fits)
+		name := c.IPIP[i].Name
+		if fits, err := c.OverlayMTU(name, underlay); err == nil {
+			add("mtu", OK, "", "tunnel %s: an MTU of %d", name, fits)
 		}
 	}
 }
 
-// daemon tells what the running one says of itself.
+// daemon reports what the running one says of itself.
 func daemon(add report, s control.Status, err error) {
 	if err != nil {
 		remedy := ""
-		if errors.Is(err, control.ErrNobody) {
+		if errors.Is(err, control.ErrNoDaemon) {
 			remedy = "overtap run --config FILE"
 		}
 		add("daemon", Warn, remedy, "%v", err)
@@ -195,8 +191,8 @@ func daemon(add report, s control.Status, err error) {
 	for _, w := range s.Warnings {
 		add("daemon", Warn, "", "%s", w)
 	}
-	if !s.Uplink.Active {
-		add("daemon", Warn, "docs/performance.md", "superframes are cut in user space: %s", s.Uplink.Reason)
+	if !s.Uplink.Active && s.Uplink.Reason != "" { // no reason: it waits for the underlay
+		add("daemon", Warn, "docs/performance.md", "GSO packets are cut in user space: %s", s.Uplink.Reason)
 	}
 	if s.Ready && len(s.Problems) == 0 {
 		add("daemon", OK, "", "it runs as PID %d and is ready", s.PID)

@@ -10,12 +10,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
 
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/netnstest"
-	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
 func TestMain(m *testing.M) { os.Exit(netnstest.Main(m)) }
@@ -56,7 +57,7 @@ func parse(t *testing.T, text string) *config.Config {
 
 // none is the status of a daemon that does not run.
 func none(context.Context) (control.Status, error) {
-	return control.Status{}, fmt.Errorf("%w at x", control.ErrNobody)
+	return control.Status{}, fmt.Errorf("%w at x", control.ErrNoDaemon)
 }
 
 // says is what the findings of a check say, a line each.
@@ -128,7 +129,7 @@ func TestDaemonRemedy(t *testing.T) {
 		err  error
 		want string
 	}{
-		{fmt.Errorf("%w at x", control.ErrNobody), "overtap run --config FILE"},
+		{fmt.Errorf("%w at x", control.ErrNoDaemon), "overtap run --config FILE"},
 		{errors.New("may not open x: run the command as root"), ""},
 	} {
 		all := Run(t.Context(), Subject{Status: func(context.Context) (control.Status, error) { return control.Status{}, x.err }})
@@ -200,20 +201,20 @@ func TestObstacles(t *testing.T) {
 	s := Subject{Config: parse(t, blue), Status: none}
 	want(t, Run(t.Context(), s), "start", "fail ", "4789", "blue is taken by a bridge")
 	s.Status = func(context.Context) (control.Status, error) {
-		return control.Status{PID: 7, Ready: true, Warnings: []string{"a MAC flaps"}, Uplink: dataplane.UplinkInfo{Reason: "an old kernel"}}, nil
+		return control.Status{PID: 7, Ready: true, Warnings: []string{"a MAC flaps"}, Uplink: netio.UplinkInfo{Reason: "an old kernel"}}, nil
 	}
 	all := Run(t.Context(), s)
 	if text := says(all, "start"); text != "" {
 		t.Errorf("a daemon runs, and still: %s", text)
 	}
-	want(t, all, "daemon", "ok it runs as PID 7", "warn a MAC flaps", "warn superframes are cut in user space: an old kernel")
+	want(t, all, "daemon", "ok it runs as PID 7", "warn a MAC flaps", "warn GSO packets are cut in user space: an old kernel")
 	s.Status = func(context.Context) (control.Status, error) {
 		return control.Status{Problems: []string{"a bridge is gone"}}, nil
 	}
 	all = Run(t.Context(), s)
 	want(t, all, "daemon", "fail a bridge is gone")
-	if strings.Contains(says(all, "daemon"), "is ready") {
-		t.Error("a daemon that is not ready is called so")
+	if got := says(all, "daemon"); strings.Contains(got, "is ready") || strings.Contains(got, "GSO packets") {
+		t.Errorf("a daemon that is not ready and has decided nothing yet: %s", got)
 	}
 }
 
@@ -279,10 +280,37 @@ func TestSysctls(t *testing.T) {
 	}
 	const key = "net/bridge/bridge-nf-call-iptables"
 	if _, err := os.Stat("/proc/sys/" + key); err == nil {
-		for value, level := range map[string]string{"0": "ok ", "1": "warn "} {
+		bridged := parse(t, strings.Replace(blue, "vni = 100", "vni = 100\nbridge = \"br-blue\"", 1))
+		for _, value := range []string{"0", "1"} {
 			set(key, value)
-			want(t, Run(t.Context(), Subject{Status: none}), "bridge netfilter", level)
+			want(t, Run(t.Context(), Subject{Config: bridged, Status: none}), "bridge netfilter", "ok ")
 		}
+		policy := nftables.ChainPolicyDrop
+		nft, err := nftables.New()
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := nft.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "filter"})
+		nft.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy})
+		if err := nft.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() {
+			nft.DelTable(table)
+			if err := nft.Flush(); err != nil {
+				t.Error(err)
+			}
+		}()
+		found := Run(t.Context(), Subject{Config: bridged, Status: none})
+		want(t, found, "bridge netfilter", "warn ")
+		for _, f := range found {
+			if f.Check == "bridge netfilter" && f.Remedy != "iptables -I FORWARD -i br-blue -o br-blue -j ACCEPT" {
+				t.Errorf("remedy: %s", f.Remedy)
+			}
+		}
+		set(key, "0")
+		want(t, Run(t.Context(), Subject{Config: bridged, Status: none}), "bridge netfilter", "ok ")
 	}
 }
 

@@ -4,12 +4,14 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/config"
+	"overtap/cmd/internal/firewall"
 	"overtap/cmd/internal/host"
 )
 
@@ -49,14 +51,14 @@ func capabilities(add report, c *config.Config) {
 		raw = Fail
 	}
 	need(unix.CAP_NET_RAW, "CAP_NET_RAW", raw, "no IP-in-IP, and attach cannot ask whether an address is free")
-	need(unix.CAP_BPF, "CAP_BPF", Warn, "superframes are cut in user space, and a flow may change workers")
+	need(unix.CAP_BPF, "CAP_BPF", Warn, "GSO packets are cut in user space, and a flow may change workers")
 	need(unix.CAP_SYS_ADMIN, "CAP_SYS_ADMIN", Warn, "no attach and detach")
 	if !missing {
 		add("capabilities", OK, "", "all that the daemon uses are there")
 	}
 }
 
-// kernel tells what this one's age costs.
+// kernel reports what this one's age costs.
 func kernel(add report) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -76,9 +78,9 @@ func kernel(add report) {
 	case !since(5, 0):
 		add("kernel", Warn, "a newer kernel", "%s has no UDP_GRO: every datagram is received alone", release)
 	case !since(6, 2):
-		add("kernel", Warn, "a newer kernel", "%s takes no UDP superframes by a TAP (6.2)", release)
+		add("kernel", Warn, "a newer kernel", "%s takes no UDP GSO packets by a TAP (6.2)", release)
 	case !since(6, 17):
-		add("kernel", OK, "", "%s; from 6.17 superframes could leave uncut", release)
+		add("kernel", OK, "", "%s; from 6.17 GSO packets could leave unsegmented", release)
 	default:
 		add("kernel", OK, "", "%s has all that overtap uses", release)
 	}
@@ -124,13 +126,35 @@ func forwarding(add report, c *config.Config) {
 	add("forwarding", OK, "", "this host forwards")
 }
 
-// bridgeNetfilter tells of bridged frames that pass by iptables.
-func bridgeNetfilter(add report) {
-	switch sysctl("net/bridge/bridge-nf-call-iptables") {
-	case "1":
-		add("bridge netfilter", Warn, "iptables -S FORWARD; or sysctl -w net.bridge.bridge-nf-call-iptables=0",
-			"bridged frames pass by iptables (br_netfilter): a FORWARD policy of DROP, as Docker sets it, swallows them")
+// bridgeNetfilter looks whether the packet filter drops what the ports of the
+// networks' bridges send to each other. br_netfilter itself is never what to turn
+// off: the rules of container engines for published ports need it.
+func bridgeNetfilter(add report, c *config.Config) {
+	const check = "bridge netfilter"
+	var bridges []string
+	if c != nil {
+		for _, v := range c.VXLAN {
+			if v.Bridge != "" && !slices.Contains(bridges, v.Bridge) {
+				bridges = append(bridges, v.Bridge)
+			}
+		}
+	}
+	v4, v6 := firewall.Bridged()
+	blocks, err := firewall.Look(bridges)
+	for _, b := range blocks {
+		add(check, Warn, b.Remedy, "%s", b.Problem())
+	}
+	switch {
+	case err != nil:
+		add(check, Warn, "", "%v", err)
+	case len(blocks) > 0:
+	case !v4 && !v6:
+		add(check, OK, "", "bridged frames do not pass by iptables")
+	case firewall.Legacy():
+		add(check, Warn, "iptables-legacy -S FORWARD", "bridged frames pass by iptables (br_netfilter), and there are rules of iptables-legacy, which are not looked at here: a policy of DROP swallows them")
+	case len(bridges) == 0:
+		add(check, OK, "", "bridged frames pass by iptables (br_netfilter); with the configuration its rules are looked at")
 	default:
-		add("bridge netfilter", OK, "", "bridged frames do not pass by iptables")
+		add(check, OK, "", "bridged frames pass by iptables (br_netfilter), which lets those of %s pass", strings.Join(bridges, ", "))
 	}
 }

@@ -47,7 +47,7 @@ func peers(ctx context.Context, add report, c *config.Config) {
 	}
 }
 
-// look asks one peer, and returns what tells of it.
+// look asks one peer, and returns what reports it.
 func look(ctx context.Context, add report, from netip.Addr, p *peer) func() {
 	check := "peer " + p.address.String()
 	conn, err := net.DialUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), net.UDPAddrFromAddrPort(netip.AddrPortFrom(p.address, 9)))
@@ -135,11 +135,8 @@ func peersOf(c *config.Config) []*peer {
 		}
 	}
 	for _, v := range c.VXLAN {
-		for _, p := range v.Peers {
-			udp(p.Address, v.Port)
-		}
-		for _, e := range v.FDB {
-			udp(e.Peer, v.Port)
+		for _, p := range v.AllPeers() {
+			udp(p.Addr, v.Port)
 		}
 	}
 	for _, t := range c.IPIP {
@@ -155,7 +152,7 @@ func peersOf(c *config.Config) []*peer {
 	return all
 }
 
-// untold is what an answered ping leaves open, and what tells.
+// untold is what an answered ping leaves open, and what would show it.
 func (p *peer) untold() string {
 	var of []string
 	for _, port := range p.ports {

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"overtap/cmd/internal/host"
-	"overtap/dataplane"
+	"overtap/dataplane/netio"
 )
 
 // gather returns the findings of one check.
@@ -26,8 +26,9 @@ func gather(check func(report)) (all []Finding) {
 	return all
 }
 
-// Strict filtering is in the way where a peer's route leaves by another device; the
-// greater of the two values counts.
+// Strict filtering is in the way where a peer's route leaves by another device, and
+// wanted where somebody else could send with a peer's address; the greater of the two
+// values counts.
 func TestReversePath(t *testing.T) {
 	underlay(t)
 	attrs := netlink.NewLinkAttrs()
@@ -57,12 +58,13 @@ func TestReversePath(t *testing.T) {
 		want(t, gather(func(add report) { reversePath(add, h, c, "u1") }), "rp_filter", what)
 	}
 	set("0", "0")
-	look("ok off for u1")
+	look("ok no device but the underlay's")
 	set("0", "1")
 	look("ok strict for u1, by which all peers")
 	_, prefix, err := net.ParseCIDR("203.0.113.0/24")
+	toOther := &netlink.Route{LinkIndex: other.Index, Dst: prefix}
 	if err == nil {
-		err = netlink.RouteAdd(&netlink.Route{LinkIndex: other.Index, Dst: prefix})
+		err = netlink.RouteAdd(toOther)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -71,7 +73,51 @@ func TestReversePath(t *testing.T) {
 	set("1", "0")
 	look("warn strict for u1")
 	set("1", "2")
-	look("ok loose for u1")
+	look("ok no device but the underlay's")
+
+	address, err := netlink.ParseAddr("198.51.100.1/24")
+	if err == nil {
+		err = netlink.AddrAdd(other, address)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	set("0", "0")
+	look("ok no device but the underlay's") // a peer is there
+	gateway := &netlink.Route{LinkIndex: by(t, "u1"), Dst: prefix, Gw: net.ParseIP("192.0.2.2")}
+	if err := errors.Join(netlink.RouteDel(toOther), netlink.RouteAdd(gateway)); err != nil {
+		t.Fatal(err)
+	}
+	const open = "warn off or loose for other: who is behind it can send to this host with a peer's address"
+	look(open)
+	all := gather(func(add report) { reversePath(add, h, c, "u1") })
+	if remedy := all[0].Remedy; !strings.Contains(remedy, `set underlay.device = "u1"`) || !strings.Contains(remedy, "conf/other/rp_filter=1") {
+		t.Errorf("the remedy: %s", remedy)
+	}
+	set("2", "0")
+	look(open)
+	// No value of one device makes it strict then.
+	all = gather(func(add report) { reversePath(add, h, c, "u1") })
+	if remedy := all[0].Remedy; strings.Contains(remedy, "rp_filter") || !strings.Contains(remedy, `set underlay.device = "u1"`) {
+		t.Errorf("the remedy with 2 for all devices: %s", remedy)
+	}
+	set("1", "0")
+	look("ok no device but the underlay's")
+	set("0", "0")
+	c.VXLAN[0].Bridge = "other"
+	look("ok no device but the underlay's") // the engine refuses what comes by it
+	c.VXLAN[0].Bridge, c.Underlay.Device = "", "u1"
+	look("ok underlay.device is set")
+}
+
+// by is the index of a link.
+func by(t *testing.T, name string) int {
+	t.Helper()
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.Attrs().Index
 }
 
 // Without CAP_NET_ADMIN the kernel's bounds count.
@@ -101,7 +147,7 @@ func TestBuffers(t *testing.T) {
 	}
 	level := "ok "
 	for _, key := range []string{"rmem_max", "wmem_max"} {
-		if bound, err := strconv.Atoi(sysctl("net/core/" + key)); err == nil && bound < dataplane.SocketBuffer {
+		if bound, err := strconv.Atoi(sysctl("net/core/" + key)); err == nil && bound < netio.SocketBuffer {
 			level = "warn "
 		}
 	}

@@ -1,6 +1,6 @@
 // Package filter reads filter expressions in tcpdump's words (pcap-filter(7)) and
-// says whether a frame on the road matches. What is looked at is the inner frame,
-// at every point; vni and peer look at what the road knows of it.
+// says whether a frame on the path matches. What is looked at is the inner frame,
+// at every point; vni and peer look at what the path knows of it.
 //
 //	expression = term { ("and" | "&&" | "or" | "||") term }
 //	term       = ("not" | "!") term | "(" expression ")" | primitive

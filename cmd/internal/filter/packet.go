@@ -80,7 +80,7 @@ func (p *packet) decode(b []byte, ethernet bool) {
 	p.network(b)
 }
 
-// isTag tells the types of 802.1Q and 802.1ad.
+// isTag reports whether it is a type of 802.1Q or 802.1ad.
 func isTag(t uint16) bool { return t == encap.EtherTypeVLAN || t == encap.EtherTypeSVLAN }
 
 func (p *packet) network(b []byte) {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// token is a word, a parenthesis or an operator; "" is the end.
+// tryLock is a word, a parenthesis or an operator; "" is the end.
 type token struct {
 	text   string
 	column int
@@ -65,7 +65,7 @@ func (p *parser) next() token {
 	return t
 }
 
-// accept takes the next token when it is one of the words.
+// accept takes the next tryLock when it is one of the words.
 func (p *parser) accept(words ...string) bool {
 	if slices.Contains(words, p.peek().text) {
 		p.at++

@@ -25,7 +25,7 @@ type Spec struct {
 	TOS, TTL     uint8  // of the IP packet
 	DF           bool   // of an IPv4 packet
 	// ARP makes it the question of IPSrc who has this address: an ARP request or
-	// a neighbour solicitation, to everybody unless Dst says otherwise.
+	// a neighbour solicitation, to all hosts unless Dst says otherwise.
 	ARP netip.Addr
 	// Size is the length in bytes of the IP packet, or of what is in the frame
 	// when it is none; 0 = as short as may be.

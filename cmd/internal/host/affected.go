@@ -12,7 +12,7 @@ import (
 	"overtap/encap"
 )
 
-// marks are what events touched and nobody has looked at yet.
+// marks are what events touched and no pass has looked at yet.
 type marks struct {
 	signal chan struct{} // one is waiting when there are any
 
@@ -21,6 +21,8 @@ type marks struct {
 	faulty map[string]bool // of which something is missing
 	device string          // the underlay's; "" = any
 	link   int             // index of the underlay's link; 0 = gone
+
+	overlays bool // what Overlays found may be another by now
 }
 
 func newMarks() marks {
@@ -77,7 +79,17 @@ func (m *marks) faults() []string {
 func (m *marks) underlay(device string, link int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.link != link {
+		m.overlays = true // it is none of the overlays' devices
+	}
 	m.device, m.link = device, link
+}
+
+// underlayLink is the index of the underlay's link, 0 when it was not found.
+func (m *marks) underlayLink() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.link
 }
 
 // ofUnderlay reports whether an event of a link is the underlay's.
@@ -85,6 +97,13 @@ func (m *marks) ofUnderlay(name string, index int) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.link == 0 || index == m.link || name == m.device && name != ""
+}
+
+// isUnderlay reports whether the underlay runs over the link of an index.
+func (m *marks) isUnderlay(index int) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.link != 0 && index == m.link
 }
 
 // linkChanged marks what an event of a link touches.
@@ -101,7 +120,7 @@ func (h *Host) linkChanged(u netlink.LinkUpdate) {
 		touched = append(touched, PlainRoutes)
 	}
 	h.mu.Unlock()
-	if len(touched) > 0 || h.marks.ofUnderlay(name, index) {
+	if len(touched) > 0 || h.ofWays.Load() || h.marks.ofUnderlay(name, index) {
 		h.marks.mark(touched...)
 	}
 }
@@ -119,6 +138,9 @@ func (h *Host) addressChanged(u netlink.AddrUpdate) {
 		touched = append(touched, PlainRoutes)
 	}
 	h.mu.Unlock()
+	if h.ofOverlay(u.LinkIndex) {
+		h.markOverlays()
+	}
 	a, ok := netip.AddrFromSlice(u.LinkAddress.IP)
 	if len(touched) > 0 || ok && a.Unmap() == h.underlay.WithZone("") {
 		h.marks.mark(touched...)
@@ -127,6 +149,12 @@ func (h *Host) addressChanged(u netlink.AddrUpdate) {
 
 // routeChanged marks what an event of a route touches.
 func (h *Host) routeChanged(u netlink.RouteUpdate) {
+	if h.ofOverlay(u.LinkIndex) {
+		h.markOverlays()
+	}
+	if h.ofWays.Load() {
+		h.marks.mark() // it may be of a way to a peer
+	}
 	p, ok := prefixOf(u.Dst)
 	if !ok || u.Table != unix.RT_TABLE_MAIN {
 		return

@@ -41,20 +41,32 @@ func (h *Host) bridge(n Network, p *pass) (netlink.Link, error) {
 	index := l.Attrs().Index
 	if h.ours(bridgeMark, l) {
 		h.made[n.Bridge] = true
-		h.remember(Step{Do: removeBridge, Link: n.Bridge, Index: index})
+		h.undo.remember(Step{Do: removeBridge, Link: n.Bridge, Index: index})
 		if mtu := h.bridgeMTU(n); l.Attrs().MTU != mtu {
 			if err := h.nl.LinkSetMTU(l, mtu); err != nil {
 				return nil, fmt.Errorf("setting the MTU of %s to %d: %w", n.Bridge, mtu, err)
 			}
 			p.did("the MTU of %s", n.Bridge)
 		}
+		if p.was.bridge == index && !h.takesPorts(n) {
+			if err := h.keepMAC(l, BridgeMAC(n.Bridge, h.underlay), p); err != nil {
+				return nil, err
+			}
+		}
+		put := p.put
+		if err := h.shutBridge(l, n, p); err != nil {
+			return nil, err
+		}
+		if p.was.bridge != index {
+			p.put = put // a bridge just made had nothing to put back
+		}
 	}
 	if p.was.bridge == index {
-		return l, nil // whoever took it down meanwhile meant it
+		return l, nil // it was taken down from outside meanwhile, on purpose
 	}
 	down := Step{Do: takeDown, Link: n.Bridge, Index: index}
-	if h.keep(down); !h.ours(bridgeMark, l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		h.remember(down)
+	if h.undo.keep(down); !h.ours(bridgeMark, l) && l.Attrs().RawFlags&unix.IFF_UP == 0 {
+		h.undo.remember(down)
 	}
 	if err := h.up(l); err != nil {
 		return nil, err
@@ -113,9 +125,9 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 		}
 	}
 	intent := Step{Do: removeBridge, Link: n.Bridge}
-	h.remember(intent)
+	h.undo.remember(intent)
 	if err := h.nl.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil {
-		h.forget(intent)
+		h.undo.forget(intent)
 		return nil, fmt.Errorf("creating the bridge %s: %w", n.Bridge, err)
 	}
 	l, err := h.nl.LinkByName(n.Bridge)
@@ -138,9 +150,14 @@ func (h *Host) makeBridge(n Network) (netlink.Link, error) {
 
 // boundBridge bounds what the bridge learns (IFLA_BR_FDB_MAX_LEARNED, kernel 6.7;
 // one before leaves the attribute unread). It learns too from what comes by the
-// TAP, and would without end: whoever speaks from ever new MACs is not to fill
+// TAP, and would without end: a host that sends from ever new MACs must not fill
 // the kernel's memory either.
 func (h *Host) boundBridge(l netlink.Link, macs uint32) error {
+	return h.setBridge(l, unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(macs))
+}
+
+// setBridge sets an attribute of a bridge (IFLA_BR_*).
+func (h *Host) setBridge(l netlink.Link, attr int, value []byte) error {
 	req := &nl.NetlinkRequest{
 		NlMsghdr: unix.NlMsghdr{
 			Len:   unix.SizeofNlMsghdr,
@@ -154,7 +171,7 @@ func (h *Host) boundBridge(l netlink.Link, macs uint32) error {
 	req.AddData(msg)
 	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
 	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
-	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(unix.IFLA_BR_FDB_MAX_LEARNED, nl.Uint32Attr(macs))
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(attr, value)
 	req.AddData(info)
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
 	return err

@@ -10,6 +10,17 @@ import (
 	"overtap/encap"
 )
 
+// FixedError names a key that cannot change while its network runs.
+type FixedError string
+
+// Error implements error.
+func (e FixedError) Error() string {
+	return string(e) + " cannot change while the network runs: remove the network by one reload and add it by the next, or start a new daemon beside it"
+}
+
+// FixedKey is the key.
+func (e FixedError) FixedKey() string { return string(e) }
+
 // Fixed is an error when the host cannot turn from was to n while the network's
 // TAP stays: its bridge or the bridge's ports would change.
 func Fixed(was, n Network) error {
@@ -22,7 +33,7 @@ func Fixed(was, n Network) error {
 		{"ports_take_addresses", was.PortsTake == n.PortsTake},
 	} {
 		if !key.same {
-			return fmt.Errorf("%s cannot change while the network runs: remove the network by one reload and add it by the next, or start a new daemon beside it", key.name)
+			return FixedError(key.name)
 		}
 	}
 	return nil
@@ -32,13 +43,15 @@ func Fixed(was, n Network) error {
 func (h *Host) Add(n Network) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	before := maps.Clone(h.done)
+	before := maps.Clone(h.undo.index)
 	p := newPass(n, placed{})
 	if err := h.setup(p); err != nil {
-		err = errors.Join(err, h.undoOnly(func(what string) bool { _, old := before[what]; return !old }))
+		err = errors.Join(err, h.undoWhere(func(s *Step) bool { _, old := before[s.key()]; return !old }))
 		return fmt.Errorf("network %s: %w", n.Name, err)
 	}
 	h.networks[n.Name] = p.now
+	h.addOverlay(p.now)
+	h.watchMore()
 	return nil
 }
 
@@ -57,6 +70,7 @@ func (h *Host) Change(n Network) error {
 	p := newPass(n, was)
 	err := h.setup(p)
 	h.networks[n.Name] = p.now
+	h.watchMore()
 	h.marks.fault(n.Name, err)
 	if err != nil {
 		return fmt.Errorf("network %s: %w", n.Name, err)
@@ -75,10 +89,7 @@ func (h *Host) Remove(name string) error {
 	}
 	delete(h.networks, name)
 	h.marks.fault(name, nil)
-	defer func() {
-		mine := func(s *Step) bool { return s.Do == removeNeighbors && s.Network == name }
-		h.drop(func(what string) bool { return mine(&h.undo[h.done[what]]) })
-	}()
+	defer h.undo.drop(func(s *Step) bool { return s.Do == removeNeighbors && s.Network == name })
 	err := h.withdraw(was, Network{Name: name, Device: was.Device, Bridge: was.Bridge, Ports: was.Ports})
 	for _, other := range h.networks {
 		if other.Bridge == was.Bridge {
@@ -86,16 +97,20 @@ func (h *Host) Remove(name string) error {
 		}
 	}
 	if was.Bridge != "" {
-		keys := []string{
-			"removing the bridge " + was.Bridge, "taking " + was.Bridge + " down again",
-			"setting the MTU of " + was.Bridge + " back",
-		}
+		err = errors.Join(err, h.undoWhere(func(s *Step) bool {
+			switch s.Do {
+			case removeBridge, resetMTU:
+				return s.Link == was.Bridge
+			case takeDown:
+				return s.Link == was.Bridge || slices.Contains(was.Ports, s.Link)
+			case releasePort, restoreAddresses:
+				return slices.Contains(was.Ports, s.Link)
+			}
+			return false
+		}))
 		for _, port := range was.Ports {
-			keys = append(keys, "releasing the port "+port, "taking "+port+" down again",
-				"giving the addresses and routes of "+port+" back")
-			defer delete(h.loans, port)
+			delete(h.moved, port)
 		}
-		err = errors.Join(err, h.undoOnly(func(what string) bool { return slices.Contains(keys, what) }))
 		delete(h.made, was.Bridge)
 	}
 	if err != nil {
@@ -107,13 +122,9 @@ func (h *Host) Remove(name string) error {
 // ChangeRoutes makes the plain routes be these.
 func (h *Host) ChangeRoutes(routes []Route) error {
 	h.mu.Lock()
-	var gone []string
-	for _, r := range h.routes {
-		if !slices.Contains(routes, r) {
-			gone = append(gone, "removing the route "+r.String())
-		}
-	}
-	err := h.undoOnly(func(what string) bool { return slices.Contains(gone, what) })
+	err := h.undoWhere(func(s *Step) bool {
+		return s.Do == removeRoute && slices.Contains(h.routes, s.Route) && !slices.Contains(routes, s.Route)
+	})
 	h.mu.Unlock()
 	return errors.Join(err, h.SetupRoutes(routes))
 }
@@ -124,21 +135,16 @@ func (h *Host) withdraw(was placed, n Network) error {
 	if onTAP {
 		carrier = was.Device
 	}
-	var keys []string
-	var errs []error
-	for _, a := range was.Addresses {
-		switch {
-		case slices.Contains(n.Addresses, a) || h.claimed(carrier, a, n.Name):
-		default:
-			keys = append(keys, fmt.Sprintf("removing the address %s from %s", a, carrier))
+	errs := []error{h.undoWhere(func(s *Step) bool {
+		switch s.Do {
+		case removeAddress:
+			return s.Link == carrier && slices.Contains(was.Addresses, s.Address) &&
+				!slices.Contains(n.Addresses, s.Address) && !h.claimed(carrier, s.Address, n.Name)
+		case removeRoute:
+			return slices.Contains(was.Routes, s.Route) && !slices.Contains(n.Routes, s.Route)
 		}
-	}
-	for _, r := range was.Routes {
-		if !slices.Contains(n.Routes, r) {
-			keys = append(keys, "removing the route "+r.String())
-		}
-	}
-	errs = append(errs, h.undoOnly(func(what string) bool { return slices.Contains(keys, what) }))
+		return false
+	})}
 
 	now := make(map[netip.Addr]encap.MAC, len(n.Neighbors))
 	for _, one := range n.Neighbors {
@@ -172,17 +178,24 @@ func (h *Host) claimed(carrier string, a netip.Prefix, except string) bool {
 	return false
 }
 
-// undoOnly undoes the steps that match, the last first, and forgets them.
-func (h *Host) undoOnly(match func(what string) bool) error {
+// undoWhere undoes the steps that match, the last first, and takes them off the list.
+func (h *Host) undoWhere(match func(*Step) bool) error {
+	err := h.undoSteps(match)
+	h.undo.drop(match)
+	return err
+}
+
+// undoSteps undoes the steps that match, the last first. What was removed from
+// outside needs no undoing.
+func (h *Host) undoSteps(match func(*Step) bool) error {
 	var errs []error
-	for _, s := range slices.Backward(h.undo) {
-		if !match(s.what()) {
+	for _, s := range slices.Backward(h.undo.steps) {
+		if !match(&s) {
 			continue
 		}
-		if err := h.undoes(&s); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("%s: %w", s.what(), err))
+		if err := h.undoStep(&s); err != nil && !gone(err) {
+			errs = append(errs, fmt.Errorf("%s: %w", &s, err))
 		}
 	}
-	h.drop(match)
 	return errors.Join(errs...)
 }

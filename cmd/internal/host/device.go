@@ -1,8 +1,10 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 
@@ -11,13 +13,13 @@ import (
 
 // The engine's TAPs and TUNs outlive the process (TUNSETPERSIST): after a crash
 // their bridges, addresses, routes and containers find the same link again. They
-// are marked first, so that none is left that nobody knows.
+// are marked first, so that none is left without an owner.
 
 // markDevice makes the engine's device this run's. One that another run lives by,
-// which opened it, stays that run's, and so does one that somebody else named.
+// which opened it, stays that run's, and so does one that another program named.
 func (h *Host) markDevice(l netlink.Link) error {
 	if _, ok := l.(*netlink.Tuntap); !ok {
-		return nil // somebody put another device in its place
+		return nil // another device was put in its place
 	}
 	if l.Attrs().Alias == "" {
 		return h.mark(deviceMark, l)
@@ -25,9 +27,9 @@ func (h *Host) markDevice(l netlink.Link) error {
 	return h.adopt(deviceMark, l)
 }
 
-// Adopt decides about a device that shall be opened: whether one of its name
+// Adopt decides about a device that must be opened: whether one of its name
 // stands that a run which is gone left, or the one that this run takes the place
-// of, and that is as it shall be. One of theirs that is of another kind is
+// of, and that is as it should be. One of theirs that is of another kind is
 // removed. multi and vnet are IFF_MULTI_QUEUE and IFF_VNET_HDR of tun(4).
 func (h *Host) Adopt(name string, tun, multi, vnet bool) (bool, error) {
 	h.mu.Lock()
@@ -54,10 +56,14 @@ func (h *Host) Adopt(name string, tun, multi, vnet bool) (bool, error) {
 	}
 	const kind = netlink.TUNTAP_MULTI_QUEUE | netlink.TUNTAP_VNET_HDR
 	if t, ok := l.(*netlink.Tuntap); ok && t.Mode == mode && t.Flags&kind == want {
-		h.log.Info("going on with the device that a daemon before left", "device", name)
+		level := slog.LevelInfo
+		if h.ours(deviceMark, l) && h.before == "" {
+			level = slog.LevelDebug // the engine of this very run was opened again
+		}
+		h.log.Log(context.Background(), level, "going on with the device that a daemon before left", "device", name)
 		return true, nil
 	}
-	h.log.Warn("the device that a daemon before left is of another kind: made anew", "device", name)
+	h.log.Warn("the device that a daemon before left is of another kind: made again", "device", name)
 	if err := h.nl.LinkDel(l); err != nil && !gone(err) {
 		return false, fmt.Errorf("removing the device %s, which a daemon before left: %w", name, err)
 	}
@@ -79,13 +85,7 @@ func (h *Host) left(l netlink.Link) (bool, error) {
 func (h *Host) Settle() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	stale := make(map[string]bool)
-	for i := range h.undo {
-		if s := &h.undo[i]; s.inherited {
-			stale[s.what()] = true
-		}
-	}
-	errs := []error{h.undoOnly(func(what string) bool { return stale[what] })}
+	errs := []error{h.undoWhere(func(s *Step) bool { return s.inherited })}
 	used := make(map[string]bool)
 	for _, n := range h.networks {
 		used[n.Device] = true
@@ -104,8 +104,8 @@ func (h *Host) Settle() error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
-	h.ancestors = nil
-	h.journal.rewrite(h)
+	h.undo.head.Before = nil
+	h.undo.rewrite(h.undo.steps)
 	return nil
 }
 
@@ -119,7 +119,7 @@ func (h *Host) settle(mark string, l netlink.Link, used bool) error {
 		return nil
 	}
 	if !used {
-		if id, _ := strings.CutPrefix(l.Attrs().Alias, mark); left && !slices.Contains(h.ancestors, id) {
+		if id, _ := strings.CutPrefix(l.Attrs().Alias, mark); left && !slices.Contains(h.undo.head.Before, id) {
 			return nil // another daemon's, whose next run goes on with it
 		}
 		h.log.Info("removing what a daemon before left and the configuration does not name", "device", l.Attrs().Name)

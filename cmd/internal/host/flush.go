@@ -20,24 +20,32 @@ import (
 // port is what Watch knows of a link.
 type port struct {
 	master  int
+	parent  int // what it stands on, in this namespace; 0 = nothing
 	running bool
 }
 
 // event follows one link event, marks what it touches, and flushes when it is a
 // port that joined.
 func (h *Host) event(ports map[int]port, u netlink.LinkUpdate) {
-	// The bridge tells of its ports in messages of its own (AF_BRIDGE), beside
-	// the link's. One source suffices.
+	index, gone := int(u.Index), u.Header.Type == unix.RTM_DELLINK
+	was, known := ports[index]
+	is := portOf(u.Link)
+	if h.ofHealth(index, was.master, is.master) {
+		h.marks.mark()
+	}
+	// The bridge reports its ports in messages of its own (AF_BRIDGE), beside
+	// the link's: of their spanning tree's state by these alone.
 	if u.IfInfomsg.Family != unix.AF_UNSPEC {
 		return
 	}
+	if !known || gone || was.master != is.master || was.parent != is.parent {
+		h.restacked(u.Attrs().Name, index, was, is)
+	}
 	h.linkChanged(u)
-	index := int(u.Index)
-	if u.Header.Type == unix.RTM_DELLINK {
+	if gone {
 		delete(ports, index)
 		return
 	}
-	was, is := ports[index], portOf(u.Link)
 	ports[index] = is
 	joined := is.master != 0 && (is.master != was.master || is.running && !was.running)
 	if !joined {
@@ -49,13 +57,20 @@ func (h *Host) event(ports map[int]port, u netlink.LinkUpdate) {
 	for _, n := range h.on(is.master) {
 		if n.Device != u.Attrs().Name {
 			h.flush(n, h.log.With("joined", u.Attrs().Name))
+			if n.BridgeControl {
+				h.marks.mark(n.Name) // the port is to forward too
+			}
 		}
 	}
 }
 
 func portOf(l netlink.Link) port {
 	a := l.Attrs()
-	return port{master: a.MasterIndex, running: a.RawFlags&unix.IFF_RUNNING != 0}
+	p := port{master: a.MasterIndex, running: a.RawFlags&unix.IFF_RUNNING != 0}
+	if a.NetNsID < 0 {
+		p.parent = a.ParentIndex
+	}
+	return p
 }
 
 // on returns the networks set up on a bridge.

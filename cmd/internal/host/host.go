@@ -1,19 +1,21 @@
 // Package host prepares this host for the engine's TAPs by rtnetlink: bridges,
 // their ports, addresses, routes, neighbours, queue lengths. It follows what becomes of
-// them and puts back what somebody removed. What it makes it removes again;
+// them and puts back what was removed from outside. What it makes it removes again;
 // what it finds it leaves.
 //
 // All calls act in the network namespace of the thread that called New.
 package host
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"net/netip"
-	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -24,16 +26,12 @@ import (
 	"overtap/encap"
 )
 
-// txQueueLen is the TAP's transmit queue in frames. The tun driver drops
-// silently at a full ring, and its default of 500 is a fraction of one batch
-// of superframes.
-const txQueueLen = 10000
-
-// Network is what this host shall look like around one TAP or TUN.
+// Network is what this host must look like around one TAP or TUN.
 type Network struct {
 	Name      string           // for errors and log lines
 	TUN       bool             // the device is a TUN, which carries IPv4 alone and joins no bridge
 	Device    string           // the TAP or TUN, opened by the engine and still down
+	MAC       encap.MAC        // of a TAP; 0 = any
 	MTU       encap.OverlayMTU // of the TAP and of a bridge made for it
 	Bridge    string           // created when missing; "" = none
 	MaxMACs   uint32           // that a bridge made for it learns at most; 0 = no bound
@@ -42,11 +40,14 @@ type Network struct {
 	Addresses []netip.Prefix   // on the bridge, or on the TAP where there is none
 	Routes    []Route          // by way of the same; their next hops are taken to be on the link
 	Neighbors []Neighbor       // of the same, permanent
+	// BridgeControl has the bridge forward frames to 01:80:c2:00:00:0X.
+	BridgeControl bool
 }
 
 // Host remembers what it made, so that Undo removes exactly that. Its methods
 // may be called from any goroutine.
 type Host struct {
+	ofWays   atomic.Bool // the underlay is found by the ways to the peers
 	nl       *netlink.Handle
 	raw      map[int]*nl.SocketHandle // for what the handle has no call for
 	log      *slog.Logger
@@ -54,32 +55,35 @@ type Host struct {
 	underlay netip.Addr
 	owner    owner
 	before   string // id of the daemon that this one takes the place of; "" = none
-	// ancestors are the runs by the same journal that died and left something.
-	ancestors []string
-	journal   journal
-	marks     marks
+	marks    marks
+
+	watched watched // its more needs no mu
 
 	mu         sync.Mutex
-	undo       []Step            // in the order things were made
-	done       map[string]int    // index in undo, by what it is
-	networks   map[string]placed // set up, by name
-	made       map[string]bool   // bridges of this run, or adopted from one that crashed
-	loans      map[string]*loan  // by port
-	routes     []Route           // plain ones
-	routeLinks map[int]bool      // indexes of the links they lead over
+	undo       undoLog
+	networks   map[string]placed           // set up, by name
+	made       map[string]bool             // bridges of this run, or adopted from one that crashed
+	moved      map[string]*movedAddresses  // by port
+	bridgeMACs map[string]net.HardwareAddr // of bridges that were found, by name
+	routes     []Route                     // plain ones
+	overlays   map[int]bool                // indexes of the devices that Overlays found last
+	routeLinks map[int]bool                // indexes of the links they lead over
+	members    map[int]member              // links that were seen as ports of a network's bridge, by index
 }
 
 // placed is a network that was set up, with the indexes of its links: a link
-// that was made anew has another.
+// that was made again has another.
 type placed struct {
 	Network
 	tap    int
 	bridge int                      // 0 = none
 	ports  map[string]int           // by name
 	known  map[netip.Addr]encap.MAC // its neighbours
+	// ownQueue: the kernel has no noqueue, so the TAP keeps its queue length.
+	ownQueue bool
 }
 
-// pass is one comparison of the host with what it shall look like.
+// pass is one comparison of the host with what it must look like.
 type pass struct {
 	was placed   // after the pass before; without links for the first
 	now placed   // a link is entered once it was brought up
@@ -115,6 +119,8 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 		h.Close()
 		return nil, fmt.Errorf("opening a netlink socket: %w", err)
 	}
+	// A kernel before 4.20 does not have it, and answers with more than was asked for.
+	_ = unix.SetsockoptInt(raw.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
 	o, err := newOwner()
 	if err != nil {
 		h.Close()
@@ -128,19 +134,23 @@ func New(underlay netip.Addr, log *slog.Logger) (*Host, error) {
 		underlay: underlay,
 		owner:    o,
 		marks:    newMarks(),
+		undo:     undoLog{journal: journal{log: log, head: journalHead{Owner: o.id, Boot: bootID()}}},
 
 		networks:   make(map[string]placed),
-		done:       make(map[string]int),
 		made:       make(map[string]bool),
-		loans:      make(map[string]*loan),
+		moved:      make(map[string]*movedAddresses),
+		bridgeMACs: make(map[string]net.HardwareAddr),
 		routeLinks: make(map[int]bool),
+		overlays:   make(map[int]bool),
+		members:    make(map[int]member),
+		watched:    watched{more: make(chan struct{}, 1)},
 	}, nil
 }
 
 // Close closes the sockets. It undoes nothing: what was made and not undone is
 // the next run's to adopt.
 func (h *Host) Close() {
-	h.journal.close()
+	h.undo.close()
 	h.limit.Stop()
 	h.owner.close()
 	h.nl.Close()
@@ -164,6 +174,8 @@ func (h *Host) Setup(n Network) error {
 		h.marks.mark(n.Name) // Repair goes on from here
 	}
 	h.networks[n.Name] = p.now
+	h.addOverlay(p.now)
+	h.watchMore()
 	return err
 }
 
@@ -177,23 +189,20 @@ func (h *Host) setup(p *pass) error {
 	if err := h.markDevice(tap); err != nil {
 		return err
 	}
-	if n.TUN && p.first() {
-		// Before it comes up: it would solicit routers that no tunnel carries.
-		if err := h.noIPv6Addresses(tap); err != nil {
+	if h.ours(deviceMark, tap) {
+		// Before it comes up: a port that is only a wire to the overlay must not
+		// solicit routers and report multicast groups as a host of its own, and a
+		// tunnel carries none of that.
+		if err := h.shutIPv6(tap, n.Bridge == "" && !n.TUN && anyIPv6(n.Addresses), p); err != nil {
 			return err
 		}
 	}
-	if tap.Attrs().MTU != int(n.MTU) {
-		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
-			return fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
-		}
-		p.did("the MTU of %s", n.Device)
+	if err := h.queue(tap, p); err != nil {
+		return err
 	}
-	if tap.Attrs().TxQLen != txQueueLen {
-		if err := h.nl.LinkSetTxQLen(tap, txQueueLen); err != nil {
-			return fmt.Errorf("setting the queue length of %s to %d: %w", n.Device, txQueueLen, err)
-		}
-		p.did("the queue length of %s", n.Device)
+
+	if err := h.keepMAC(tap, n.MAC, p); err != nil {
+		return err
 	}
 
 	carrier := tap // of the addresses
@@ -201,13 +210,24 @@ func (h *Host) setup(p *pass) error {
 		if carrier, err = h.bridge(n, p); err != nil {
 			return err
 		}
-		if err := h.enslaveTAP(n, tap, carrier, p); err != nil {
+	}
+	// After the bridge was read, whose MTU may follow its ports'.
+	resized := tap.Attrs().MTU != int(n.MTU)
+	if resized {
+		if err := h.nl.LinkSetMTU(tap, int(n.MTU)); err != nil {
+			return fmt.Errorf("setting the MTU of %s to %d: %w", n.Device, n.MTU, err)
+		}
+		p.did("the MTU of %s", n.Device)
+	}
+	if n.Bridge != "" {
+		if err := h.enslaveTAP(n, tap, carrier, resized, p); err != nil {
 			return err
 		}
 	}
 	if index := carrier.Attrs().Index; carrier.Attrs().RawFlags&unix.IFF_UP == 0 && (index == p.was.bridge || index == p.was.tap) {
-		// Somebody took it down, and with it go routes and IPv6 addresses.
-		return fmt.Errorf("%s is down: set it up", carrier.Attrs().Name)
+		// It was taken down from outside, and with it go routes and IPv6 addresses.
+		name := carrier.Attrs().Name
+		return fmt.Errorf("%s is down: set it up with `ip link set %s up`", name, name)
 	}
 	for _, a := range n.Addresses {
 		if err := h.address(carrier, a, p); err != nil {
@@ -220,18 +240,25 @@ func (h *Host) setup(p *pass) error {
 		}
 		p.now.tap = tap.Attrs().Index
 	}
-	return errors.Join(h.ports(n, carrier, p), h.networkNeighbors(n, carrier, p), h.networkRoutes(n, carrier, p))
+	return errors.Join(h.ports(n, carrier, p), h.bridgeControl(n, tap, carrier, p), h.networkNeighbors(n, carrier, p), h.networkRoutes(n, carrier, p))
 }
 
-// enslaveTAP makes the TAP a port of the bridge.
-func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
+// enslaveTAP makes the TAP, whose MTU may just have changed, a port of the bridge.
+func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, resized bool, p *pass) error {
 	a := tap.Attrs()
 	if a.MasterIndex == bridge.Attrs().Index {
+		if p.first() && bytes.Equal(a.HardwareAddr, bridge.Attrs().HardwareAddr) {
+			// An earlier daemon let the bridge take it.
+			if err := h.pinMAC(tap, bridge); err != nil {
+				return err
+			}
+		}
+		if resized {
+			return h.keepMTU(n, bridge)
+		}
 		return nil
 	}
-	// Before it comes up: a port that is only a wire to the overlay must
-	// not solicit routers and report multicast groups as a host of its own.
-	if err := h.noIPv6Addresses(tap); err != nil {
+	if err := h.pinMAC(tap, bridge); err != nil {
 		return err
 	}
 	if err := h.nl.LinkSetMaster(tap, bridge); err != nil {
@@ -239,16 +266,6 @@ func (h *Host) enslaveTAP(n Network, tap, bridge netlink.Link, p *pass) error {
 	}
 	p.did("the port %s of %s", a.Name, bridge.Attrs().Name)
 	return h.keepMTU(n, bridge)
-}
-
-// noIPv6Addresses keeps the kernel from giving the link addresses by itself.
-func (h *Host) noIPv6Addresses(l netlink.Link) error {
-	err := h.nl.LinkSetIP6AddrGenMode(l, nl.IN6_ADDR_GEN_MODE_NONE)
-	// inet6_validate_link_af: this kernel, or a device of this MTU, has no IPv6.
-	if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("turning IPv6 addresses off on %s: %w", l.Attrs().Name, err)
-	}
-	return nil
 }
 
 // keepMTU undoes what the TAP does to the MTU of a bridge that was found: it
@@ -275,11 +292,11 @@ func (h *Host) keepMTU(n Network, bridge netlink.Link) error {
 	}
 	back := Step{Do: resetMTU, Link: a.Name, Index: a.Index, MTU: a.MTU}
 	if want <= now.Attrs().MTU {
-		h.keep(back)
+		h.undo.keep(back)
 		return nil
 	}
 	if want != a.MTU {
-		h.remember(back)
+		h.undo.remember(back)
 	}
 	if err := h.nl.LinkSetMTU(bridge, want); err != nil {
 		return fmt.Errorf("setting the MTU of %s to %d: %w", a.Name, want, err)
@@ -298,25 +315,20 @@ func (h *Host) up(l netlink.Link) error {
 	return nil
 }
 
-// Undo removes what Setup and SetupRoutes made, the last first, and forgets it.
-// It goes on after an error and returns all of them. What was done to a TAP goes
-// with the TAP, when the engine closes it.
+// Undo removes what Setup and SetupRoutes made, the engine's devices first and the
+// bridges last, and forgets it. It goes on after an error and returns all of them.
 func (h *Host) Undo() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var errs []error
-	for _, s := range slices.Backward(h.undo) {
-		// What somebody else removed meanwhile is as it shall be.
-		if err := h.undoes(&s); err != nil && !gone(err) {
-			errs = append(errs, fmt.Errorf("%s: %w", s.what(), err))
-		}
-	}
-	errs = append(errs, h.journal.remove())
-	h.undo, h.routes = nil, nil
-	clear(h.done)
+	r, err := h.removal()
+	errs := []error{err, h.remove(r.devices)}
+	errs = append(errs, h.undoSteps(func(s *Step) bool { return !r.covers(s) }))
+	errs = append(errs, h.remove(r.bridges), h.undo.remove())
+	h.undo.clear()
+	h.routes = nil
 	clear(h.networks)
 	clear(h.made)
-	clear(h.loans)
+	clear(h.moved)
 	return errors.Join(errs...)
 }
 

@@ -155,7 +155,7 @@ func TestMadeBridge(t *testing.T) {
 	if got := strings.Join(global(t, "br-blue"), " "); got != "198.51.100.1/24 2001:db8:1::1/64" {
 		t.Errorf("bridge addresses: %s", got)
 	}
-	if a := tap.Attrs(); a.MasterIndex != br.Attrs().Index || a.MTU != 1450 || a.TxQLen != txQueueLen || a.RawFlags&unix.IFF_UP == 0 {
+	if a := tap.Attrs(); a.MasterIndex != br.Attrs().Index || a.MTU != 1450 || a.TxQLen != maxRing || a.RawFlags&unix.IFF_UP == 0 {
 		t.Errorf("TAP: %+v", a)
 	}
 	if list, err := netlink.AddrList(tap, netlink.FAMILY_ALL); err != nil || len(list) != 0 {
@@ -373,7 +373,7 @@ func TestForeignBridge(t *testing.T) {
 	absent(t, "br-blue")
 }
 
-// A TAP that was deleted and opened anew is set up again beside what stands.
+// A TAP that was deleted and opened again is set up again beside what stands.
 func TestSetupAgain(t *testing.T) {
 	h := newHost(t)
 	newTAP(t, "vx-blue")

@@ -81,12 +81,11 @@ func TestTunnel(t *testing.T) {
 	if err := h.Undo(); err != nil {
 		t.Error(err)
 	}
-	if got := routesOver(t, "tun0"); len(got) > 0 {
-		t.Errorf("left: %v", got)
-	}
+	absent(t, "tun0")
+	wantRoutes(t)
 }
 
-// A route of somebody else where a tunnel's shall be is an obstacle that is known
+// A route of somebody else where a tunnel's must be is an obstacle that is known
 // before anything is made.
 func TestTunnelShadows(t *testing.T) {
 	h := newHost(t)

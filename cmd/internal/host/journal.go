@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"reflect"
 
@@ -14,11 +15,13 @@ import (
 )
 
 // A journal keeps what is to be undone in a file, for the run after one that was
-// killed: links tell by their marks whose they are, but addresses, ports and
+// killed: marks on links say whose they are, but addresses, ports and
 // routes that were put on what was found do not. It begins with a line about the
 // run, and goes on with a line a step; of two of one name the later holds. A run
 // writes a step down before it takes it.
 type journal struct {
+	head  journalHead
+	log   *slog.Logger
 	path  string // "" = there is none
 	file  *os.File
 	lines int
@@ -38,101 +41,6 @@ const maxAncestors = 64
 
 // maxJournal bounds what is read of a journal.
 const maxJournal = 64 << 20
-
-// KeepJournal reads what a run that was killed left to undo from the file at path,
-// if there is one of this boot, and keeps this run's list there from now on. Settle
-// removes what of it was not set up again by then.
-func (h *Host) KeepJournal(path string) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	head, steps, err := readJournal(path)
-	if err != nil {
-		return err
-	}
-	if head.Owner != "" {
-		h.ancestors = append(head.Before, head.Owner)
-		h.ancestors = h.ancestors[max(0, len(h.ancestors)-maxAncestors):]
-	}
-	h.inherit(steps)
-	h.journal.path = path
-	h.journal.rewrite(h)
-	return nil
-}
-
-// Succeed makes this run the one that takes the place of the run of that id, which
-// lives and leaves these steps to it.
-func (h *Host) Succeed(owner string, steps []Step) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.before = owner
-	h.inherit(steps)
-}
-
-// TakeJournal keeps the list in the file at path from now on, in the place of the
-// run that this one succeeds.
-func (h *Host) TakeJournal(path string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.journal.path = path
-	h.journal.rewrite(h)
-}
-
-// Estate returns what a run that takes the place of this one needs to know: the id
-// that links are marked with, and what is to be undone at the end.
-func (h *Host) Estate() (owner string, steps []Step) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.owner.id, append([]Step{}, h.undo...)
-}
-
-// Leave makes Undo do nothing from now on: another run has taken over all of it,
-// the journal also.
-func (h *Host) Leave() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.undo, h.routes = nil, nil
-	clear(h.done)
-	clear(h.networks)
-	h.journal.close()
-	h.journal = journal{}
-}
-
-// Abandon undoes what this run made beside what it inherited, which goes on being
-// that of the run that lives.
-func (h *Host) Abandon(steps []Step) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	keep := make(map[string]bool)
-	for i := range steps {
-		keep[steps[i].what()] = true
-	}
-	for i := range h.undo {
-		if s := &h.undo[i]; s.inherited {
-			keep[s.what()] = true
-		}
-	}
-	err := h.undoOnly(func(what string) bool { return !keep[what] })
-	h.undo = nil
-	clear(h.done)
-	return err
-}
-
-// inherit puts the steps of a run before on the list.
-func (h *Host) inherit(steps []Step) {
-	for _, s := range steps {
-		s.inherited = true
-		what := s.what()
-		if i, ok := h.done[what]; ok {
-			h.undo[i] = s
-		} else {
-			h.done[what] = len(h.undo)
-			h.undo = append(h.undo, s)
-		}
-		if s.Do == giveBack && s.Loan != nil {
-			h.loans[s.Link] = s.Loan
-		}
-	}
-}
 
 // readJournal returns what the journal at path says, of a run of this boot that is
 // gone; else nothing.
@@ -167,7 +75,7 @@ func readJournal(path string) (head journalHead, steps []Step, err error) {
 	return head, steps, nil
 }
 
-// checkOwn is an error when somebody else than root and the daemon's own user may
+// checkOwn is an error when another user than root and the daemon's own may
 // have written the file.
 func checkOwn(f *os.File) error {
 	var st unix.Stat_t
@@ -180,7 +88,7 @@ func checkOwn(f *os.File) error {
 	return nil
 }
 
-// bootID tells one boot of this host from another.
+// bootID differs from boot to boot of this host.
 func bootID() string {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
@@ -189,17 +97,17 @@ func bootID() string {
 	return string(bytes.TrimSpace(b))
 }
 
-// add writes one more step, unless it stands there already.
-func (j *journal) add(h *Host, s Step) {
+// add writes one more step of all those that are to be undone.
+func (j *journal) add(all []Step, s Step) {
 	if j.file == nil || j.err != nil {
 		return
 	}
-	if j.lines > 2*len(h.undo)+1024 {
-		j.rewrite(h)
+	if j.lines > 2*len(all)+1024 {
+		j.rewrite(all)
 		return
 	}
 	j.err = j.write(s)
-	j.complain(h)
+	j.complain()
 }
 
 func (j *journal) write(v any) error {
@@ -211,9 +119,9 @@ func (j *journal) write(v any) error {
 	return err
 }
 
-// rewrite makes the file hold the list as it stands, at once for whoever reads it.
+// rewrite makes the file hold the list as it stands, at once for a reader.
 // One that cannot be kept is said once, and is no reason to stop.
-func (j *journal) rewrite(h *Host) {
+func (j *journal) rewrite(all []Step) {
 	if j.path == "" || j.err != nil {
 		return
 	}
@@ -221,27 +129,27 @@ func (j *journal) rewrite(h *Host) {
 	j.lines = 0
 	if err := os.Remove(j.path + ".new"); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		j.err = err
-		j.complain(h)
+		j.complain()
 		return
 	}
 	f, err := os.OpenFile(j.path+".new", os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err == nil {
 		j.file = f
-		err = j.write(journalHead{Owner: h.owner.id, Boot: bootID(), Before: h.ancestors})
-		for i := 0; i < len(h.undo) && err == nil; i++ {
-			err = j.write(h.undo[i])
+		err = j.write(j.head)
+		for i := 0; i < len(all) && err == nil; i++ {
+			err = j.write(all[i])
 		}
 		if err == nil {
 			err = os.Rename(j.path+".new", j.path)
 		}
 	}
 	j.err = err
-	j.complain(h)
+	j.complain()
 }
 
-func (j *journal) complain(h *Host) {
+func (j *journal) complain() {
 	if j.err != nil {
-		h.log.Warn("what is to be undone at the end cannot be kept for a daemon after this one", "err", j.err)
+		j.log.Warn("what is to be undone at the end cannot be kept for a daemon after this one", "err", j.err)
 	}
 }
 

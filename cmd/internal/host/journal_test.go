@@ -116,7 +116,8 @@ func TestJournal(t *testing.T) {
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the journal is left: %v", err)
 		}
-		for _, name := range []string{"vx-blue", "br-blue", "lan0", "out0"} {
+		absent(t, "vx-blue")
+		for _, name := range []string{"br-blue", "lan0", "out0"} {
 			if err := netlink.LinkDel(link(t, name)); err != nil {
 				t.Fatal(err)
 			}
@@ -128,7 +129,7 @@ func TestJournal(t *testing.T) {
 // is no reason to fail, nor to undo anything.
 func TestJournalThatIsNone(t *testing.T) {
 	h := newHost(t)
-	owner, _ := h.Estate()
+	owner, _ := h.HandoverState()
 	head := `{"overtap_run":"GONE","boot":"` + bootID() + `"}` + "\n"
 	step := `{"do":"take down","link":"lo","index":1}` + "\n"
 	for name, c := range map[string]struct {
@@ -166,11 +167,11 @@ func TestAdoptDevice(t *testing.T) {
 		adopt bool
 		stays bool
 	}{
-		{"as it shall be", netlink.TUNTAP_MODE_TAP, multi | vnet | netlink.TUNTAP_NO_PI, gone, true, true},
+		{"as it should be", netlink.TUNTAP_MODE_TAP, multi | vnet | netlink.TUNTAP_NO_PI, gone, true, true},
 		{"TUN", netlink.TUNTAP_MODE_TUN, multi | vnet | netlink.TUNTAP_NO_PI, gone, false, false},
 		{"one queue", netlink.TUNTAP_MODE_TAP, vnet | netlink.TUNTAP_NO_PI, gone, false, false},
 		{"plain", netlink.TUNTAP_MODE_TAP, multi | netlink.TUNTAP_NO_PI, gone, false, false},
-		{"stranger", netlink.TUNTAP_MODE_TAP, multi | vnet | netlink.TUNTAP_NO_PI, "", false, true},
+		{"of another program", netlink.TUNTAP_MODE_TAP, multi | vnet | netlink.TUNTAP_NO_PI, "", false, true},
 		{"of one that lives", netlink.TUNTAP_MODE_TAP, multi | vnet | netlink.TUNTAP_NO_PI, deviceMark + newHost(t).owner.id, false, true},
 	} {
 		persistentTAP(t, "vx-old", c.mode, c.flags)

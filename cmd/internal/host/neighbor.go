@@ -3,22 +3,18 @@ package host
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 
 	"github.com/vishvananda/netlink"
 
-	"overtap/encap"
+	"overtap/fdb"
 )
 
 // Neighbor is an inner address whose MAC is known beforehand.
-type Neighbor struct {
-	Address netip.Addr
-	MAC     encap.MAC
-}
+type Neighbor = fdb.Neighbor
 
 // networkNeighbors makes n's neighbours permanent ones of the link, so that this
-// host's own stack asks nobody for them. What the kernel found out by itself
-// gives way, somebody else's permanent one does not.
+// host's own stack does not ask for them. What the kernel found out by itself
+// gives way, another program's permanent one does not.
 func (h *Host) networkNeighbors(n Network, link netlink.Link, p *pass) error {
 	if len(n.Neighbors) == 0 {
 		return nil
@@ -28,7 +24,7 @@ func (h *Host) networkNeighbors(n Network, link netlink.Link, p *pass) error {
 	if err != nil {
 		return fmt.Errorf("listing the neighbours of %s: %w", name, err)
 	}
-	h.remember(Step{Do: removeNeighbors, Network: n.Name, Link: name, Index: index, Neighbors: n.Neighbors})
+	h.undo.remember(Step{Do: removeNeighbors, Network: n.Name, Link: name, Index: index, Neighbors: n.Neighbors})
 	var errs []error
 	var set []string
 	for _, one := range n.Neighbors {
@@ -96,10 +92,10 @@ func (h *Host) checkNeighbors(n Network, index int) error {
 	return errors.Join(errs...)
 }
 
-// othersPermanent reports whether somebody else set the entry by hand.
+// othersPermanent reports whether another program set the entry, as permanent.
 func (x neighborEntry) othersPermanent() bool { return x.permanent && x.protocol != RouteProtocol }
 
-// takenNeighbor names somebody else's entry that stands where one should.
+// takenNeighbor names another program's entry that stands where one should.
 func takenNeighbor(n Neighbor, x neighborEntry, dev string) error {
 	return fmt.Errorf("the neighbour %s lladdr %s would replace one that is there already, lladdr %s nud permanent: "+
 		"remove that with `ip neigh del %s dev %s`, or correct the configuration", n.Address, n.MAC, x.mac, n.Address, dev)

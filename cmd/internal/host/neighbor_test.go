@@ -19,7 +19,9 @@ const (
 	macFive encap.MAC = 0x0242_0a00_0105
 )
 
-func neighbor(a string, m encap.MAC) Neighbor { return Neighbor{netip.MustParseAddr(a), m} }
+func neighbor(a string, m encap.MAC) Neighbor {
+	return Neighbor{Address: netip.MustParseAddr(a), MAC: m}
+}
 
 // foundBridge makes a bridge that is up and keeps its MAC and one IPv4 address:
 // with another MAC (neigh_changeaddr), or without any address (fib_disable_ip),
@@ -129,7 +131,7 @@ func TestNeighborsOnAFoundBridge(t *testing.T) {
 	h := newHost(t)
 	newTAP(t, "vx-blue")
 	foundBridge(t)
-	setNeigh(t, "br-blue", "198.51.100.4", macFour, 0)              // by hand, and as it shall be
+	setNeigh(t, "br-blue", "198.51.100.4", macFour, 0)              // by hand, and as it should be
 	setNeigh(t, "br-blue", "198.51.100.5", macFour, unix.NUD_STALE) // heard
 	setNeigh(t, "br-blue", "198.51.100.9", macFive, 0)              // nobody asked for it
 	if err := h.Setup(withNeighbors("br-blue")); err != nil {

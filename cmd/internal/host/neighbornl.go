@@ -15,7 +15,7 @@ import (
 type neighborEntry struct {
 	mac       encap.MAC // 0 = not resolved
 	permanent bool
-	protocol  uint8 // who made it, 0 = nobody says; RouteProtocol is ours
+	protocol  uint8 // who made it, 0 = not known; RouteProtocol is ours
 }
 
 // neighborsOf lists the IPv4 and IPv6 neighbours of a link. The netlink module
@@ -24,7 +24,7 @@ func (h *Host) neighborsOf(index int) (map[netip.Addr]neighborEntry, error) {
 	all := make(map[netip.Addr]neighborEntry)
 	for _, family := range []int{unix.AF_INET, unix.AF_INET6} {
 		msgs, err := untorn(func() ([][]byte, error) {
-			req := h.neighborRequest(unix.RTM_GETNEIGH, unix.NLM_F_DUMP)
+			req := h.request(unix.RTM_GETNEIGH, unix.NLM_F_DUMP)
 			req.AddData(&netlink.Ndmsg{Family: uint8(family)})
 			req.AddData(nl.NewRtAttr(netlink.NDA_IFINDEX, nl.Uint32Attr(uint32(index))))
 			return req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
@@ -62,7 +62,7 @@ func (h *Host) neighborsOf(index int) (map[netip.Addr]neighborEntry, error) {
 
 // setNeighbor makes a permanent entry, in place of any of the address.
 func (h *Host) setNeighbor(index int, n Neighbor) error {
-	req := h.neighborRequest(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
+	req := h.request(unix.RTM_NEWNEIGH, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
 	req.AddData(&netlink.Ndmsg{Family: familyOf(n.Address), Index: uint32(index), State: unix.NUD_PERMANENT})
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, n.Address.AsSlice()))
 	req.AddData(nl.NewRtAttr(netlink.NDA_LLADDR, hardwareAddr(n.MAC)))
@@ -73,7 +73,7 @@ func (h *Host) setNeighbor(index int, n Neighbor) error {
 
 // deleteNeighbor removes an entry. That there is none is no error (neigh_delete).
 func (h *Host) deleteNeighbor(index int, n Neighbor) error {
-	req := h.neighborRequest(unix.RTM_DELNEIGH, unix.NLM_F_ACK)
+	req := h.request(unix.RTM_DELNEIGH, unix.NLM_F_ACK)
 	req.AddData(&netlink.Ndmsg{Family: familyOf(n.Address), Index: uint32(index)})
 	req.AddData(nl.NewRtAttr(netlink.NDA_DST, n.Address.AsSlice()))
 	_, err := req.Execute(unix.NETLINK_ROUTE, 0)
@@ -83,7 +83,8 @@ func (h *Host) deleteNeighbor(index int, n Neighbor) error {
 	return err
 }
 
-func (h *Host) neighborRequest(kind uint16, flags int) *nl.NetlinkRequest {
+// request begins a netlink request for which the handle has no call.
+func (h *Host) request(kind uint16, flags int) *nl.NetlinkRequest {
 	return &nl.NetlinkRequest{
 		NlMsghdr: unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: kind, Flags: unix.NLM_F_REQUEST | uint16(flags)},
 		Sockets:  h.raw,

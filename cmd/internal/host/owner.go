@@ -2,22 +2,32 @@ package host
 
 import (
 	"crypto/rand"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
 // The marks begin the alias (IFLA_IFALIAS, shown by `ip link`) of the bridges that
 // were made here and of the TAPs and TUNs that the engine opened; the id of the run
-// that owns the link follows. So a run after a crash knows what its predecessor
+// that owns the link follows. So a run after a crash knows what the one before
 // made, goes on with it, and removes it in its place.
 const (
 	bridgeMark = "overtap bridge "
 	deviceMark = "overtap device "
 )
+
+// marked reports whether the link was made by a daemon, this or another.
+func marked(l netlink.Link) bool {
+	alias := l.Attrs().Alias
+	return strings.HasPrefix(alias, bridgeMark) || strings.HasPrefix(alias, deviceMark)
+}
 
 // owner is what this run's links are known by, for as long as it lives. A
 // socket with an abstract name says so: like a bridge it belongs to the network
@@ -34,7 +44,7 @@ func newOwner() (owner, error) {
 		return owner{}, fmt.Errorf("opening the socket that marks this run: %w", err)
 	}
 	o := owner{id: rand.Text(), fd: fd}
-	if err := unix.Bind(fd, lifeSign(o.id)); err != nil {
+	if err := unix.Bind(fd, livenessSocket(o.id)); err != nil {
 		unix.Close(fd)
 		return owner{}, fmt.Errorf("naming the socket that marks this run: %w", err)
 	}
@@ -47,22 +57,98 @@ func newOwner() (owner, error) {
 
 func (o owner) close() { unix.Close(o.fd) }
 
-// lifeSign is the name of a run's socket; @ stands for the zero byte of abstract
+// livenessSocket is the name of a run's socket; @ stands for the zero byte of abstract
 // names.
-func lifeSign(id string) *unix.SockaddrUnix {
+func livenessSocket(id string) *unix.SockaddrUnix {
 	return &unix.SockaddrUnix{Name: "@overtap/" + id}
 }
 
-// Alive reports whether the run of an id lives. In doubt it does. The name is no
-// secret: one that another user than root and ours took after the run's end is no
-// sign of its life.
+// Alive reports whether the run of an id lives. The name is no secret, for it stands in
+// the links' aliases: one that another user than root and ours took after the run's end
+// is no sign of its life. The kernel is asked who holds it (UNIX_DIAG), so that nothing
+// depends on whether the socket takes connections.
 func Alive(id string) (bool, error) {
+	uids, known, err := holders(livenessSocket(id).Name)
+	if err != nil || !known {
+		return answers(id)
+	}
+	return slices.ContainsFunc(uids, func(uid uint32) bool { return uid == 0 || int(uid) == os.Geteuid() }), nil
+}
+
+const (
+	unixDiagShowName = 1 << 0 // UDIAG_SHOW_NAME, and so on (linux/unix_diag.h)
+	unixDiagShowUID  = 1 << 6
+	unixDiagListen   = 1 << 10 // of TCP_LISTEN, which stands for unix sockets too
+	sizeofUnixDiag   = 16      // struct unix_diag_msg
+)
+
+// unixDiagRequest is struct unix_diag_req, for all sockets that listen.
+type unixDiagRequest struct{}
+
+// Len implements nl.NetlinkRequestData.
+func (unixDiagRequest) Len() int { return 24 }
+
+// Serialize implements nl.NetlinkRequestData.
+func (unixDiagRequest) Serialize() []byte {
+	b := []byte{unix.AF_UNIX, 0, 0, 0}
+	b = binary.NativeEndian.AppendUint32(b, unixDiagListen)
+	b = binary.NativeEndian.AppendUint32(b, 0) // any inode
+	b = binary.NativeEndian.AppendUint32(b, unixDiagShowName|unixDiagShowUID)
+	return append(b, make([]byte, 8)...) // no cookie
+}
+
+// holders returns the users who made the sockets of this network namespace that listen
+// under a name, in which @ stands for the zero byte. It is not known before Linux 5.3.
+func holders(name string) (uids []uint32, known bool, err error) {
+	var msgs [][]byte
+	for range 4 {
+		req := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+		req.AddData(unixDiagRequest{})
+		if msgs, err = req.Execute(unix.NETLINK_SOCK_DIAG, 0); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("asking the kernel for unix sockets: %w", err)
+	}
+	known = true
+	for _, m := range msgs {
+		if len(m) < sizeofUnixDiag {
+			continue
+		}
+		attrs, err := nl.ParseRouteAttr(m[sizeofUnixDiag:])
+		if err != nil {
+			return nil, false, fmt.Errorf("reading what the kernel says of unix sockets: %w", err)
+		}
+		var same, told bool
+		var uid uint32
+		for _, at := range attrs {
+			switch at.Attr.Type {
+			case netlink.UNIX_DIAG_NAME:
+				same = len(at.Value) == len(name) && at.Value[0] == 0 && string(at.Value[1:]) == name[1:]
+			case netlink.UNIX_DIAG_UID:
+				if told = len(at.Value) >= 4; told {
+					uid = binary.NativeEndian.Uint32(at.Value)
+				}
+			}
+		}
+		if same {
+			uids = append(uids, uid)
+			known = known && told
+		}
+	}
+	return uids, known, nil
+}
+
+// answers is Alive for a kernel that does not say who holds a name: it connects. In
+// doubt the run lives, as when the queue is full, which any user may see to.
+func answers(id string) (bool, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return true, fmt.Errorf("opening a socket: %w", err)
 	}
 	defer unix.Close(fd)
-	switch err := unix.Connect(fd, lifeSign(id)); err {
+	switch err := unix.Connect(fd, livenessSocket(id)); err {
 	case nil:
 	case unix.ECONNREFUSED, unix.EPROTOTYPE:
 		return false, nil
@@ -122,6 +208,6 @@ func (h *Host) adopt(mark string, l netlink.Link) error {
 // did not exist, and died before it could mark it.
 func (h *Host) intended(bridge netlink.Link) bool {
 	s := Step{Do: removeBridge, Link: bridge.Attrs().Name}
-	i, ok := h.done[s.what()]
-	return ok && h.undo[i].inherited && h.undo[i].Index == 0 && bridge.Attrs().Alias == ""
+	made := h.undo.get(s.key())
+	return made != nil && made.inherited && made.Index == 0 && bridge.Attrs().Alias == ""
 }

@@ -27,16 +27,16 @@ func (h *Host) port(n Network, name string, bridge netlink.Link, p *pass) error 
 	index := l.Attrs().Index
 	switch l.Attrs().MasterIndex {
 	case bridge.Attrs().Index:
-		h.keep(Step{Do: releasePort, Link: name})
+		h.undo.keep(Step{Do: releasePort, Link: name})
 		if n.PortsTake && p.first() {
-			if err := h.takeOver(n, name, bridge); err != nil {
+			if err := h.adoptMoved(n, name, bridge); err != nil {
 				return err
 			}
 		}
 	case 0:
-		h.remember(Step{Do: releasePort, Link: name, Bridge: bridge.Attrs().Name})
+		h.undo.remember(Step{Do: releasePort, Link: name, Bridge: bridge.Attrs().Name})
 		if n.PortsTake {
-			if err := h.borrow(n, l, bridge); err != nil {
+			if err := h.noteAddresses(n, l, bridge); err != nil {
 				return err
 			}
 		} else {
@@ -51,18 +51,18 @@ func (h *Host) port(n Network, name string, bridge netlink.Link, p *pass) error 
 	}
 	if p.was.ports[name] != index {
 		down := Step{Do: takeDown, Link: name, Index: index}
-		if h.keep(down); l.Attrs().RawFlags&unix.IFF_UP == 0 {
-			h.remember(down)
+		if h.undo.keep(down); l.Attrs().RawFlags&unix.IFF_UP == 0 {
+			h.undo.remember(down)
 		}
 		if err := h.up(l); err != nil {
 			return err
 		}
 		p.now.ports[name] = index
 	}
-	return h.lend(name, bridge)
+	return h.moveToBridge(name, bridge)
 }
 
-// release takes the port off the bridge, unless somebody did or gave it to
+// release takes the port off the bridge, unless another program did or gave it to
 // another.
 func (h *Host) release(name, bridge string) error {
 	l, err := h.nl.LinkByName(name)
@@ -78,8 +78,8 @@ func (h *Host) release(name, bridge string) error {
 // warnAddresses says that a port's addresses are of no use any more: what comes
 // in belongs to the bridge (br_handle_frame).
 func (h *Host) warnAddresses(port netlink.Link) {
-	if list, err := h.lentAddresses(port); err == nil && len(list) > 0 {
-		h.log.Warn("the port has addresses, which nobody hears on the port of a bridge: put them on the bridge by addresses, or set ports_take_addresses = true",
+	if list, err := h.movableAddresses(port); err == nil && len(list) > 0 {
+		h.log.Warn("the port has addresses, which do not work on the port of a bridge: put them on the bridge by addresses, or set ports_take_addresses = true",
 			"port", port.Attrs().Name, "address", list[0].IPNet)
 	}
 }
@@ -105,7 +105,7 @@ func (h *Host) checkPorts(p Plan, n Network, bridge int) error {
 	return errors.Join(errs...)
 }
 
-// checkBearing refuses a port that this host hangs on: nobody hears the
+// checkBearing refuses a port that this host needs: no host reaches the
 // addresses of a bridge's port.
 func (h *Host) checkBearing(p Plan, n Network, port netlink.Link) error {
 	name := port.Attrs().Name
@@ -129,10 +129,10 @@ func (h *Host) checkBearing(p Plan, n Network, port netlink.Link) error {
 			continue
 		}
 		if several && n.PortsTake {
-			return fmt.Errorf("the port %s is one of several ways of the route %s, which cannot move to the bridge: remove that route first", name, routes[i].Dst)
+			return fmt.Errorf("the port %s is one of several ways of the route %s, which cannot move to the bridge: take it out of ports, or give the route one way", name, routes[i].Dst)
 		}
 		if n.PortsTake && (routes[i].Encap != nil || routes[i].NewDst != nil || routes[i].MPLSDst != nil) {
-			return fmt.Errorf("the port %s has the route %s, whose encapsulation cannot move to the bridge: remove that route first", name, routes[i].Dst)
+			return fmt.Errorf("the port %s has the route %s, whose encapsulation cannot move to the bridge: take it out of ports, or give the route another way", name, routes[i].Dst)
 		}
 		if p, ok := prefixOf(routes[i].Dst); ok && p.Bits() == 0 && bears == "" {
 			bears = "the default route"
@@ -141,7 +141,7 @@ func (h *Host) checkBearing(p Plan, n Network, port netlink.Link) error {
 	if bears == "" || n.PortsTake {
 		return nil
 	}
-	return fmt.Errorf("the port %s carries %s, and nobody hears a bridge's port: this host would be cut off. "+
+	return fmt.Errorf("the port %s carries %s, and addresses do not work on a bridge's port: this host would be cut off. "+
 		"Name another device, or set ports_take_addresses = true to move its addresses and routes to the bridge", name, bears)
 }
 
@@ -157,6 +157,6 @@ func by(r *netlink.Route, index int) (over, several bool) {
 }
 
 func portTaken(name, master string) error {
-	return fmt.Errorf("the port %s already belongs to %s: release it with `ip link set %s nomaster`, or take it out of ports",
-		name, master, name)
+	return fmt.Errorf("the port %s already belongs to %s, and may carry what that needs: take it out of ports, or release it there first",
+		name, master)
 }

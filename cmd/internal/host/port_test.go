@@ -12,6 +12,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"overtap/encap"
 )
 
 // lan is a network whose port is the device that this host hangs on: with the
@@ -56,7 +58,7 @@ func TestPortThatBears(t *testing.T) {
 	p.Networks[0].Device = "vx-free"
 	check(t, h.Preflight(p), nil)
 	p.Networks[0].PortsTake = false
-	check(t, h.Preflight(p), []string{"network blue: the port lan0 carries the underlay address 192.0.2.1, and nobody hears a bridge's port: this host would be cut off",
+	check(t, h.Preflight(p), []string{"network blue: the port lan0 carries the underlay address 192.0.2.1, and addresses do not work on a bridge's port: this host would be cut off",
 		"ports_take_addresses = true"})
 	p.Underlay = netip.MustParseAddr("192.0.2.77")
 	check(t, h.Preflight(p), []string{"the port lan0 carries the underlay address 192.0.2.77"})
@@ -199,7 +201,7 @@ func TestPortTakesAfterCrash(t *testing.T) {
 	wantRoutes(t, lanRoutes...)
 }
 
-// A bridge that somebody deletes takes what it borrowed with it: it comes back
+// A bridge that is deleted from outside takes the addresses of its ports with it: it comes back
 // with the bridge, and goes home at the end; or straight home.
 func TestPortTakesBridgeDeleted(t *testing.T) {
 	for _, repaired := range []bool{true, false} {
@@ -225,7 +227,7 @@ func TestPortTakesBridgeDeleted(t *testing.T) {
 		}
 		wantRoutes(t, lanRoutes...)
 		delLink(t, "lan0")
-		delLink(t, "vx-blue")
+		absent(t, "vx-blue")
 	}
 }
 
@@ -263,13 +265,39 @@ func TestUnderlayBridgeKeepsMTU(t *testing.T) {
 	if u, err := h.Underlay(underlay, ""); err != nil || u.MTU != 1500 {
 		t.Errorf("%+v, %v", u, err)
 	}
+	if err := h.Undo(); err != nil {
+		t.Fatal(err)
+	}
+	delLink(t, "br-blue")
+
+	// A TAP that is a port already, and was no narrower than the bridge so far.
+	newTAP(t, "vx-blue")
+	br = newLink(t, &netlink.Bridge{LinkAttrs: named("br-blue")})
+	if err := netlink.LinkSetMaster(link(t, "lan0"), br); err != nil {
+		t.Fatal(err)
+	}
+	setUp(t, "br-blue")
+	addAddr(t, "br-blue", "192.0.2.1/24")
+	n := blue()
+	for _, mtu := range []encap.OverlayMTU{1500, 1300} {
+		n.MTU = mtu
+		if err := h.Setup(n); err != nil {
+			t.Fatal(err)
+		}
+		if u, err := h.Underlay(underlay, ""); err != nil || u.MTU != 1500 {
+			t.Errorf("with a TAP of %d: %+v, %v", mtu, u, err)
+		}
+		if got := link(t, "vx-blue").Attrs().MTU; got != int(mtu) {
+			t.Errorf("the TAP's MTU is %d, want %d", got, mtu)
+		}
+	}
 }
 
-// A loan is the same after it went through the journal or a hand-over, also a
+// A movedAddresses is the same after it went through the journal or a hand-over, also a
 // gateway of the other family; what would not be is refused before.
-func TestLoanAsJSON(t *testing.T) {
+func TestMovedAddressesAsJSON(t *testing.T) {
 	index := 7
-	l := &loan{
+	l := &movedAddresses{
 		Addrs: []netlink.Addr{{IPNet: ipNet(prefix("192.0.2.1/24")), Label: "lan0"}},
 		Routes: []netlink.Route{
 			{LinkIndex: index, Dst: ipNet(prefix("203.0.113.0/24")), Gw: net.IPv4(192, 0, 2, 254), Priority: 100, Table: unix.RT_TABLE_MAIN, MTU: 1400},
@@ -277,7 +305,7 @@ func TestLoanAsJSON(t *testing.T) {
 		},
 		Bridge: 9, Of: "br-blue", Rest: true, Own: map[string]bool{"198.51.100.1/24": true},
 	}
-	text, err := json.Marshal(Step{Do: giveBack, Link: "lan0", Loan: l})
+	text, err := json.Marshal(Step{Do: restoreAddresses, Link: "lan0", Moved: l})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -285,7 +313,7 @@ func TestLoanAsJSON(t *testing.T) {
 	if err := json.Unmarshal(text, &s); err != nil {
 		t.Fatalf("%v: %s", err, text)
 	}
-	if diff := cmp.Diff(l, s.Loan); diff != "" {
+	if diff := cmp.Diff(l, s.Moved); diff != "" {
 		t.Errorf("before and after (-before +after):\n%s", diff)
 	}
 

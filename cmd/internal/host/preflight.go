@@ -24,9 +24,12 @@ type Plan struct {
 	Tun      string     // TunDevice
 	Underlay netip.Addr // outer source address
 	Device   string     // the underlay's device; "" = any
-	Ports    []uint16   // UDP ports to bind on the underlay address
-	Networks []Network
-	Routes   []Route // plain ones
+	// NoUnderlay: the address or the device is not there yet, and waited for. What
+	// needs it is not looked at.
+	NoUnderlay bool
+	Ports      []uint16 // UDP ports to bind on the underlay address
+	Networks   []Network
+	Routes     []Route // plain ones
 }
 
 // Preflight looks whether p can work and returns every obstacle at once, each
@@ -34,7 +37,8 @@ type Plan struct {
 // network namespace of the thread that called New.
 func (h *Host) Preflight(p Plan) error {
 	errs := []error{checkNetAdmin(), checkTun(p.Tun)}
-	if _, err := h.Underlay(p.Underlay, p.Device); err != nil {
+	if p.NoUnderlay {
+	} else if _, err := h.Underlay(p.Underlay, p.Device); err != nil {
 		errs = append(errs, err)
 	} else {
 		for _, port := range p.Ports {
@@ -46,7 +50,9 @@ func (h *Host) Preflight(p Plan) error {
 			errs = append(errs, fmt.Errorf("network %s: %w", n.Name, err))
 		}
 	}
-	errs = append(errs, h.checkRoutes(p))
+	if !p.NoUnderlay { // else no next hop can be reached yet
+		errs = append(errs, h.checkRoutes(p))
+	}
 	return errors.Join(errs...)
 }
 
@@ -94,8 +100,7 @@ func (h *Host) checkNetwork(p Plan, n Network) error {
 			errs = append(errs, fmt.Errorf("the device %s belongs to another overtap daemon, which runs: stop that, or choose another name for %s", n.Device, key))
 			return errors.Join(append(errs, h.checkAround(p, n))...)
 		}
-		errs = append(errs, fmt.Errorf("the device name %s is taken by a %s: remove that with `ip link del %s`, or choose another name for %s",
-			n.Device, l.Type(), n.Device, key))
+		errs = append(errs, h.nameTaken(n, l, key, p))
 	} else if !gone(err) {
 		errs = append(errs, fmt.Errorf("looking for %s: %w", n.Device, err))
 	}
@@ -137,12 +142,11 @@ func (h *Host) checkUDP(addr netip.AddrPort, device string) error {
 	case err == nil:
 		return c.Close()
 	case errors.Is(err, unix.EADDRINUSE):
-		who := fmt.Sprintf("find who has it with `ss -ulpn sport = :%d`", addr.Port())
 		if dev := h.vxlanAt(addr.Port()); len(dev) > 0 {
-			who = fmt.Sprintf("most likely by the kernel's vxlan device %s: remove that with `ip link del %s`",
-				strings.Join(dev, ", "), dev[0])
+			return fmt.Errorf("UDP port %d on %s is taken, most likely by the kernel's vxlan device %s: %s",
+				addr.Port(), addr.Addr(), strings.Join(dev, ", "), freePort(dev[0], h.isUnderlay(dev[0])))
 		}
-		return fmt.Errorf("UDP port %d on %s is taken: %s, or choose another port", addr.Port(), addr.Addr(), who)
+		return fmt.Errorf("UDP port %d on %s is taken: find who has it with `ss -ulpn sport = :%d`, or choose another port", addr.Port(), addr.Addr(), addr.Port())
 	default:
 		return fmt.Errorf("binding UDP port %d on %s: %w", addr.Port(), addr.Addr(), err)
 	}

@@ -61,7 +61,7 @@ func TestPreflight(t *testing.T) {
 			if err := netlink.LinkSetUp(vx); err != nil {
 				t.Fatal(err)
 			}
-		}, []string{"UDP port 8472 on 192.0.2.1 is taken", "vxlan device vx7", "ip link del vx7"}},
+		}, []string{"UDP port 8472 on 192.0.2.1 is taken", "vxlan device vx7", "ip link set vx7 down"}},
 		{"port of a program", func(t *testing.T, _ *Plan) {
 			c, err := net.ListenPacket("udp", "192.0.2.1:4789")
 			if err != nil {
@@ -84,7 +84,7 @@ func TestPreflight(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.Networks[0].Ports = []string{"lan0"}
-		}, []string{"the port lan0 already belongs to other", "ip link set lan0 nomaster"}},
+		}, []string{"the port lan0 already belongs to other", "take it out of ports"}},
 		{"everything at once", func(_ *testing.T, p *Plan) {
 			p.Underlay = netip.MustParseAddr("192.0.2.77")
 			p.Networks[0].Ports = []string{"lan9"}
@@ -135,7 +135,17 @@ func TestUnderlay(t *testing.T) {
 		t.Errorf("by device: %+v, %v", u, err)
 	}
 	_, err := h.Underlay(netip.MustParseAddr("192.0.2.77"), "")
-	check(t, err, []string{"is not on this host"})
+	check(t, err, []string{"is not on this host (it has 192.0.2.1 (u1)): give it to this host"})
+	// The address of a network here is none to send from.
+	furnished(t, h)
+	if len(global(t, "br-blue")) == 0 {
+		t.Fatal("the bridge has no address")
+	}
+	_, err = h.Underlay(netip.MustParseAddr("192.0.2.77"), "")
+	check(t, err, []string{"(it has 192.0.2.1 (u1))"})
+	delAddr(t, "u1", "192.0.2.1/24")
+	_, err = h.Underlay(underlay, "")
+	check(t, err, []string{"(of that family it has those of its networks only)"})
 }
 
 func check(t *testing.T, err error, want []string) {

@@ -7,9 +7,9 @@ const PlainRoutes = ""
 
 // Repair compares a network that was set up, or the plain routes, with the host
 // and puts back what is missing. It returns what it put back, also with an
-// error: that of what is missing still. A link that somebody took down stays
+// error: that of what is missing still. A link that was taken down from outside stays
 // down, and a bridge that was found is left to who made it. Of a network whose
-// TAP is gone nothing is done before the engine opened it anew.
+// TAP is gone nothing is done before the engine opened it again.
 func (h *Host) Repair(network string) ([]string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -33,6 +33,7 @@ func (h *Host) repair(network string) (*pass, error) {
 	}
 	err := h.setup(p)
 	h.networks[network] = p.now
+	h.addOverlay(p.now)
 	if err != nil {
 		err = fmt.Errorf("network %s: %w", network, err)
 	}

@@ -17,6 +17,7 @@ func furnished(t *testing.T, h *Host) Network {
 	newTAP(t, "vx-blue")
 	wire(t)
 	n := blue()
+	n.MAC = 0x0242_0000_00aa
 	n.Ports = []string{"lan0"}
 	n.Routes = []Route{route("172.246.0.0/24", "198.51.100.9"), route("2001:db8:9::/64", "2001:db8:1::9")}
 	if err := h.Setup(n); err != nil {
@@ -65,10 +66,12 @@ func TestRepair(t *testing.T) {
 		harm func(t *testing.T)
 		want []string
 	}{
-		"an address":      {func(t *testing.T) { delAddr(t, "br-blue", "2001:db8:1::1/64") }, []string{"the address 2001:db8:1::1/64 of br-blue"}},
-		"a route":         {func(t *testing.T) { delRoute(t, "2001:db8:9::/64") }, []string{"the route 2001:db8:9::/64 via 2001:db8:1::9"}},
-		"the TAP's place": {func(t *testing.T) { noMaster(t, "vx-blue") }, []string{"the port vx-blue of br-blue"}},
-		"a port":          {func(t *testing.T) { noMaster(t, "lan0") }, []string{"the port lan0 of br-blue"}},
+		"an address":       {func(t *testing.T) { delAddr(t, "br-blue", "2001:db8:1::1/64") }, []string{"the address 2001:db8:1::1/64 of br-blue"}},
+		"a route":          {func(t *testing.T) { delRoute(t, "2001:db8:9::/64") }, []string{"the route 2001:db8:9::/64 via 2001:db8:1::9"}},
+		"the bridge's MAC": {func(t *testing.T) { setMAC(t, "br-blue", "02:00:00:00:00:01") }, []string{"the MAC of br-blue"}},
+		"the TAP's MAC":    {func(t *testing.T) { setMAC(t, "vx-blue", "02:00:00:00:00:01") }, []string{"the MAC of vx-blue"}},
+		"the TAP's place":  {func(t *testing.T) { noMaster(t, "vx-blue") }, []string{"the port vx-blue of br-blue"}},
+		"a port":           {func(t *testing.T) { noMaster(t, "lan0") }, []string{"the port lan0 of br-blue"}},
 		"the bridge": {func(t *testing.T) { delLink(t, "br-blue") }, []string{
 			"the bridge br-blue", "the port vx-blue of br-blue", "the address 198.51.100.1/24 of br-blue", "the address 2001:db8:1::1/64 of br-blue",
 			"the port lan0 of br-blue", "the route 172.246.0.0/24 via 198.51.100.9", "the route 2001:db8:9::/64 via 2001:db8:1::9"}},
@@ -151,7 +154,7 @@ func TestDownStaysDown(t *testing.T) {
 		awaitAffected(t, h, "blue")
 		_, err := h.Repair("blue")
 		if dev == "br-blue" {
-			check(t, err, []string{"br-blue is down: set it up"})
+			check(t, err, []string{"br-blue is down: set it up with `ip link set br-blue up`"})
 		} else if err != nil {
 			t.Error(err)
 		}

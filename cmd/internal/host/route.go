@@ -46,6 +46,7 @@ func (h *Host) SetupRoutes(routes []Route) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.routes = routes
+	h.watchMore()
 	return h.plainRoutes(new(pass))
 }
 
@@ -99,12 +100,12 @@ func (h *Host) route(r Route, there []netlink.Route, index, flags int, p *pass) 
 		case leads(x, r, index):
 			stands = true
 			if x.Protocol != RouteProtocol {
-				return nil // somebody else's, who may remove it
+				return nil // another program's, which may remove it
 			}
 		case x.Protocol != RouteProtocol:
 			return h.shadowed(r, x)
 		default:
-			// Of a run that crashed, or of a link that was made anew.
+			// Of a run that crashed, or of a link that was made again.
 			if err := h.nl.RouteDel(x); err != nil && !gone(err) {
 				return fmt.Errorf("removing the old route %s: %w", r.Prefix, err)
 			}
@@ -115,10 +116,10 @@ func (h *Host) route(r Route, there []netlink.Route, index, flags int, p *pass) 
 		Protocol: RouteProtocol, Flags: flags, Scope: r.scope(),
 	}
 	remove := Step{Do: removeRoute, Route: r}
-	h.remember(remove)
+	h.undo.remember(remove)
 	if !stands {
 		if err := h.nl.RouteAdd(ours); err != nil {
-			h.forget(remove)
+			h.undo.forget(remove)
 			return fmt.Errorf("adding the route %s dev %s: %w", r, h.linkName(index), err)
 		}
 		p.did("the route %s", r)
@@ -132,7 +133,7 @@ func leads(x *netlink.Route, r Route, index int) bool {
 	return gw.Unmap() == r.Via && x.LinkIndex == index && x.Type == unix.RTN_UNICAST && len(x.MultiPath) == 0
 }
 
-// shadowed names the route of somebody else that stands where r should.
+// shadowed names the route of another program that stands where r should.
 func (h *Host) shadowed(r Route, x *netlink.Route) error {
 	it := r.Prefix.String()
 	switch {
@@ -147,8 +148,20 @@ func (h *Host) shadowed(r Route, x *netlink.Route) error {
 	if x.Priority != 0 {
 		it += fmt.Sprintf(" metric %d", x.Priority)
 	}
-	return fmt.Errorf("the route %s would hide one that is there already, %s proto %s: remove that with `ip route del %s`, or take the prefix out of the configuration",
-		r, it, x.Protocol, it)
+	const is = "the route %s would hide one that is there already, %s proto %s: take the prefix out of the configuration"
+	if h.needed(r.Prefix, x) {
+		return fmt.Errorf(is, r, it, x.Protocol)
+	}
+	return fmt.Errorf(is+", or remove that route with `ip route del %s` if nothing needs it", r, it, x.Protocol, it)
+}
+
+// needed reports whether a route is one that this host may hang on: a default
+// route, one that the kernel made of an address or that a routing daemon keeps, or
+// one over the underlay's device.
+func (h *Host) needed(p netip.Prefix, x *netlink.Route) bool {
+	// Others are set by hand: 3 is "boot", of ip route, and 4 "static".
+	byHand := x.Protocol == unix.RTPROT_BOOT || x.Protocol == unix.RTPROT_STATIC
+	return p.Bits() == 0 || !byHand || len(x.MultiPath) > 0 || h.marks.isUnderlay(x.LinkIndex)
 }
 
 // nextHop returns the link that r's next hop is on.
@@ -237,7 +250,7 @@ func (h *Host) checkNetworkRoutes(n Network, index int) error {
 	return errors.Join(errs...)
 }
 
-// checkRoute is an error when somebody else's route stands where r shall be.
+// checkRoute is an error when another program's route stands where r must be.
 func (h *Host) checkRoute(r Route, there []netlink.Route, index int) error {
 	for i := range there {
 		if x := &there[i]; x.Protocol != RouteProtocol && !leads(x, r, index) {

@@ -185,7 +185,7 @@ func TestNoShadowing(t *testing.T) {
 	}{
 		"another next hop": {func(t *testing.T) {
 			addRoute(t, netlink.Route{}, "172.246.0.0/24", "192.0.2.9", "lan0")
-		}, "172.246.0.0/24 via 192.0.2.9 dev lan0 proto static: remove that with `ip route del 172.246.0.0/24 via 192.0.2.9 dev lan0`"},
+		}, "172.246.0.0/24 via 192.0.2.9 dev lan0 proto static: take the prefix out of the configuration, or remove that route with `ip route del 172.246.0.0/24 via 192.0.2.9 dev lan0` if nothing needs it"},
 		"on a link": {func(t *testing.T) {
 			addRoute(t, netlink.Route{Scope: unix.RT_SCOPE_LINK}, "172.246.0.0/24", "", "lan0")
 		}, "172.246.0.0/24 dev lan0 proto static"},

@@ -19,6 +19,9 @@ const maxNamed = 8
 type Surroundings struct {
 	// IPIP names the kernel's own IP-in-IP devices.
 	IPIP []string
+	// IPIPUsed: one of them is more than what loading the module makes, the
+	// fallback device, down: unloading it would end what that carries.
+	IPIPUsed bool
 
 	ports map[string][]bridgePort // by bridge
 	vxlan []kernelVXLAN
@@ -35,6 +38,8 @@ type kernelVXLAN struct {
 	name string
 	port uint16 // UDP
 	up   bool
+	// underlay: the underlay runs over it.
+	underlay bool
 }
 
 // Surroundings looks at the links of this namespace.
@@ -56,21 +61,31 @@ func (h *Host) Surroundings() (Surroundings, error) {
 		}
 		if isKernelIPIP(l) {
 			s.IPIP = append(s.IPIP, a.Name)
+			s.IPIPUsed = s.IPIPUsed || a.Name != fallbackIPIP || a.RawFlags&unix.IFF_UP != 0
 		}
 		if v, ok := l.(*netlink.Vxlan); ok {
-			s.vxlan = append(s.vxlan, kernelVXLAN{a.Name, uint16(v.Port), a.RawFlags&unix.IFF_UP != 0})
+			s.vxlan = append(s.vxlan, kernelVXLAN{a.Name, uint16(v.Port), a.RawFlags&unix.IFF_UP != 0, h.marks.isUnderlay(a.Index)})
 		}
 	}
 	slices.Sort(s.IPIP)
 	return s, nil
 }
 
+// IPIPRemedy says what to do about the kernel's IP-in-IP.
+func (s Surroundings) IPIPRemedy() string {
+	if s.IPIPUsed {
+		return "move what uses these devices to overtap, or take [[ipip]] out; with the devices gone unload the module with `modprobe -r ipip`"
+	}
+	return "unload the module with `modprobe -r ipip`"
+}
+
 // Container is one that `overtap attach` joined to a bridge: the device in it has
 // an MTU of its own.
 type Container struct {
-	Name string           // as an operator knows it
-	Veth string           // its port of the bridge
-	MTU  encap.OverlayMTU // of the device in it
+	Name    string           // as an operator knows it
+	Network string           // that it was attached to
+	Veth    string           // its port of the bridge
+	MTU     encap.OverlayMTU // of the device in it
 }
 
 // MTUs names, in sentences, the ports of n's bridge and the containers whose MTU
@@ -135,9 +150,9 @@ func (s Surroundings) Clashes(port uint16) []string {
 		switch {
 		case v.port != port:
 		case v.up:
-			all = append(all, fmt.Sprintf("the kernel's vxlan device %s is up on UDP port %d too: it may take what is for the networks here; remove it with `ip link del %s`, or give it another port", v.name, port, v.name))
+			all = append(all, fmt.Sprintf("the kernel's vxlan device %s is up on UDP port %d too: it may take what is for the networks here; %s", v.name, port, freePort(v.name, v.underlay)))
 		default:
-			all = append(all, fmt.Sprintf("the kernel's vxlan device %s has UDP port %d too: it cannot come up while overtap runs, and overtap cannot start while it is up; remove it with `ip link del %s`, or give it another port", v.name, port, v.name))
+			all = append(all, fmt.Sprintf("the kernel's vxlan device %s has UDP port %d too: it cannot come up while overtap runs, and overtap cannot start while it is up; give one of the two another port", v.name, port))
 		}
 	}
 	return all

@@ -49,13 +49,13 @@ func TestSurroundingsMTUs(t *testing.T) {
 	if text, want := look(), fmt.Sprintf(high, "port high0, port high1")+"\n"+low; text != want {
 		t.Errorf("%s\nwant %s", text, want)
 	}
-	text := look(Container{"container web (eth0)", "good", 1500}, Container{"container db (eth0)", "high0", 1450})
+	text := look(Container{"container web (eth0)", "blue", "good", 1500}, Container{"container db (eth0)", "blue", "high0", 1450})
 	if want := fmt.Sprintf(high, "container web (eth0), port high1") + "\n" + low; text != want {
 		t.Errorf("%s\nwant %s", text, want)
 	}
 	var many []Container
 	for i := range maxNamed + 3 {
-		many = append(many, Container{fmt.Sprintf("c%02d", i), fmt.Sprintf("v%02d", i), encap.OverlayMTU(9000)})
+		many = append(many, Container{fmt.Sprintf("c%02d", i), "blue", fmt.Sprintf("v%02d", i), encap.OverlayMTU(9000)})
 	}
 	if text := look(many...); !strings.Contains(text, "c00, c01, c02, c03, c04, c05, c06, c07 and 3 more have an MTU of 9000, ") {
 		t.Errorf("of many: %s", text)

@@ -11,9 +11,12 @@ import (
 
 // wantsRoutes reports whether there is any route to follow. Without one the
 // events of a router's table, which may be many, are not asked for.
+//
+// The caller holds mu.
 func (h *Host) wantsRoutes() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	if h.ofWays.Load() {
+		return true
+	}
 	if len(h.routes) > 0 {
 		return true
 	}
@@ -27,15 +30,35 @@ func (h *Host) wantsRoutes() bool {
 
 // wantsNeighbors reports whether there is any neighbour to follow: theirs are
 // the most events of all.
+// The caller holds mu.
 func (h *Host) wantsNeighbors() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	for _, n := range h.networks {
 		if len(n.Neighbors) > 0 {
 			return true
 		}
 	}
 	return false
+}
+
+// watched is what Watch subscribed to, beside links and addresses.
+type watched struct {
+	on                bool
+	routes, neighbors bool
+	more              chan struct{} // delivers when something else is wanted
+}
+
+// watchMore has Watch subscribe again when what was set up meanwhile needs other
+// events. The caller holds mu.
+func (h *Host) watchMore() {
+	w := &h.watched
+	if !w.on || (w.routes || !h.wantsRoutes()) && (w.neighbors || !h.wantsNeighbors()) {
+		return
+	}
+	w.on = false // once is enough
+	select {
+	case w.more <- struct{}{}:
+	default:
+	}
 }
 
 // subscription is one to the kernel's events. A channel that closes is the end
@@ -153,12 +176,14 @@ func (h *Host) follow(ctx context.Context, s *subscription, ports map[int]port) 
 				return s.why()
 			}
 			h.neighborChanged(u)
+		case <-h.watched.more:
+			return errors.New("other events are wanted by now")
 		}
 	}
 }
 
 // Watch follows the kernel's events until ctx ends, and then returns nil. What
-// they touch is told by Changed and Affected; what they say of the ports of a
+// they touch is returned by Changed and Affected; what they say of the ports of a
 // bridge is acted upon here (flush.go).
 //
 // It must run in the network namespace of the thread that called New.
@@ -181,7 +206,12 @@ func (h *Host) Watch(ctx context.Context) error {
 
 // watchOnce subscribes once and follows the events until that breaks.
 func (h *Host) watchOnce(ctx context.Context) error {
-	s, err := subscribe(h.wantsRoutes(), h.wantsNeighbors())
+	h.mu.Lock()
+	w := &h.watched
+	w.on, w.routes, w.neighbors = true, h.wantsRoutes(), h.wantsNeighbors()
+	routes, neighbors := w.routes, w.neighbors
+	h.mu.Unlock()
+	s, err := subscribe(routes, neighbors)
 	if err != nil {
 		return err
 	}
@@ -201,6 +231,7 @@ func (h *Host) watchOnce(ctx context.Context) error {
 	h.mu.Lock()
 	all := h.subjects()
 	h.mu.Unlock()
+	h.markOverlays()
 	h.marks.mark(all...)
 	return h.follow(ctx, s, ports)
 }

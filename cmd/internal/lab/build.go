@@ -122,7 +122,7 @@ func (t *Topology) addEnd(l *netlab.Lab, spec host, binary string, s *state) err
 	return t.writeState(*s)
 }
 
-// finishKernelEnds tells the kernel whom to send to.
+// finishKernelEnds sets to whom the kernel sends.
 func (t *Topology) finishKernelEnds(l *netlab.Lab, peer Peer) error {
 	for _, spec := range t.hosts {
 		if spec.overtapIn(peer) {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -145,23 +146,34 @@ func TestUpKilled(t *testing.T) {
 	}
 }
 
-// Up that is interrupted takes down what it has built.
+// Up that is interrupted takes down what it has built, and says so in one line.
 func TestUpInterrupted(t *testing.T) {
 	root(t)
 	interrupted := 0
 	for _, after := range []time.Duration{20, 50, 80, 120} {
 		cmd := program("lab", "up")
+		// As Ctrl-C does: the signal is for the whole process group.
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		var out, errs bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errs
+		cmd.WaitDelay = 10 * time.Second
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(after * time.Millisecond)
-		if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}
-		if cmd.Wait() == nil {
+		switch err := cmd.Wait(); {
+		case err == nil:
 			ok(t, "lab", "down") // it was done already
-		} else {
+		case !strings.Contains(out.String(), "Building"):
+			// The program was not yet ready to be interrupted.
+		default:
 			interrupted++
+			if want := "overtap: lab vxlan: interrupted; everything was removed again\n"; errs.String() != want || strings.Count(out.String(), "\n") != 1 {
+				t.Errorf("after %v ms it printed %q and %q; want one line and %q", int(after), out.String(), errs.String(), want)
+			}
 		}
 		checkNothingLeft(t)
 	}

@@ -57,7 +57,7 @@ func Down(ctx context.Context, p *Printer, name string, all bool) error {
 type removed struct{ daemons, namespaces int }
 
 // clear removes all there is of the lab. Daemons are ended by what Up noted of
-// them, for somebody may have taken the namespaces' names away; what else runs
+// them, for the namespaces' names may have been removed; what else runs
 // in the namespaces, noted or not, is ended with them.
 func (t *Topology) clear() (r removed, err error) {
 	var errs []error

@@ -6,7 +6,7 @@ import (
 )
 
 // drawing is what the picture of a lab shows: a host, or two side by side, and
-// in each the road of a packet from the containers down to the underlay.
+// in each the path of a packet from the containers down to the underlay.
 type drawing struct {
 	hosts    []hostView
 	underlay string // between two
@@ -20,7 +20,7 @@ type hostView struct {
 	underlay   deviceView
 }
 
-// deviceView is a device, or a program on the road, with what is known of it.
+// deviceView is a device, or a program on the path, with what is known of it.
 type deviceView struct {
 	name  string
 	owner string // the container it is in; its port on the bridge has that name
@@ -67,7 +67,7 @@ func grow(box []string) []string {
 	return append(box[:bottom:bottom], row("│"), box[bottom])
 }
 
-// box draws a host. A line, the spine, joins all in the order of the road.
+// box draws a host. A line, the spine, joins all in the order of the path.
 func (h hostView) box() []string {
 	out := []string{frame("┌", "host "+h.name, "┐", boxWidth)}
 	for i, c := range h.containers {

@@ -23,7 +23,7 @@ func hostgwLab() *Topology {
 				routes: byDefault("203.0.113.254", "2001:db8:2::fe")},
 		},
 		pings: [][2]string{{"b1", "a1"}, {"a1", "b1"}},
-		words: [][2]string{{"route", "overtap sets it, and puts it back when somebody deletes it"}},
+		words: [][2]string{{"route", "overtap sets it, and puts it back when it is deleted"}},
 		tries: []suggestion{
 			{why: "the routes that overtap keeps in host a", program: "ip", member: "a", command: "ip route show proto 79"},
 			{why: "delete one, and look again", program: "ip", member: "a", command: "ip route del 203.0.113.0/24"},

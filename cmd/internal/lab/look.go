@@ -128,7 +128,7 @@ func (r pingRow) fails() string {
 	return ""
 }
 
-// report is all that Up tells of a lab that stands.
+// report is all that Up prints of a lab that stands.
 type report struct {
 	topology *Topology
 	peer     Peer

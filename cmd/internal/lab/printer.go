@@ -26,7 +26,7 @@ func (p *Printer) printf(format string, args ...any) {
 	if p.ASCII {
 		s = ascii.Replace(s)
 	}
-	// What is told is not worth failing for: the lab stands or falls without.
+	// What is printed is not worth failing for: the lab does not depend on it.
 	_, _ = io.WriteString(p.W, s)
 }
 

@@ -18,7 +18,7 @@ const (
 )
 
 // process is a daemon that Up started. Its id may belong to another by now: the
-// time of its start tells them apart.
+// time of its start distinguishes them.
 type process struct {
 	Host  string `json:"host"`
 	PID   int    `json:"pid"`
@@ -110,7 +110,7 @@ func startTime(pid int) (start uint64, alive bool, err error) {
 	return start, f[0] != "Z" && f[0] != "X", nil
 }
 
-// bootID tells one boot of the machine from another: process ids and start
+// bootID differs from boot to boot of the machine: process ids and start
 // times may repeat.
 func bootID() string {
 	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")

@@ -60,7 +60,7 @@ func vxlanStaticLab() *Topology {
 		tries: []suggestion{
 			{why: "the one entry, and the neighbour it is for", member: "a", command: "overtap fdb show"},
 			{member: "a", command: "overtap neigh show"},
-			{why: "what the kernel of host a was told", program: "ip", member: "a", command: "ip neigh show dev " + tapOf(staticName)},
+			{why: "what the kernel of host a knows", program: "ip", member: "a", command: "ip neigh show dev " + tapOf(staticName)},
 			{why: "see the packets on the underlay (while a ping runs elsewhere)", program: "tcpdump",
 				member: "a", command: "tcpdump -ni eth0 -c 8 udp port 8472"},
 		},

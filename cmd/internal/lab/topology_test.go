@@ -69,8 +69,8 @@ func TestConfig(t *testing.T) {
 				t.Errorf("lab %s, host %s: %+v", topology.Name, h.name, c)
 			}
 			for _, v := range c.VXLAN {
-				if v.TAP != h.device {
-					t.Errorf("lab %s, host %s: the device is %s, not %s", topology.Name, h.name, v.TAP, h.device)
+				if v.Device != h.device {
+					t.Errorf("lab %s, host %s: the device is %s, not %s", topology.Name, h.name, v.Device, h.device)
 				}
 				for _, p := range v.Peers {
 					if p.Address != underlay(other(h.name)) || !p.Flood {

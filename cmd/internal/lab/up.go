@@ -17,7 +17,7 @@ const logLines = 15
 
 // Up builds the lab, proves that it works, and prints what it is. Of a lab that
 // does not work nothing is left. A lab that is up already is only printed; a
-// damaged one is built anew.
+// damaged one is built again.
 func (t *Topology) Up(ctx context.Context, p *Printer, peer Peer) error {
 	if err := needRoot(p, "up"); err != nil {
 		return err
@@ -48,6 +48,12 @@ func (t *Topology) Up(ctx context.Context, p *Printer, peer Peer) error {
 	}
 	p.printf("Building lab %s: %s.\n", t.Name, t.with(peer))
 	if err := t.makeAndShow(ctx, p, peer); err != nil {
+		if ctx.Err() != nil {
+			if _, err := t.clear(); err != nil {
+				return fmt.Errorf("lab %s: interrupted, and removing it failed: %w", t.Name, err)
+			}
+			return fmt.Errorf("lab %s: interrupted; everything was removed again", t.Name)
+		}
 		err = explain(fmt.Errorf("lab %s: %w", t.Name, err))
 		for _, h := range t.hosts {
 			if tail := t.logTail(h.name, logLines); tail != nil {

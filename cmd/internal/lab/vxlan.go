@@ -14,7 +14,7 @@ type vxlanNet struct {
 	name   string
 	vni    encap.VNI
 	port   uint16
-	noPeer bool     // nobody is at the other end
+	noPeer bool     // there is no host at the other end
 	keys   []string // further lines of the table
 }
 

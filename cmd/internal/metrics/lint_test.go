@@ -19,9 +19,9 @@ func fullPage(t *testing.T) string {
 	t.Helper()
 	all := dataplane.Stats{
 		Networks: []dataplane.NetworkStats{{Network: "blue", Kind: dataplane.KindVXLAN}, {Network: "green", Kind: dataplane.KindIPIP}},
-		Peers: []dataplane.PeerStats{{Network: "blue", PathMTU: 1400,
+		Peers: []dataplane.PeerStats{{Network: "blue", PathMTU: 1400, State: dataplane.PeerAlive, LastHeard: time.Unix(1, 0),
 			Probe: &dataplane.Probe{Alive: true, Answered: true, RTT: 0.1, VerifiedMTU: 1400, FullMTU: 1500}}},
-		Wire: []dataplane.WireStats{{Port: 4789}, {}},
+		Wire: []dataplane.ConnStats{{Port: 4789}, {}},
 	}
 	for _, d := range dataplane.Drops() {
 		all.Drops = append(all.Drops, dataplane.DropStats{Network: "blue", Reason: d, Count: 1})

@@ -74,7 +74,7 @@ const (
 // Writer writes one section. It does not buffer: each block is one Write.
 type Writer struct {
 	w          io.Writer
-	b          []byte // of the block at hand
+	b          []byte // of the current block
 	interfaces int
 	received   []uint64
 	start      time.Time

@@ -31,7 +31,7 @@ func write(tb testing.TB, w io.Writer) {
 	eth := append(make([]byte, 12), 0x88, 0xb5, 'x')
 	ip := append([]byte{0x45, 0, 0, 21, 0, 0, 0, 0, 64, 200, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2}, 'y')
 	for i, p := range []Packet{
-		{Interface: 0, Time: at, Data: [2][]byte{eth}, Length: 1000, Direction: Outbound, Comment: "superframe 3×300 B"},
+		{Interface: 0, Time: at, Data: [2][]byte{eth}, Length: 1000, Direction: Outbound, Comment: "GSO packet 3×300 B"},
 		{Interface: 1, Time: at.Add(1), Data: [2][]byte{ip[:20], ip[20:]}, Length: 21, Comment: "peer 192.0.2.2"},
 		{Interface: 1, Time: at.Add(2), Data: [2][]byte{ip}, Length: 21, Direction: Inbound},
 	} {
@@ -97,7 +97,7 @@ func TestTsharkReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := "blue tap-in\tsuperframe 3×300 B\t2\t1700000000.123456789\t\t1000\n" +
+	want := "blue tap-in\tGSO packet 3×300 B\t2\t1700000000.123456789\t\t1000\n" +
 		"blue wire-out\tpeer 192.0.2.2\t\t1700000000.123456790\t192.0.2.2\t21\n" +
 		"blue wire-out\t\t1\t1700000000.123456791\t192.0.2.2\t21\n"
 	got := strings.NewReplacer("0x00000001", "1", "0x00000002", "2", "0x00000000", "").Replace(string(out))

@@ -16,7 +16,7 @@ const (
 	// window is how long lines about the same are counted together.
 	window = time.Minute
 	// atOnce lines of a window are written as they come: something that goes and
-	// comes back twice is told whole.
+	// comes back twice is logged whole.
 	atOnce = 4
 )
 
@@ -45,7 +45,7 @@ type line struct {
 
 // Log writes a line, as slog.Logger.Log does, or counts it when there were too
 // many about the same lately. What is said of one thing's coming and going must be
-// about the same, so that the last line tells how things are. The number of things
+// about the same, so that the last line says how things are. The number of things
 // that it is called about has to be bounded.
 func (l *Limiter) Log(of string, log *slog.Logger, level slog.Level, msg string, args ...any) {
 	if l.passes(of, line{log, level, msg, args}) {

@@ -84,7 +84,7 @@ func TestLimiter(t *testing.T) {
 		const sum = "level=WARN msg=\"put back\" network=blue n=%d repeated=\"%d more in the last minute\""
 		want(t, &b, fmt.Sprintf(sum, 20, 17))
 
-		// It goes on: a line a minute. When it ended, all begins anew.
+		// It goes on: a line a minute. When it ended, all begins again.
 		for n := range 100 {
 			put(n)
 		}

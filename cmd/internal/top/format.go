@@ -6,7 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
+
+	"overtap/cmd/internal/printable"
 )
 
 // siWidth is how wide what si returns can be.
@@ -73,12 +74,5 @@ func age(d time.Duration) string {
 	return fmt.Sprintf("%dd%02dh", s/86400, s/3600%24)
 }
 
-// clean replaces what would move the cursor, or is no text.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, s)
-}
+// clean escapes what would move the cursor, or is no text.
+func clean(s string) string { return printable.String(s) }

@@ -2,6 +2,8 @@ package top
 
 import (
 	"slices"
+	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -110,10 +112,20 @@ func (s *state) edit(key, typed string) then {
 		_, n := utf8.DecodeLastRuneInString(s.filter)
 		return s.search(s.filter[:len(s.filter)-n])
 	}
-	if typed = clean(typed); typed != "" && len(s.filter)+len(typed) <= longestFilter {
+	if typed = typeable(typed); typed != "" && len(s.filter)+len(typed) <= longestFilter {
 		return s.search(s.filter + typed)
 	}
 	return draw
+}
+
+// typeable replaces what was pasted and is no character of a name.
+func typeable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // search shows what contains a text, from the first row on.

@@ -37,10 +37,11 @@ func second(n int) *sample {
 				{Network: "red", Peer: netip.MustParseAddr("192.0.2.3")},
 			},
 			Drops: []dataplane.DropStats{
-				{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7},
+				{Direction: dataplane.Inbound, Reason: dataplane.DropVXLANVNINotFound, Count: 7,
+					LastPeer: netip.MustParseAddr("203.0.113.9"), Last: begun.Add(-time.Hour)},
 				{Network: "blue", Direction: dataplane.Outbound, Reason: dataplane.DropTooBig, Count: 12 * k},
 			},
-			Wire: []dataplane.WireStats{{Port: 4789, SocketDropped: 2 * k}, {Port: 8472}},
+			Wire: []dataplane.ConnStats{{Port: 4789, SocketDropped: 2 * k}, {Port: 8472}},
 		},
 	}
 }

@@ -102,7 +102,7 @@ type model struct {
 }
 
 // guard, deferred, has a panic end the program in order, so that the terminal is
-// as it was before the panic is told.
+// as it was before the panic is printed.
 func (m *model) guard() {
 	if r := recover(); r != nil {
 		err := fmt.Errorf("drawing the screen: panic: %v\n%s", r, debug.Stack())

@@ -2,6 +2,7 @@ package top
 
 import (
 	"net/netip"
+	"time"
 
 	"overtap/dataplane"
 )
@@ -42,7 +43,10 @@ type Drop struct {
 	Reason    string  `json:"reason"`
 	Rate      float64 `json:"drops_per_second"`
 	Count     uint64  `json:"count"` // since the daemon's start
-	text      string  // the reason in words
+	// LastPeer is who sent the last of them or, outbound, whom it was for.
+	LastPeer netip.Addr `json:"last_peer,omitzero"`
+	Last     time.Time  `json:"last,omitzero"` // when that was
+	text     string     // the reason in words
 }
 
 // Rates is what two samples say of the time between them.
@@ -63,7 +67,7 @@ const socketDropped = "socket_dropped"
 
 // rates compares a sample with the one before it, nil = there is none. What was
 // not there before began at zero. So did what counts less than before: the daemon,
-// or the network, was started anew.
+// or the network, was started again.
 func rates(before, now *sample) Rates {
 	r := Rates{Networks: []Network{}, Peers: []Peer{}, Drops: []Drop{}}
 	was := index{}
@@ -81,21 +85,21 @@ func rates(before, now *sample) Rates {
 	}
 
 	dropped := make(map[string]float64)
-	drop := func(k dropKey, text string, count uint64) {
+	drop := func(k dropKey, text string, count uint64, last dataplane.DropStats) {
 		rate := per(since(was.drops[k], count))
 		dropped[k.network] += rate
 		r.drops += rate
-		r.Drops = append(r.Drops, Drop{k.network, k.direction, k.reason, rate, count, text})
+		r.Drops = append(r.Drops, Drop{k.network, k.direction, k.reason, rate, count, last.LastPeer, last.Last, text})
 	}
 	for _, d := range now.stats.Drops {
-		drop(dropKey{d.Network, d.Direction.String(), d.Reason.String()}, d.Reason.Text(), d.Count)
+		drop(dropKey{d.Network, d.Direction.String(), d.Reason.String()}, d.Reason.Text(), d.Count, d)
 	}
 	var sockets uint64
 	for _, w := range now.stats.Wire {
 		sockets += w.SocketDropped
 	}
 	if sockets > 0 {
-		drop(socketKey, "the kernel found the receive buffer full", sockets)
+		drop(socketKey, "the kernel found the receive buffer full", sockets, dataplane.DropStats{})
 	}
 
 	for _, n := range now.stats.Networks {

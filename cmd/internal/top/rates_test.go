@@ -33,12 +33,12 @@ func TestRates(t *testing.T) {
 		t.Errorf("%+v", r.Peers)
 	}
 	if r.Networks[0].Drops != 4 || r.drops != 5 || len(r.Drops) != 3 || r.Drops[0].Rate != 0 || r.Drops[1].Rate != 4 ||
-		r.Drops[2] != (Drop{"", "inbound", "socket_dropped", 1, 22, "the kernel found the receive buffer full"}) {
+		r.Drops[2] != (Drop{Direction: "inbound", Reason: "socket_dropped", Rate: 1, Count: 22, text: "the kernel found the receive buffer full"}) {
 		t.Errorf("%+v", r.Drops)
 	}
 }
 
-// What began anew counts from zero, whether or not it has overtaken what it was.
+// What began again counts from zero, whether or not it has overtaken what it was.
 func TestRatesAfterRestart(t *testing.T) {
 	for name, change := range map[string]func(*sample){
 		"counters go back": func(*sample) {},

@@ -91,7 +91,7 @@ func (s *state) arrange() {
 			s.picked = append(s.picked, &s.shown.rows[i])
 		}
 	} else {
-		s.shown = tableOf(s.view, &s.rates, s.record.recorded)
+		s.shown = tableOf(s.view, &s.rates, s.record.recorded, s.clock)
 		s.picked = s.shown.pick(s.filter, p.order, p.reverse)
 	}
 	p.offset = min(p.offset, max(s.reach()-s.body(), 0))
@@ -118,7 +118,7 @@ func (s *state) reach() int {
 	return len(s.picked)
 }
 
-// query is what the FDB's view wants to be told.
+// query is what the FDB's view asks for.
 func (s *state) query(network string) control.FDBQuery {
 	p := &s.places[FDB]
 	offset := min(p.offset, control.MaxPaged)
@@ -175,7 +175,7 @@ const (
 )
 
 // sgr are the parameters of Select Graphic Rendition (ECMA-48, 8.3.117), and mono
-// those where there shall be no colour.
+// those where there must be no colour.
 var (
 	sgr  = [...]string{bold: "1", faint: "2", reversed: "7", red: "1;31", yellow: "33"}
 	mono = [...]string{bold: "1", faint: "2", reversed: "7", red: "1", yellow: "1"}
@@ -191,7 +191,7 @@ type line struct {
 func (s *state) line() *line { return &line{width: s.width, color: s.color} }
 
 func (l *line) put(st style, t string) {
-	t = ansi.Truncate(t, l.width-l.used, "")
+	t = ansi.Truncate(clean(t), l.width-l.used, "")
 	if t == "" {
 		return
 	}

@@ -20,11 +20,11 @@ import (
 	"overtap/encap"
 )
 
-var update = flag.Bool("update", false, "write testdata anew")
+var update = flag.Bool("update", false, "write testdata again")
 
 func plain(l string) string { return ansi.Strip(l) }
 
-// The screens are those in testdata, which -update writes anew.
+// The screens are those in testdata, which -update writes again.
 func TestScreens(t *testing.T) {
 	gone := func(s *state) {
 		s.fail(errors.New("no overtap daemon answers at /run/overtap/control.sock: start one"), s.clock.Add(12*time.Second))
@@ -84,7 +84,7 @@ func TestFirstScreen(t *testing.T) {
 	}
 }
 
-// Where there shall be no colour none is set, and an alarm stands out still.
+// Where there must be no colour none is set, and an alarm stands out still.
 func TestNoColor(t *testing.T) {
 	with, without := after(t, 10, 80, 24), after(t, 10, 80, 24)
 	without.color = false
@@ -142,7 +142,7 @@ func genStats(t *rapid.T) dataplane.Stats {
 			Entries: rapid.IntRange(0, 1<<30).Draw(t, "entries"), EntriesMax: rapid.IntRange(0, 1<<30).Draw(t, "max")})
 		s.Peers = append(s.Peers, dataplane.PeerStats{Network: genName(t), Peer: addr(), PathMTU: encap.UnderlayMTU(rapid.IntRange(0, 65535).Draw(t, "pmtu")), Traffic: traffic()})
 		s.Drops = append(s.Drops, dataplane.DropStats{Network: genName(t), Reason: rapid.SampledFrom(dataplane.Drops()).Draw(t, "reason"), Count: counter.Draw(t, "count")})
-		s.Wire = append(s.Wire, dataplane.WireStats{SocketDropped: counter.Draw(t, "socket")})
+		s.Wire = append(s.Wire, dataplane.ConnStats{SocketDropped: counter.Draw(t, "socket")})
 	}
 	return s
 }

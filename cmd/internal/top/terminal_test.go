@@ -18,7 +18,7 @@ import (
 	"overtap/dataplane"
 )
 
-// actVar names what the test binary shall be on a terminal, in place of a test.
+// actVar names what the test binary must be on a terminal, in place of a test.
 const actVar = "OVERTAP_TEST_TOP"
 
 func TestMain(m *testing.M) {
@@ -115,7 +115,7 @@ func TestKeysOnTerminal(t *testing.T) {
 	s.Press("2")
 	s.Shows("PEER", "192.0.2.2", "2001:db8")
 	s.Press("Tab")
-	s.Shows("too_big", "WHY", "by DROP/S ▼")
+	s.Shows("too_big", "LAST PEER", "by DROP/S ▼")
 	s.Press("r")
 	s.Shows("by DROP/S ▲")
 	s.Press("Right")

@@ -70,6 +70,7 @@ var headers = [views][]column{
 		names("NETWORK", 8, 40, 3), names("WAY", 8, 8, 4), names("REASON", 14, 24, 0),
 		{title: "DROP/S", least: 6, most: 6, right: true, down: true, rank: 1},
 		{title: "DROPPED", least: 7, most: 7, right: true, down: true, rank: 2},
+		names("LAST PEER", 15, 39, 3), {title: "AGO", least: 7, most: 7, right: true, rank: 6},
 		historyColumn, names("WHY", 12, 90, 8),
 	},
 	FDB: {
@@ -99,7 +100,7 @@ func (v View) orders() int {
 }
 
 // tableOf makes the table of a view but the FDB of rates and their histories.
-func tableOf(v View, r *Rates, recorded map[string]*history) table {
+func tableOf(v View, r *Rates, recorded map[string]*history, now time.Time) table {
 	t := table{columns: headers[v]}
 	has := r.Seconds > 0
 	traffic := func(x *Rate) []cell {
@@ -134,8 +135,8 @@ func tableOf(v View, r *Rates, recorded map[string]*history) table {
 			d := &r.Drops[i]
 			t.rows = append(t.rows, row{
 				cells: []cell{text(orDash(d.Network)), text(d.Direction), text(d.Reason), known(d.Rate, has, si), number(float64(d.Count), count),
-					lastMinute(recorded[d.key()]), text(d.text)},
-				search: searchable(d.Network, d.Direction, d.Reason), alarm: d.Rate > 0,
+					text(d.lastPeer()), known(now.Sub(d.Last).Seconds(), !d.Last.IsZero(), ago), lastMinute(recorded[d.key()]), text(d.text)},
+				search: searchable(d.Network, d.Direction, d.Reason, d.lastPeer()), alarm: d.Rate > 0,
 			})
 		}
 	}
@@ -162,6 +163,17 @@ func fdbCells(e *dataplane.FDBEntry) []cell {
 	}
 	return []cell{text(e.Network), {text: e.MAC.String()}, {text: e.Peer.String()}, text(e.Origin), text(ago), text(state)}
 }
+
+// lastPeer is who sent the last frame or, outbound, whom it was for.
+func (d *Drop) lastPeer() string {
+	if !d.LastPeer.IsValid() {
+		return "-"
+	}
+	return d.LastPeer.String()
+}
+
+// ago writes how many seconds have passed.
+func ago(seconds float64) string { return age(time.Duration(max(seconds, 0) * float64(time.Second))) }
 
 func orDash(s string) string {
 	if s == "" {

@@ -50,7 +50,7 @@ func build(ctx context.Context, version string, archs []string, out string) (mad
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return nil, fmt.Errorf("making the directory for packages: %w", err)
 	}
-	// The Go command builds the tool once, and says where it is.
+	// The Go command builds the tool once, and prints its path.
 	nfpm, err := output(ctx, filepath.Join(root, here, "nfpm"), nil, "go", "tool", "-n", "nfpm")
 	if err != nil {
 		return nil, fmt.Errorf("building nfpm: %w", err)
@@ -83,7 +83,7 @@ func pack(ctx context.Context, root, nfpm string, r release, arch, path string) 
 	return err
 }
 
-// maintainer is who builds the package, as Debian's tools are told (debchange(1)).
+// maintainer is the builder of the package, from the variables of debchange(1).
 func maintainer() string {
 	name, mail := os.Getenv("DEBFULLNAME"), os.Getenv("DEBEMAIL")
 	if name == "" {
@@ -102,12 +102,12 @@ type stage struct {
 	maintainer string
 }
 
-// fill makes all that nfpm.yaml names.
+// fill makes all files that nfpm.yaml names.
 func (s *stage) fill(ctx context.Context, arch string) error {
 	if err := s.compile(ctx, arch, "overtap"); err != nil {
 		return err
 	}
-	// What says what it can do is one that can run here.
+	// Pages and completion are printed by a binary that runs on this machine.
 	own := filepath.Join(s.dir, "overtap")
 	if arch != runtime.GOARCH {
 		own = filepath.Join(s.dir, "own")
@@ -115,8 +115,10 @@ func (s *stage) fill(ctx context.Context, arch string) error {
 			return err
 		}
 	}
-	if err := s.manual(ctx, own); err != nil {
-		return err
+	for _, section := range []string{"8", "5"} {
+		if err := s.manual(ctx, own, section); err != nil {
+			return err
+		}
 	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		text, err := output(ctx, s.dir, nil, own, "completion", shell)
@@ -152,10 +154,10 @@ func (s *stage) compile(ctx context.Context, arch, name string) error {
 	return err
 }
 
-// manual makes the manual pages.
-func (s *stage) manual(ctx context.Context, own string) error {
-	dir := filepath.Join(s.dir, "man8")
-	if _, err := output(ctx, s.dir, nil, own, "man", dir); err != nil {
+// manual makes the manual pages of a section.
+func (s *stage) manual(ctx context.Context, own, section string) error {
+	dir := filepath.Join(s.dir, "man"+section)
+	if _, err := output(ctx, s.dir, nil, own, "man", "--section", section, dir); err != nil {
 		return err
 	}
 	pages, err := os.ReadDir(dir)
@@ -168,7 +170,7 @@ func (s *stage) manual(ctx context.Context, own string) error {
 		if err != nil {
 			return err
 		}
-		if err := s.compress("man8/"+page.Name(), string(text)); err != nil {
+		if err := s.compress("man"+section+"/"+page.Name(), string(text)); err != nil {
 			return err
 		}
 		if err := os.Remove(path); err != nil {
@@ -220,7 +222,7 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 	}
 	return errors.Join(
 		s.compress("doc/changelog", string(changes)),
-		s.compress("doc/changelog.Debian", fmt.Sprintf("overtap (%s-%s) unstable; urgency=medium\n\n  * %s: changelog.gz says what is new.\n\n -- %s  %s\n",
+		s.compress("doc/changelog.Debian", fmt.Sprintf("overtap (%s-%s) unstable; urgency=medium\n\n  * %s: changelog.gz lists the changes.\n\n -- %s  %s\n",
 			s.release.debian, revision, s.release.stamp, s.maintainer, s.release.time.Format(time.RFC1123Z))),
 	)
 }
@@ -229,7 +231,7 @@ func (s *stage) documents(ctx context.Context, arch string) error {
 var markdownLink = regexp.MustCompile(`\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)`)
 
 // relink makes the links of a guide, which is the module's file from, lead to where
-// files are put in the package. Of a link to what is not in it the text remains.
+// files are put in the package. A link to a file that is not in it becomes its text.
 func relink(text, from string, files map[string]string) string {
 	if path.Ext(from) != ".md" {
 		return text
@@ -269,7 +271,7 @@ func (s *stage) compress(name, text string) error {
 	return s.write(name+".gz", b.String())
 }
 
-// date has all files be as old as the release.
+// date sets the time of all files to that of the release.
 func (s *stage) date() error {
 	return filepath.WalkDir(s.dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -280,7 +282,7 @@ func (s *stage) date() error {
 }
 
 // output runs a command in a directory, with more in its environment, and returns
-// what it printed, without the last line's end. The error has what it said.
+// its output, without the end of the last line. The error has its standard error.
 func output(ctx context.Context, dir string, env []string, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir, cmd.Env = dir, append(os.Environ(), env...)

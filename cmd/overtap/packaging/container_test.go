@@ -24,7 +24,7 @@ const repository = "../../.."
 // instruction is a line of the Dockerfile, continued lines joined.
 type instruction struct{ word, rest string }
 
-// dockerfile reads the recipe, by stage: what begins with a FROM.
+// dockerfile reads the recipe, by stage, each of which begins with FROM.
 func dockerfile(t testing.TB) (stages [][]instruction) {
 	t.Helper()
 	text := string(must[[]byte](t)(os.ReadFile("Dockerfile")))
@@ -48,7 +48,7 @@ func dockerfile(t testing.TB) (stages [][]instruction) {
 }
 
 // image builds the image's files into a directory: the first stage's commands are run
-// on what it copies and nothing else, and the second copies of that.
+// on the files that it copies, and the second copies from the result.
 func image(t testing.TB) (root string) {
 	t.Helper()
 	stages := dockerfile(t)
@@ -122,7 +122,7 @@ func kept() (names []string) {
 	return names
 }
 
-// Each way that docs/container.md tells to run the image gives what the daemon keeps,
+// Each command of docs/container.md gives the image the capabilities that the daemon keeps,
 // and no more.
 func TestContainerIsGivenWhatIsKept(t *testing.T) {
 	text := string(must[[]byte](t)(os.ReadFile(filepath.Join(repository, "docs", "container.md"))))

@@ -53,7 +53,7 @@ func (m module) licence() (string, error) {
 	return "", fmt.Errorf("%s %s has no licence in %s", m.path, m.version, m.dir)
 }
 
-// What two licences begin with that Debian has once for all packages.
+// The beginnings of two licences that Debian has once for all packages.
 const (
 	apache = "Apache License\n"
 	gpl    = "GNU GENERAL PUBLIC LICENSE\n"
@@ -73,7 +73,7 @@ in /usr/share/common-licenses/Apache-2.0. The programs that it has the kernel ru
 are also under the BSD licence and the GNU General Public License, version 2, which
 is in /usr/share/common-licenses/GPL-2.
 
-The binary contains what follows.
+The binary contains the following.
 `)
 	for _, m := range modules {
 		text, err := m.licence()
@@ -85,7 +85,7 @@ The binary contains what follows.
 		if head, _, ok := strings.Cut(text, apache); ok && strings.TrimSpace(head) == "" {
 			text = "Apache License, Version 2.0: /usr/share/common-licenses/Apache-2.0\n"
 		}
-		// One that lets choose has the whole GPL behind its own terms.
+		// A licence that offers a choice has all of the GPL behind its own terms.
 		if own, _, ok := strings.Cut(text, gpl); ok {
 			text = own + "The GNU General Public License: /usr/share/common-licenses/GPL-2\n"
 		}

@@ -20,7 +20,7 @@ import (
 // patience is how long anything may take that happens at once on an idle machine.
 const patience = 30 * time.Second
 
-// journal collects what a process writes.
+// journal collects the output of a process.
 type journal struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -33,7 +33,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.b.Write(p)
 }
 
-// String returns what was written so far.
+// String returns the output so far.
 func (j *journal) String() string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -101,7 +101,7 @@ func (d *daemon) stop() {
 	}
 }
 
-// passes wants frames of the first site's container to come to the second's and
+// passes checks that frames of the first site's container reach the second's and
 // back.
 func passes(t testing.TB, sites []*netlab.Site) {
 	t.Helper()
@@ -205,7 +205,7 @@ func TestInstall(t *testing.T) {
 	exists(bin, false)
 	exists(unit, false)
 	kept()
-	// What the daemon and the operator may have made is gone with it.
+	// Files that the daemon and the operator may have made are gone too.
 	check(t, os.MkdirAll(filepath.Join(root, "run/overtap"), 0o700))
 	for _, name := range []string{"run/overtap/state", "etc/overtap/another.toml"} {
 		check(t, os.WriteFile(filepath.Join(root, name), nil, 0o600))

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -34,7 +35,7 @@ var packages struct {
 const epoch = "1767323045" // 2026-01-02T03:04:05Z
 
 func TestMain(m *testing.M) {
-	// The packages are the same whoever builds them.
+	// The packages are the same for every builder.
 	os.Setenv("SOURCE_DATE_EPOCH", epoch)
 	os.Unsetenv("DEBFULLNAME")
 	os.Unsetenv("DEBEMAIL")
@@ -101,7 +102,7 @@ func requireTools(t testing.TB, tools ...string) {
 	}
 }
 
-// command runs a program and returns what it printed to both its outputs.
+// command runs a program and returns its output and errors.
 func command(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), name, args...).CombinedOutput()
@@ -139,7 +140,7 @@ func unpackDebian(t testing.TB) (root string) {
 	return root
 }
 
-// copyFile copies a file, with what mode it has.
+// copyFile copies a file with its mode.
 func copyFile(t testing.TB, from, to string) {
 	t.Helper()
 	info := must[os.FileInfo](t)(os.Stat(from))
@@ -177,7 +178,7 @@ func contents(t testing.TB, deb string) map[string]file {
 }
 
 // tree lists what is below a root: path, type and mode, and of regular files the
-// sum. What dpkg itself writes down is listed without the sum.
+// sum. The files of dpkg itself are listed without the sum.
 func tree(t testing.TB, root string) map[string]string {
 	t.Helper()
 	all := make(map[string]string)
@@ -202,4 +203,15 @@ func tree(t testing.TB, root string) map[string]string {
 		return nil
 	}))
 	return all
+}
+
+// One package is made unless more are asked for: that of this machine.
+func TestDefaultArchitecture(t *testing.T) {
+	var stderr bytes.Buffer
+	if code := run(t.Context(), []string{"-h"}, io.Discard, &stderr); code != 0 {
+		t.Fatalf("exit code %d: %s", code, &stderr)
+	}
+	if want := fmt.Sprintf("some of amd64,arm64 (default %q)\n", runtime.GOARCH); !strings.Contains(stderr.String(), want) {
+		t.Errorf("help lacks %q:\n%s", want, &stderr)
+	}
 }

@@ -83,7 +83,7 @@ func TestPackage(t *testing.T) {
 	}
 }
 
-// static wants a program that needs no library: it names no interpreter.
+// static checks that a program needs no library: it names no interpreter.
 func static(t testing.TB, program []byte, machine elf.Machine) {
 	t.Helper()
 	f, err := elf.NewFile(bytes.NewReader(program))
@@ -118,26 +118,30 @@ func program(t *testing.T) (path string, files map[string]file) {
 	return path, files
 }
 
-// The program knows its version, and the package has what the program says of
-// itself: a manual page for each verb, and the three shells' completion.
+// The program knows its version, and the package has the documents that it
+// prints: a manual page for each verb, and the three shells' completion.
 func TestPackageIsOfItsProgram(t *testing.T) {
 	own, files := program(t)
 	if got := command(t, own, "version"); !strings.HasPrefix(got, "overtap "+oldVersion+" go") {
 		t.Errorf("it is version %q", got)
 	}
 	dir := t.TempDir()
-	command(t, own, "man", dir)
-	pages := must[[]os.DirEntry](t)(os.ReadDir(dir))
-	for _, page := range pages {
-		text := must[[]byte](t)(os.ReadFile(filepath.Join(dir, page.Name())))
-		packed, ok := files["/usr/share/man/man8/"+page.Name()+".gz"]
-		if !ok || gunzip(t, packed.content) != string(text) {
-			t.Errorf("the package lacks %s as the program writes it", page.Name())
+	for section, least := range map[string]int{"8": 10, "5": 1} {
+		written := filepath.Join(dir, section)
+		command(t, own, "man", "--section", section, written)
+		pages := must[[]os.DirEntry](t)(os.ReadDir(written))
+		in := "/usr/share/man/man" + section + "/"
+		for _, page := range pages {
+			text := must[[]byte](t)(os.ReadFile(filepath.Join(written, page.Name())))
+			packed, ok := files[in+page.Name()+".gz"]
+			if !ok || gunzip(t, packed.content) != string(text) {
+				t.Errorf("the package lacks %s as the program writes it", page.Name())
+			}
 		}
-	}
-	packed := slices.DeleteFunc(slices.Collect(maps.Keys(files)), func(n string) bool { return !strings.HasPrefix(n, "/usr/share/man/man8/") })
-	if len(pages) < 10 || len(packed) != len(pages) {
-		t.Errorf("%d manual pages are packed, %d were written", len(packed), len(pages))
+		packed := slices.DeleteFunc(slices.Collect(maps.Keys(files)), func(n string) bool { return !strings.HasPrefix(n, in) })
+		if len(pages) < least || len(packed) != len(pages) {
+			t.Errorf("%d manual pages of section %s are packed, %d were written", len(packed), section, len(pages))
+		}
 	}
 	for shell, name := range map[string]string{
 		"bash": "/usr/share/bash-completion/completions/overtap", "zsh": "/usr/share/zsh/vendor-completions/_overtap", "fish": "/usr/share/fish/vendor_completions.d/overtap.fish",
@@ -204,7 +208,7 @@ func TestReproducible(t *testing.T) {
 	}
 }
 
-// Debian's own judge has nothing to say.
+// lintian finds nothing.
 func TestLintian(t *testing.T) {
 	requireTools(t, "lintian:lintian")
 	built(t)

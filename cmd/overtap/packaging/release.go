@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// release is what is packaged.
+// release is the version that is packaged.
 type release struct {
 	stamp  string    // of `overtap version`: v and a semantic version
 	debian string    // the same as Debian orders it (deb-version(7)), without a revision

@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector would see nothing of it: what runs is in another machine, and
+// The race detector would see nothing of it: the program runs in another machine, and
 // takes its time.
 
 package main

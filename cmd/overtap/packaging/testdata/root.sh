@@ -40,7 +40,7 @@ if [ ! -e "$made/root.tar" ] || [ ! -e "$made/vmlinuz" ]; then
     done
     cp "$from"/modules.{order,builtin,builtin.modinfo} "$work/modules/$version"
     cp "$work"/deb/boot/vmlinuz-* "$work/out/vmlinuz"
-    # What is read by nobody there would only have to be copied into memory.
+    # Files that are not read there would only fill the memory.
     mmdebstrap --quiet --variant=essential --include=systemd,iproute2,iputils-ping,kmod \
         --customize-hook="copy-in $work/modules /lib" \
         --customize-hook="chroot \"\$1\" depmod $version" \

@@ -91,7 +91,7 @@ cmp /etc/overtap/overtap.toml /run/before
 overtap status | grep -F 'overtap v1.1.0,'
 ping -c 3 -W 10 198.51.100.2
 
-say 'the watchdog is answered, and a daemon that hangs is started anew'
+say 'the watchdog is answered, and a daemon that hangs is started again'
 mkdir -p /run/systemd/system/overtap.service.d
 printf '[Service]\nWatchdogSec=20s\n' >/run/systemd/system/overtap.service.d/watchdog.conf
 systemctl daemon-reload
