@@ -203,7 +203,7 @@ func TestDaemonDies(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	needs(t)
-	// A process that is no more has an id that nobody has now.
+	// A process that is no more has an unused id.
 	dead := exec.Command("true")
 	check(t, dead.Run())
 	pid := dead.ProcessState.Pid()

@@ -62,7 +62,7 @@ func TestOutboundAllocatesNothing(t *testing.T) {
 			if n.Suppress = c.suppress; n.Suppress {
 				n.Neighbors = suppressing().Neighbors
 			}
-			r, e := nullRoads(t, n)
+			r, e := nullPaths(t, n)
 			e.frames, e.onWhole = c.frames, c.unsegmented
 			if !c.flood {
 				r.Learn(macB, 3)
@@ -128,7 +128,7 @@ func TestInboundAllocatesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := eightPeers()
 			n.Plain = c.plain
-			r, e := nullRoads(t, n)
+			r, e := nullPaths(t, n)
 			e.receives(c.datagrams...)
 			e.noGSO = c.noGSO
 			if n := testing.AllocsPerRun(50, func() {
@@ -155,7 +155,7 @@ func TestOutboundCopiesNoPayload(t *testing.T) {
 	small := flowSpec{src: macA, dst: macB, udp: true}.partial(t, pattern(100))
 	for name, targets := range map[string]int{"unicast": 1, "flood": 8} {
 		t.Run(name, func(t *testing.T) {
-			r, e := nullRoads(t, eightPeers())
+			r, e := nullPaths(t, eightPeers())
 			if targets == 1 {
 				r.Learn(macB, 0)
 			}
@@ -205,7 +205,7 @@ func TestUnsegmentedIsNotCopied(t *testing.T) {
 		s := flowSpec{src: macA, dst: macB, udp: udp, tcpFlags: encap.TCPACK}
 		super := s.gsoPacket(t, pattern(30*1386+5), 1386)
 		for name, targets := range map[string]int{"unicast": 1, "flood": 8} {
-			r, e := nullRoads(t, eightPeers())
+			r, e := nullPaths(t, eightPeers())
 			if targets == 1 {
 				r.Learn(macB, 0)
 			}
@@ -253,7 +253,7 @@ func TestInboundCopiesNoPayload(t *testing.T) {
 	for _, plain := range []bool{false, true} {
 		n := testNetwork(addrA, addrB)
 		n.Plain = plain
-		r, e := nullRoads(t, n)
+		r, e := nullPaths(t, n)
 		var ds []netio.Datagram
 		for _, frame := range [][]byte{segments[0], segments[1], segments[2], segments[3], helloBack.Data, tcp.partial(t, pattern(20000)).Data} {
 			ds = append(ds, netio.Datagram{From: addrB, Data: vxlan(testVNI, frame)})

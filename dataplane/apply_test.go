@@ -188,7 +188,7 @@ func TestChangeableKeys(t *testing.T) {
 	n.Admit.Any, n.Learning = true, false
 	n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}}
 	a.apply(n)
-	a.from(u, stranger, plainFrame(macA, macC, "hello").Data)
+	a.from(u, unlisted, plainFrame(macA, macC, "hello").Data)
 	tap.Wait(1)
 	tap.Inject(hello)
 	eventually(t, "it is sent", func() bool { return a.blue().TxPackets == 2 })

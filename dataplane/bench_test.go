@@ -25,7 +25,7 @@ func smallFlow(src, dst encap.MAC, port int, tb testing.TB) netiotest.Frame {
 func BenchmarkOutbound64(b *testing.B) {
 	for _, flows := range []int{1, dataplane.OutFrames} {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
-			r, e := nullRoads(b, testNetwork(addrA, addrB))
+			r, e := nullPaths(b, testNetwork(addrA, addrB))
 			r.Learn(macB, 0)
 			for i := range dataplane.OutFrames {
 				e.frames = append(e.frames, smallFlow(macA, macB, i%flows, b))
@@ -46,7 +46,7 @@ func BenchmarkOutbound64(b *testing.B) {
 // BenchmarkOutboundGSOPacket is the tx path without the kernel for TCP
 // GSO packets of 64 KiB, an operation a GSO packet.
 func BenchmarkOutboundGSOPacket(b *testing.B) {
-	r, e := nullRoads(b, testNetwork(addrA, addrB))
+	r, e := nullPaths(b, testNetwork(addrA, addrB))
 	r.Learn(macB, 0)
 	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK, tcpOptions: 12}
 	e.frames = []netiotest.Frame{s.gsoPacket(b, pattern(65000), 1398)}
@@ -66,7 +66,7 @@ func BenchmarkOutboundGSOPacket(b *testing.B) {
 func BenchmarkInbound64(b *testing.B) {
 	for _, flows := range []int{1, dataplane.InDatagrams} {
 		b.Run(fmt.Sprintf("flows=%d", flows), func(b *testing.B) {
-			r, e := nullRoads(b, testNetwork(addrA, addrB))
+			r, e := nullPaths(b, testNetwork(addrA, addrB))
 			var ds []netio.Datagram
 			for i := range dataplane.InDatagrams {
 				f := smallFlow(macB, macA, i%flows, b)
@@ -89,7 +89,7 @@ func BenchmarkInbound64(b *testing.B) {
 // BenchmarkInboundRun is the rx path without the kernel for a run of 46 TCP
 // segments received at once, an operation a run.
 func BenchmarkInboundRun(b *testing.B) {
-	r, e := nullRoads(b, testNetwork(addrA, addrB))
+	r, e := nullPaths(b, testNetwork(addrA, addrB))
 	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK, tcpOptions: 12}
 	segments := s.segments(b, pattern(45*1386), 1386)
 	var run []byte

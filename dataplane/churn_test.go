@@ -20,8 +20,8 @@ func TestMixedLoadUnderChurn(t *testing.T) {
 	networks := func(h *host, peer netip.Addr, turn int) []dataplane.Network {
 		n := testNetwork(h.addr, peer)
 		if turn%2 == 1 {
-			n.Peers = append(n.Peers, dataplane.Peer{Address: stranger})
-			n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: stranger}}
+			n.Peers = append(n.Peers, dataplane.Peer{Address: unlisted})
+			n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: unlisted}}
 			n.TTL = 32
 			return []dataplane.Network{n, renamed(testNetwork(h.addr, peer), "red", "vx1", 200)}
 		}

@@ -88,7 +88,7 @@ func TestConservation(t *testing.T) {
 				}
 				for _, f := range arrived {
 					if !sent[content(f)] {
-						t.Fatalf("nobody sent %x", f)
+						t.Fatalf("%x was never sent", f)
 					}
 				}
 			}

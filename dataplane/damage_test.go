@@ -115,7 +115,7 @@ func (r *paths) received(frames [][]byte, run bool) []netiotest.Frame {
 	return r.tap.Written()
 }
 
-// newPathsOn is newRoads, on a kernel that takes no UDP GSO packets if so wanted.
+// newPathsOn is newPaths, on a kernel that takes no UDP GSO packets if so wanted.
 func newPathsOn(t *testing.T, n dataplane.Network, noUSO bool) *paths {
 	t.Helper()
 	u := netiotest.NewUnderlay(t)
@@ -130,7 +130,7 @@ func newPathsOn(t *testing.T, n dataplane.Network, noUSO bool) *paths {
 	return &paths{Paths: r, u: u, backend: edges, tap: edges.TAP(n.Device), tb: t, net: n}
 }
 
-// newTunnelPathsOn is newRoadsOn for a tunnel.
+// newTunnelPathsOn is newPathsOn for a tunnel.
 func newTunnelPathsOn(t *testing.T, c dataplane.Tunnel, noUSO bool) *tunnelPaths {
 	t.Helper()
 	u := netiotest.NewUnderlay(t)

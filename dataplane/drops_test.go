@@ -21,7 +21,7 @@ type provocation struct {
 	name      string
 	reason    dataplane.Drop
 	direction dataplane.Direction
-	stranger  bool   // the frame belongs to no network
+	unmatched bool   // the frame belongs to no network
 	count     uint64 // 0 = 1
 	network   func(n *dataplane.Network)
 	do        func(u *netiotest.Underlay, a *host)
@@ -116,7 +116,7 @@ func provocations(tb testing.TB) []provocation {
 		{name: "group source", reason: dataplane.DropMACInvalidSource, direction: out, do: inject(plainFrame(macB, groupMAC, "x"))},
 		{name: "bridge protocol", reason: dataplane.DropBridgeControl, direction: out, do: inject(plainFrame(bridgeMAC, macA, "x"))},
 		{name: "tagged", reason: dataplane.DropVLANTagged, direction: out, network: vlanDrop, do: inject(tagged(hello, 5))},
-		{name: "nobody", reason: dataplane.DropVXLANNoRemote, direction: out,
+		{name: "no peer", reason: dataplane.DropVXLANNoRemote, direction: out,
 			network: func(n *dataplane.Network) { n.Peers[0].Flood = false }, do: inject(hello)},
 		{name: "long", reason: dataplane.DropTooBig, direction: out, do: inject(plainFrame(macB, macA, longText))},
 		{name: "long GSO packet", reason: dataplane.DropTooBig, direction: out, count: 5,
@@ -128,13 +128,13 @@ func provocations(tb testing.TB) []provocation {
 		{name: "damaged GSO packet, to be cut", reason: dataplane.DropBadChecksum, direction: in,
 			network: func(n *dataplane.Network) { n.Plain = true }, do: receive(damagedBack)},
 		{name: "unlisted sender", reason: dataplane.DropPeerNotAdmitted, direction: in,
-			do: func(u *netiotest.Underlay, a *host) { a.from(u, stranger, helloBack.Data) }},
+			do: func(u *netiotest.Underlay, a *host) { a.from(u, unlisted, helloBack.Data) }},
 		{name: "own address", reason: dataplane.DropPeerNotAdmitted, direction: in,
 			network: func(n *dataplane.Network) { n.Admit.Any = true },
 			do:      func(u *netiotest.Underlay, a *host) { a.from(u, addrA, helloBack.Data) }},
 		{name: "unlisted sender outside the prefix", reason: dataplane.DropPeerNotAdmitted, direction: in,
 			network: func(n *dataplane.Network) { n.Admit.Prefixes = []netip.Prefix{netip.MustParsePrefix("203.0.113.0/29")} },
-			do:      func(u *netiotest.Underlay, a *host) { a.from(u, stranger, helloBack.Data) }},
+			do:      func(u *netiotest.Underlay, a *host) { a.from(u, unlisted, helloBack.Data) }},
 		{name: "own bridge", reason: dataplane.DropFromOverlay, direction: in,
 			do: func(u *netiotest.Underlay, a *host) {
 				a.ingress(dataplane.Ingress{Devices: []int{3, 7}})
@@ -144,11 +144,11 @@ func provocations(tb testing.TB) []provocation {
 			network: func(n *dataplane.Network) { n.Admit.Any = true },
 			do: func(u *netiotest.Underlay, a *host) {
 				a.ingress(dataplane.Ingress{Routes: []dataplane.IngressRoute{{Prefix: netip.MustParsePrefix("203.0.113.0/24"), Overlay: true}}})
-				a.from(u, stranger, helloBack.Data)
+				a.from(u, unlisted, helloBack.Data)
 			}},
-		{name: "truncated", reason: dataplane.DropTruncated, direction: in, stranger: true,
+		{name: "truncated", reason: dataplane.DropTruncated, direction: in, unmatched: true,
 			do: deliver(netio.Datagram{Data: vxlan(testVNI, helloBack.Data), Truncated: true})},
-		{name: "VXLAN header cut off", reason: dataplane.DropTooShort, direction: in, stranger: true,
+		{name: "VXLAN header cut off", reason: dataplane.DropTooShort, direction: in, unmatched: true,
 			do: deliver(netio.Datagram{Data: vxlan(testVNI, nil)[:7]})},
 		{name: "nothing inside", reason: dataplane.DropTooShort, direction: in,
 			do: deliver(netio.Datagram{Data: vxlan(testVNI, nil)})},
@@ -156,7 +156,7 @@ func provocations(tb testing.TB) []provocation {
 			do: deliver(netio.Datagram{Data: vxlan(testVNI, []byte{0}), ZeroChecksum: true})},
 		{name: "frame cut off", reason: dataplane.DropTooShort, direction: in,
 			do: deliver(netio.Datagram{Data: vxlan(testVNI, helloBack.Data[:13])})},
-		{name: "no I flag", reason: dataplane.DropVXLANInvalidHdr, direction: in, stranger: true,
+		{name: "no I flag", reason: dataplane.DropVXLANInvalidHdr, direction: in, unmatched: true,
 			do: deliver(netio.Datagram{Data: withoutFlag(helloBack.Data)})},
 		{name: "reserved bits", reason: dataplane.DropVXLANInvalidHdr, direction: in,
 			network: func(n *dataplane.Network) { n.ReservedDrop = true },
@@ -168,7 +168,7 @@ func provocations(tb testing.TB) []provocation {
 		{name: "next protocol where reserved bits are dropped", reason: dataplane.DropVXLANGPE, direction: in,
 			network: func(n *dataplane.Network) { n.ReservedDrop = true },
 			do:      deliver(netio.Datagram{Data: flagged(0x04, helloBack.Data)})},
-		{name: "other VNI", reason: dataplane.DropVXLANVNINotFound, direction: in, stranger: true,
+		{name: "other VNI", reason: dataplane.DropVXLANVNINotFound, direction: in, unmatched: true,
 			do: deliver(netio.Datagram{Data: vxlan(testVNI+1, helloBack.Data)})},
 		{name: "zero source", reason: dataplane.DropMACInvalidSource, direction: in, do: receive(plainFrame(macA, 0, "x"))},
 		{name: "broadcast source", reason: dataplane.DropMACInvalidSource, direction: in,
@@ -243,7 +243,7 @@ func TestDrops(t *testing.T) {
 			a := newHost(t, u, addrA, n)
 			p.do(u, a)
 			want := dataplane.DropStats{Network: "blue", Direction: p.direction, Reason: p.reason, Count: max(p.count, 1)}
-			if p.stranger {
+			if p.unmatched {
 				want.Network = ""
 			}
 			a.wantDrops(want)

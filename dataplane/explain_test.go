@@ -79,7 +79,7 @@ func learning(s dataplane.Stats) map[string]int {
 }
 
 // path lets the frame go its way and returns what became of it.
-func (w *watched) road(tb rapid.TB, p dataplane.Query, f netiotest.Frame) fate {
+func (w *watched) path(tb rapid.TB, p dataplane.Query, f netiotest.Frame) fate {
 	before := w.stats()
 	w.backend.Sent()
 	w.tap.Written()
@@ -135,7 +135,7 @@ func (w *watched) road(tb rapid.TB, p dataplane.Query, f netiotest.Frame) fate {
 	return got
 }
 
-// answered is what Explanation.Told says of the frame.
+// answered is what Explanation.Notified says of the frame.
 func answered(b []byte, packets bool) string {
 	if !packets {
 		if eth, _ := encap.ParseEthernet(b); eth.EtherType() == encap.EtherTypeARP {
@@ -145,7 +145,7 @@ func answered(b []byte, packets bool) string {
 	return dataplane.QuotedICMP(b, packets)
 }
 
-// foretold is the fate that the explanation tells of.
+// foretold is the fate that the explanation has.
 func foretold(x dataplane.Explanation) fate {
 	f := fate{Copies: make(map[netip.Addr]leaving), Drops: make(map[dataplane.Drop]bool)}
 	for _, c := range x.Copies {
@@ -192,7 +192,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Query, f netiotest.Frame) datap
 	if d := cmp.Diff(before, w.state(tb), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		tb.Fatalf("explaining changed something: %s", d)
 	}
-	want, got := foretold(x), w.road(tb, p, f)
+	want, got := foretold(x), w.path(tb, p, f)
 	for _, c := range x.Copies {
 		if c.Way == "uplink" { // the backend in memory carries it as one datagram
 			for _, f := range []fate{want, got} {
@@ -303,7 +303,7 @@ func drawFrame(t *rapid.T, tb testing.TB, single bool) netiotest.Frame {
 
 // What Explain says of a frame, the path does, in any state that frames and
 // configuration bring about.
-func TestExplainAgreesWithRoad(t *testing.T) {
+func TestExplainAgreesWithPath(t *testing.T) {
 	outcomes := make(map[string]int)
 	rapid.Check(t, func(rt *rapid.T) {
 		n := drawNetwork(rt)
@@ -325,7 +325,7 @@ func TestExplainAgreesWithRoad(t *testing.T) {
 			}
 			p := dataplane.Query{Network: n.Name}
 			if rapid.Bool().Draw(rt, "inbound") {
-				p.From = rapid.SampledFrom([]netip.Addr{addrB, addrC, addrA, stranger, netip.MustParseAddr("192.0.2.77")}).Draw(rt, "from")
+				p.From = rapid.SampledFrom([]netip.Addr{addrB, addrC, addrA, unlisted, netip.MustParseAddr("192.0.2.77")}).Draw(rt, "from")
 				p.TOS = uint8(rapid.IntRange(0, 3).Draw(rt, "ecn"))
 				vni := testVNI
 				if rapid.IntRange(0, 9).Draw(rt, "otherVNI") == 9 {
@@ -373,7 +373,7 @@ func drawPacket(t *rapid.T, tb testing.TB, single bool) netiotest.Frame {
 	if s.v6 {
 		return f
 	}
-	addr := rapid.SampledFrom([]netip.Addr{{}, {}, {}, addrA, addrB, stranger, netip.MustParseAddr("198.51.100.200"), netip.MustParseAddr("10.9.9.9")})
+	addr := rapid.SampledFrom([]netip.Addr{{}, {}, {}, addrA, addrB, unlisted, netip.MustParseAddr("198.51.100.200"), netip.MustParseAddr("10.9.9.9")})
 	for at, name := range map[int]string{12: "innerSrc", 16: "innerDst"} {
 		if a := addr.Draw(t, name); a.IsValid() {
 			copy(f.Data[at:], a.AsSlice())
@@ -391,7 +391,7 @@ func drawPacket(t *rapid.T, tb testing.TB, single bool) netiotest.Frame {
 }
 
 // The same for IP-in-IP.
-func TestExplainAgreesWithTunnelRoad(t *testing.T) {
+func TestExplainAgreesWithTunnelPath(t *testing.T) {
 	outcomes := make(map[string]int)
 	rapid.Check(t, func(rt *rapid.T) {
 		c := testTunnel()
@@ -420,7 +420,7 @@ func TestExplainAgreesWithTunnelRoad(t *testing.T) {
 			way := "out "
 			if rapid.Bool().Draw(rt, "inbound") {
 				way = "in "
-				p.From = rapid.SampledFrom([]netip.Addr{addrB, addrC, stranger, netip.MustParseAddr("192.0.2.77")}).Draw(rt, "from")
+				p.From = rapid.SampledFrom([]netip.Addr{addrB, addrC, unlisted, netip.MustParseAddr("192.0.2.77")}).Draw(rt, "from")
 				p.TOS = uint8(rapid.IntRange(0, 3).Draw(rt, "ecn"))
 			}
 			f := drawPacket(rt, t, p.From.IsValid())

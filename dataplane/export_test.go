@@ -59,7 +59,7 @@ func (r *Paths) Inbound() error {
 	return r.in.run(r.Engine.snapshot.Load(), r.net.config().Port, r.conn)
 }
 
-// TunnelPaths are Roads of a tunnel.
+// TunnelPaths are Paths of a tunnel.
 type TunnelPaths struct {
 	Engine *Engine
 
@@ -183,7 +183,7 @@ func (r *Paths) LookAtGSO(now time.Time) { r.Engine.checkGSO(&r.net.netBase, now
 // GiveGSO has the device be given GSO packets again.
 func (r *Paths) GiveGSO() { r.Engine.GiveGSO() }
 
-// GiveGSO is that of Roads.
+// GiveGSO is that of Paths.
 func (r *TunnelPaths) GiveGSO() { r.Engine.GiveGSO() }
 
 // GiveGSO has the devices of all networks be given GSO packets again.
@@ -205,7 +205,7 @@ func (r *Paths) Tick() {
 // Room is how much of everything the paths have room for; it never changes.
 func (r *Paths) Room() []int { return room(r.out.sender, r.in.deliverer) }
 
-// Room is that of Roads.
+// Room is that of Paths.
 func (r *TunnelPaths) Room() []int { return room(r.out.sender, r.in.deliverer) }
 
 func room(o *sender, i *deliverer) []int {

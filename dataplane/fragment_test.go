@@ -84,7 +84,7 @@ func TestFragments(t *testing.T) {
 		}
 		t.Run(peer.String(), func(t *testing.T) {
 			rapid.Check(t, func(rt *rapid.T) {
-				r := newRoadsAt(t, self, testNetwork(self, peer))
+				r := newPathsAt(t, self, testNetwork(self, peer))
 				defer r.Close()
 				r.Learn(macB, 0)
 				least := 602 + 8 // two tags leave 8 bytes less
@@ -302,7 +302,7 @@ func TestPathBelowTheFloor(t *testing.T) {
 			if c.v6 {
 				self, peer = addrA6, addrB6
 			}
-			r := newRoadsAt(t, self, testNetwork(self, peer))
+			r := newPathsAt(t, self, testNetwork(self, peer))
 			defer r.Close()
 			r.Learn(macB, 0)
 			r.backend.TakeUnsegmented(c.unsegmented)

@@ -32,7 +32,7 @@ const (
 	likeNoUSO
 )
 
-// journey is one execution of FuzzRoads.
+// journey is one execution of FuzzPaths.
 type journey struct {
 	*paths
 	t           *testing.T
@@ -48,7 +48,7 @@ var fuzzGroup = netip.MustParseAddr("239.1.1.1")
 
 // newJourney opens a network that is like that.
 func newJourney(t *testing.T, like uint16) *journey {
-	self, b, c, admitted, other := addrA, addrB, addrC, netip.MustParseAddr("198.51.100.200"), stranger
+	self, b, c, admitted, other := addrA, addrB, addrC, netip.MustParseAddr("198.51.100.200"), unlisted
 	prefix := netip.MustParsePrefix("198.51.100.192/26")
 	if like&likeV6 != 0 {
 		six := func(n byte) netip.Addr { return netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 14: n, 15: n}) }
@@ -147,7 +147,7 @@ func (j *journey) do(d deed) {
 	j.checkTable(s.Networks[0])
 }
 
-// goOut takes frames out. Who gets them is a peer or the group; what the TAP is told
+// goOut takes frames out. Who gets them is a peer or the group; what the TAP is sent
 // is for who sent them.
 func (j *journey) goOut(d deed) {
 	if len(d.frame.Data) > netio.MaxFrame {
@@ -196,7 +196,7 @@ func (j *journey) goOut(d deed) {
 	}
 	for _, a := range answers {
 		asked, err := encap.ParseEthernet(d.frame.Data)
-		if told, _ := encap.ParseEthernet(a.Data); err != nil || told.Dst() != asked.Src() || a.VNet != (encap.VnetHdr{}) {
+		if reply, _ := encap.ParseEthernet(a.Data); err != nil || reply.Dst() != asked.Src() || a.VNet != (encap.VnetHdr{}) {
 			j.t.Fatalf("% x is answered by % x", d.frame.Data, a.Data)
 		}
 	}
@@ -219,8 +219,8 @@ func (j *journey) comeIn(d deed) {
 	after := j.Engine.Stats()
 	offered := after.Networks[0].RxOffered - before.Networks[0].RxOffered
 	offered += after.Networks[0].ProbesReceived - before.Networks[0].ProbesReceived
-	if strangers := dropsOfNone(after) - dropsOfNone(before); len(d.d.Data) > 0 && offered+strangers < uint64(d.times) {
-		j.t.Fatalf("%d datagrams, of which %d are counted", d.times, offered+strangers)
+	if unmatched := dropsOfNone(after) - dropsOfNone(before); len(d.d.Data) > 0 && offered+unmatched < uint64(d.times) {
+		j.t.Fatalf("%d datagrams, of which %d are counted", d.times, offered+unmatched)
 	}
 	written := cutAll(j.t, j.tap.Written())
 	if got := after.Networks[0].RxPackets - before.Networks[0].RxPackets; got != uint64(len(written)) {
@@ -290,7 +290,7 @@ func (j *journey) claim(d netio.Datagram) {
 }
 
 // checkTable wants the static entries to stand, and nothing to be learned that
-// nobody admitted claimed, or beyond the bounds.
+// no admitted peer claimed, or beyond the bounds.
 func (j *journey) checkTable(n dataplane.NetworkStats) {
 	entries, err := j.Engine.FDB("")
 	if err != nil {
@@ -329,11 +329,11 @@ func dropsOfNone(s dataplane.Stats) (n uint64) {
 	return n
 }
 
-// FuzzRoads has any script of frames out, datagrams in and faults happen to any
+// FuzzPaths has any script of frames out, datagrams in and faults happen to any
 // network. The backend checks each send and each write; here nothing is lost uncounted,
-// nobody is sent to who is no peer, nothing is learned that was not to be, and the
+// nothing is sent to a host that is no peer, nothing is learned that was not to be, and the
 // paths need no more memory than at first.
-func FuzzRoads(f *testing.F) {
+func FuzzPaths(f *testing.F) {
 	syn := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPSYN, tcpOptions: 8}
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
 	udp6 := flowSpec{src: macA, dst: macB, udp: true, v6: true, tags: 1}
@@ -388,7 +388,7 @@ func FuzzRoads(f *testing.F) {
 func TestScript(t *testing.T) {
 	frame := flowSpec{src: macA, dst: macB}.partial(t, pattern(9))
 	s := reader(newScript(7).out(3, frame).in(1, flagVXLAN, 2, 300, []byte("abc")).set(deedPath, 2, 1400))
-	senders := []netip.Addr{addrB, addrC, stranger}
+	senders := []netip.Addr{addrB, addrC, unlisted}
 	like := s.uint16()
 	first, second, third := s.next(senders), s.next(senders), s.next(senders)
 	if like != 7 || first.kind != deedOut || first.times != 3 || first.frame.VNet != frame.VNet || !bytes.Equal(first.frame.Data, frame.Data) {

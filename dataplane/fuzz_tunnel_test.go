@@ -22,7 +22,7 @@ const (
 	tunnelNarrow // an MTU of 576
 )
 
-// passage is one execution of FuzzTunnelRoads.
+// passage is one execution of FuzzTunnelPaths.
 type passage struct {
 	*tunnelPaths
 	t           *testing.T
@@ -51,7 +51,7 @@ func newPassage(t *testing.T, like uint16) *passage {
 	edges.Record()
 	return &passage{
 		tunnelPaths: &tunnelPaths{TunnelPaths: r, u: u, backend: edges, tun: edges.TAP(c.Device), tb: t},
-		t:           t, c: c, senders: []netip.Addr{addrB, addrC, stranger, addrA}, room: r.Room(),
+		t:           t, c: c, senders: []netip.Addr{addrB, addrC, unlisted, addrA}, room: r.Room(),
 	}
 }
 
@@ -89,7 +89,7 @@ func (p *passage) do(d deed) {
 	}
 }
 
-// goOut takes packets out: each leaves to whom it routes to, or its sender is told.
+// goOut takes packets out: each leaves to the peer that it routes to, or its sender gets an ICMP error.
 func (p *passage) goOut(d deed) {
 	if len(d.frame.Data) > netio.MaxFrame {
 		return
@@ -170,8 +170,8 @@ func (p *passage) comeIn(d deed) {
 	}
 }
 
-// FuzzTunnelRoads is FuzzRoads for a tunnel of IP-in-IP.
-func FuzzTunnelRoads(f *testing.F) {
+// FuzzTunnelPaths is FuzzPaths for a tunnel of IP-in-IP.
+func FuzzTunnelPaths(f *testing.F) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK | encap.TCPPSH}
 	syn := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPSYN, tcpOptions: 4}
 	udp := flowSpec{src: macA, dst: macB, udp: true, ipOptions: 8, frag: true}

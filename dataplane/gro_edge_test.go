@@ -105,7 +105,7 @@ func TestTrainsStayBelow64KiB(t *testing.T) {
 
 // TestExtensionHeadersDiffer sends two packets of one flow whose extension
 // headers have the same bytes and are of different kinds: only the IPv6 header
-// tells hop-by-hop options from destination options.
+// distinguishes hop-by-hop options from destination options.
 func TestExtensionHeadersDiffer(t *testing.T) {
 	const nextHeaderAt, hopByHop = 6, 0
 	for _, udp := range []bool{false, true} {

@@ -15,9 +15,9 @@ import (
 	"overtap/encap"
 )
 
-// hostRoads are the two paths of a single worker over a site's TAP and sockets,
+// hostPaths are the two paths of a single worker over a site's TAP and sockets,
 // without the threads.
-func hostRoads(t *testing.T, a, b *netlab.Site, noUplink bool) *dataplane.Paths {
+func hostPaths(t *testing.T, a, b *netlab.Site, noUplink bool) *dataplane.Paths {
 	t.Helper()
 	var r *dataplane.Paths
 	err := a.Host.Do(func() (err error) {
@@ -75,7 +75,7 @@ func TestHostBackendAllocatesNothing(t *testing.T) {
 	} {
 		t.Run("outbound "+name, func(t *testing.T) {
 			a, b := sitePair(t)
-			r := hostRoads(t, a, b, c.noUplink)
+			r := hostPaths(t, a, b, c.noUplink)
 			r.Learn(macB, 0)
 			// What leaves the device by a packet socket is what the TAP reads.
 			s := wiretest.Open(t, a.Host, netlab.SiteVXLAN)
@@ -120,7 +120,7 @@ func TestHostBackendAllocatesNothing(t *testing.T) {
 
 	t.Run("inbound", func(t *testing.T) {
 		a, b := sitePair(t)
-		r := hostRoads(t, a, b, false)
+		r := hostPaths(t, a, b, false)
 		fd := -1
 		err := b.Host.Do(func() (err error) {
 			if fd, err = unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {

@@ -17,7 +17,7 @@ var (
 	addrA    = netip.MustParseAddr("192.0.2.1")
 	addrB    = netip.MustParseAddr("192.0.2.2")
 	addrC    = netip.MustParseAddr("192.0.2.3")
-	stranger = netip.MustParseAddr("203.0.113.9")
+	unlisted = netip.MustParseAddr("203.0.113.9")
 )
 
 const (

@@ -73,7 +73,7 @@ func TestIngress(t *testing.T) {
 		}
 	}
 	for _, p := range r.Engine.Stats().Peers {
-		if p.Peer == stranger {
+		if p.Peer == unlisted {
 			t.Errorf("a sender out of an overlay became a peer: %+v", p)
 		}
 	}

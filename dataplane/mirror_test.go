@@ -59,7 +59,7 @@ func awaits(tb testing.TB, m *dataplane.Mirror, n int) (all []dataplane.Record) 
 	return all
 }
 
-// line tells a record but for its time and bytes.
+// line prints a record but for its time and bytes.
 func line(r dataplane.Record) string {
 	s := fmt.Sprintf("%q %s %s %s", r.Network, r.Point, r.Direction, r.Kind)
 	if r.Peer.IsValid() {
@@ -122,7 +122,7 @@ func leavesFrom(tb testing.TB, h *host, r dataplane.Record) uint16 {
 	return h.SourcePort(encap.FlowHash(r.Frame), true)
 }
 
-func TestMirrorShowsTheRoad(t *testing.T) {
+func TestMirrorShowsThePath(t *testing.T) {
 	u, a, b := newPair(t)
 	atA, atB := mirror(t, a.Engine, dataplane.MirrorSpec{}), mirror(t, b.Engine, dataplane.MirrorSpec{Network: "blue"})
 	before := time.Now().Add(-time.Second)
@@ -150,7 +150,7 @@ func TestMirrorShowsTheRoad(t *testing.T) {
 		}
 		outer4(t, r.Outer, addrA, addrB, source, len(hello.Data))
 	}
-	// What is known of a received packet is told.
+	// What is known of a received packet is recorded.
 	b.datagram(u, netio.Datagram{From: addrA, FromPort: 50123, TOS: 0x20, Data: vxlan(testVNI, hello.Data)})
 	r := awaits(t, atB, 2)[0]
 	outer4(t, r.Outer, addrA, addrB, 50123, len(hello.Data))
@@ -188,13 +188,13 @@ func TestMirrorShowsDrops(t *testing.T) {
 	wantLines(t, rs, `"blue" dropped inbound vxlan 192.0.2.2 tap_down`)
 	outer4(t, rs[0].Outer, addrB, addrA, 0, len(helloBack.Data))
 	// Unlisted senders: those that name a network, those that do not, and noise.
-	a.datagram(u, netio.Datagram{From: stranger, FromPort: 40000, Data: vxlan(testVNI, helloBack.Data)})
+	a.datagram(u, netio.Datagram{From: unlisted, FromPort: 40000, Data: vxlan(testVNI, helloBack.Data)})
 	rs = awaits(t, m, 1)
 	wantLines(t, rs, `"blue" dropped inbound vxlan 203.0.113.9 peer_not_admitted`)
-	outer4(t, rs[0].Outer, stranger, addrA, 40000, len(helloBack.Data))
-	a.datagram(u, netio.Datagram{From: stranger, Data: vxlan(testVNI+1, helloBack.Data)})
-	a.datagram(u, netio.Datagram{From: stranger, Data: []byte("no"), FromPort: 7})
-	a.datagram(u, netio.Datagram{From: stranger, Data: make([]byte, 40)})
+	outer4(t, rs[0].Outer, unlisted, addrA, 40000, len(helloBack.Data))
+	a.datagram(u, netio.Datagram{From: unlisted, Data: vxlan(testVNI+1, helloBack.Data)})
+	a.datagram(u, netio.Datagram{From: unlisted, Data: []byte("no"), FromPort: 7})
+	a.datagram(u, netio.Datagram{From: unlisted, Data: make([]byte, 40)})
 	rs = awaits(t, m, 3)
 	wantLines(t, rs, `"" dropped inbound vxlan 203.0.113.9 vxlan_vni_not_found`,
 		`"" dropped inbound vxlan 203.0.113.9 too_short`, `"" dropped inbound vxlan 203.0.113.9 vxlan_invalid_hdr`)
@@ -210,7 +210,7 @@ func TestMirrorShowsDrops(t *testing.T) {
 func TestMirrorShowsAnswers(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.Suppress, n.Neighbors = true, suppressing().Neighbors
-	r, e := nullRoads(t, n)
+	r, e := nullPaths(t, n)
 	m := mirror(t, r.Engine, dataplane.MirrorSpec{})
 	r.Learn(macB, 0)
 	e.frames = []netiotest.Frame{asks(macB, ipKnown)}
@@ -288,7 +288,7 @@ func TestMirrorOfTunnel(t *testing.T) {
 	back := packet(netiotest.Frame{Data: flowSpec{src: macB, dst: macA, udp: true}.complete(t, pattern(30))}).Data
 	r.in(fromB(back))
 	wantLines(t, awaits(t, m, 2), `"green" wire-in inbound ipip 192.0.2.2`, `"green" tap-out inbound ipip 192.0.2.2`)
-	r.in(netio.Datagram{From: stranger, Data: back})
+	r.in(netio.Datagram{From: unlisted, Data: back})
 	rs = awaits(t, all, 1)
 	wantLines(t, rs, `"" dropped inbound ipip 203.0.113.9 peer_not_admitted`)
 	if len(rs[0].Outer) != 20 || !bytes.Equal(rs[0].Frame, back) {
@@ -365,7 +365,7 @@ func TestMirrorOverflow(t *testing.T) {
 		"slots": {hello, plainFrame(macB, macA, "another")},
 		"bytes": {tcp.gsoPacket(t, pattern(60000), 1386), tcp.gsoPacket(t, pattern(50001)[1:], 1386)},
 	} {
-		r, e := nullRoads(t, testNetwork(addrA, addrB))
+		r, e := nullPaths(t, testNetwork(addrA, addrB))
 		m := mirror(t, r.Engine, dataplane.MirrorSpec{Points: dataplane.PointSet(0).With(dataplane.PointTapIn)})
 		r.Learn(macB, 0)
 		e.frames = slices.Concat(fs, fs)
@@ -421,7 +421,7 @@ func TestMirrorAgreesWithCounters(t *testing.T) {
 		for _, h := range []*host{a, b} {
 			f, _ := mixedFrame(t, random)
 			h.TAP("vx0").Inject(f)
-			a.from(u, stranger, hello.Data)
+			a.from(u, unlisted, hello.Data)
 		}
 		read()
 	}
@@ -493,12 +493,12 @@ func TestMirrorsComeAndGo(t *testing.T) {
 // An open mirror costs no allocation, on the path or to read.
 func TestMirrorAllocatesNothing(t *testing.T) {
 	tcp := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
-	r, e := nullRoads(t, eightPeers())
+	r, e := nullPaths(t, eightPeers())
 	e.frames = []netiotest.Frame{hello, tcp.gsoPacket(t, pattern(60000), 1386), plainFrame(macB, groupMAC, "never")}
 	var ds []netio.Datagram
 	for _, f := range [][]byte{helloBack.Data, plainFrame(macA, 0, "x").Data} {
 		ds = append(ds, netio.Datagram{From: netip.AddrFrom4([4]byte{192, 0, 2, 10}), Data: vxlan(testVNI, f)},
-			netio.Datagram{From: stranger, Data: vxlan(testVNI+1, f)})
+			netio.Datagram{From: unlisted, Data: vxlan(testVNI+1, f)})
 	}
 	e.receives(ds...)
 	m := mirror(t, r.Engine, dataplane.MirrorSpec{})

@@ -155,8 +155,8 @@ func (w nullWire) WriteBatch(s []netio.Send) int {
 func (w nullWire) TakesUnsegmented(netip.Addr) bool           { return w.onWhole != nil }
 func (w nullWire) WriteUnsegmented(s *netio.Unsegmented) bool { return w.onWhole(s) }
 
-// nullRoads are paths of the network over null edges.
-func nullRoads(tb testing.TB, n dataplane.Network) (*dataplane.Paths, *null) {
+// nullPaths are paths of the network over null edges.
+func nullPaths(tb testing.TB, n dataplane.Network) (*dataplane.Paths, *null) {
 	tb.Helper()
 	e := &null{slots: make([][]byte, 0, dataplane.OutFrames)}
 	r, err := dataplane.NewPaths(dataplane.Options{Underlay: addrA, Backend: e}, n)

@@ -47,7 +47,7 @@ func TestFlushMatches(t *testing.T) {
 		{dataplane.Match{MAC: first}, 2},
 		{dataplane.Match{MAC: first, Peer: addrC}, 0},
 		{dataplane.Match{MAC: groupMAC}, 0},
-		{dataplane.Match{Peer: stranger}, 0},
+		{dataplane.Match{Peer: unlisted}, 0},
 	} {
 		fill()
 		if got, err := a.Flush(c.m); got != c.want || err != nil {

@@ -64,7 +64,7 @@ func TestOffloadsOff(t *testing.T) {
 			if c.noUSO {
 				edges.WithoutUSO()
 			}
-			r := newRoadsOf(t, dataplane.Options{Underlay: addrA, Offloads: c.o}, edges, n)
+			r := newPathsOf(t, dataplane.Options{Underlay: addrA, Offloads: c.o}, edges, n)
 			defer r.Close()
 			if got := states(r.Engine.Info()); !slices.Equal(got, c.states) {
 				t.Errorf("%v, want %v", got, c.states)

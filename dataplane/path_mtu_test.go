@@ -27,8 +27,8 @@ func tooBig(tb testing.TB, frame []byte, mtu encap.OverlayMTU) netiotest.Frame {
 	return netiotest.Frame{Data: b[:n]}
 }
 
-// mtuTold is the MTU that an answer names.
-func mtuTold(tb testing.TB, answer []byte) int {
+// icmpMTU is the MTU that an answer names.
+func icmpMTU(tb testing.TB, answer []byte) int {
 	tb.Helper()
 	t, ok := encap.FindTransport(answer)
 	if !ok {
@@ -52,7 +52,7 @@ func knownPath(e *dataplane.Engine, peer netip.Addr) encap.UnderlayMTU {
 
 // TestPathMTUIsTold: the first frame that does not fit the path is refused by
 // the wire, every later one by what was learned of that, and each time its
-// sender is told how much fits; what fits passes.
+// sender gets how much fits; what fits passes.
 func TestPathMTUIsTold(t *testing.T) {
 	for _, c := range []struct {
 		name               string
@@ -61,20 +61,20 @@ func TestPathMTUIsTold(t *testing.T) {
 		tags               int
 		super, unsegmented bool
 		path               encap.UnderlayMTU
-		told               int
+		mtu                int
 	}{
-		{name: "a frame", path: 1400, told: 1350},
-		{name: "a frame of IPv6", innerV6: true, path: 1400, told: 1350},
-		{name: "a frame over IPv6", v6: true, path: 1400, told: 1330},
-		{name: "a tagged frame", tags: 1, path: 1400, told: 1346},
-		{name: "a frame in two tags over IPv6", v6: true, tags: 2, path: 1400, told: 1322},
-		{name: "a GSO packet", super: true, path: 1400, told: 1350},
-		{name: "a GSO packet of IPv6", super: true, innerV6: true, path: 1400, told: 1350},
-		{name: "a GSO packet of UDP", super: true, udp: true, path: 1400, told: 1350},
-		{name: "a GSO packet for the uplink", super: true, unsegmented: true, path: 1400, told: 1350},
-		{name: "the least path", path: 602, told: 552},
-		{name: "the least path of IPv6", innerV6: true, path: 1330, told: 1280},
-		{name: "the least path over IPv6", v6: true, path: 1280, told: 1210},
+		{name: "a frame", path: 1400, mtu: 1350},
+		{name: "a frame of IPv6", innerV6: true, path: 1400, mtu: 1350},
+		{name: "a frame over IPv6", v6: true, path: 1400, mtu: 1330},
+		{name: "a tagged frame", tags: 1, path: 1400, mtu: 1346},
+		{name: "a frame in two tags over IPv6", v6: true, tags: 2, path: 1400, mtu: 1322},
+		{name: "a GSO packet", super: true, path: 1400, mtu: 1350},
+		{name: "a GSO packet of IPv6", super: true, innerV6: true, path: 1400, mtu: 1350},
+		{name: "a GSO packet of UDP", super: true, udp: true, path: 1400, mtu: 1350},
+		{name: "a GSO packet for the uplink", super: true, unsegmented: true, path: 1400, mtu: 1350},
+		{name: "the least path", path: 602, mtu: 552},
+		{name: "the least path of IPv6", innerV6: true, path: 1330, mtu: 1280},
+		{name: "the least path over IPv6", v6: true, path: 1280, mtu: 1210},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			self, peer := addrA, addrB
@@ -82,7 +82,7 @@ func TestPathMTUIsTold(t *testing.T) {
 				self, peer = addrA6, addrB6
 			}
 			n := testNetwork(self, peer)
-			r := newRoadsAt(t, self, n)
+			r := newPathsAt(t, self, n)
 			defer r.Close()
 			r.Learn(macB, 0)
 			r.backend.TakeUnsegmented(c.unsegmented)
@@ -103,8 +103,8 @@ func TestPathMTUIsTold(t *testing.T) {
 				if len(got) != 1 {
 					t.Fatalf("time %d: %d answers", i, len(got))
 				}
-				if told := mtuTold(t, got[0].Data); told != c.told {
-					t.Errorf("time %d: told %d, want %d", i, told, c.told)
+				if got := icmpMTU(t, got[0].Data); got != c.mtu {
+					t.Errorf("time %d: MTU %d, want %d", i, got, c.mtu)
 				}
 				eth, _ := encap.ParseEthernet(got[0].Data)
 				if eth.Src() != macB || eth.Dst() != macA || eth.Tags() != c.tags {
@@ -122,7 +122,7 @@ func TestPathMTUIsTold(t *testing.T) {
 				t.Errorf("%d answers counted", got)
 			}
 			// A frame that the sender makes of it arrives.
-			fit := s.partial(t, pattern(c.told-(s.payloadAt()-s.l3())))
+			fit := s.partial(t, pattern(c.mtu-(s.payloadAt()-s.l3())))
 			if sent := r.out(fit); len(sent) != 1 || len(r.tap.Written()) != 0 {
 				t.Errorf("%d frames of the right size left", len(sent))
 			}
@@ -146,7 +146,7 @@ func TestOwnMTUIsTold(t *testing.T) {
 				}
 				r.out(f)
 				got := r.tap.Written()
-				if len(got) != 1 || mtuTold(t, got[0].Data) != int(testMTU) {
+				if len(got) != 1 || icmpMTU(t, got[0].Data) != int(testMTU) {
 					t.Errorf("known=%t: answers %+v", known, got)
 				}
 			}
@@ -275,7 +275,7 @@ func TestAnswersAreBounded(t *testing.T) {
 }
 
 // TestPathMTUFollows: the tick raises a path MTU as the underlay forgets it,
-// and each change is told once.
+// and each change is reported once.
 func TestPathMTUFollows(t *testing.T) {
 	u := netiotest.NewUnderlay(t)
 	a := newHost(t, u, addrA, testNetwork(addrA, addrB))
@@ -297,10 +297,10 @@ func TestPathMTUFollows(t *testing.T) {
 		a.SetPathMTU(addrB, path)
 		fit := s.partial(t, pattern(int(path)-50-40))
 		a.TAP("vx0").Inject(f)
-		told := a.TAP("vx0").Wait(1)
-		// A frame that was let through by the older one is told the newer.
-		if got := mtuTold(t, told[0].Data); got != int(path)-50 && path == 1400 {
-			t.Errorf("told %d", got)
+		errs := a.TAP("vx0").Wait(1)
+		// A frame that was let through by the older one gets the newer.
+		if got := icmpMTU(t, errs[0].Data); got != int(path)-50 && path == 1400 {
+			t.Errorf("MTU %d", got)
 		}
 		event(path)
 		a.TAP("vx0").Inject(fit)
@@ -340,7 +340,7 @@ func TestPathMTUAllocatesNothing(t *testing.T) {
 		"fits":     s.gsoPacket(t, pattern(5*1200), 1200),
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, e := nullRoads(t, eightPeers())
+			r, e := nullPaths(t, eightPeers())
 			r.Learn(macB, 3)
 			e.path, e.frames = 1400, []netiotest.Frame{f, f, f}
 			e.onSend = func(sends []netio.Send) {
@@ -371,7 +371,7 @@ func addr(i int) netip.Addr { return eightPeers().Peers[i].Address }
 // TestBoundOfAsking: the wire is asked for a path MTU only so often when that
 // does not help.
 func TestBoundOfAsking(t *testing.T) {
-	r, e := nullRoads(t, eightPeers())
+	r, e := nullPaths(t, eightPeers())
 	r.Learn(macB, 3)
 	e.frames = []netiotest.Frame{flowSpec{src: macA, dst: macB, udp: true}.partial(t, pattern(100))}
 	e.onSend = func(sends []netio.Send) {

@@ -49,7 +49,7 @@ func TestFloodThenUnicast(t *testing.T) {
 	wantFrames(t, tapC, hello)
 	b.knows(macA, addrA)
 	c.knows(macA, addrA)
-	// The answer goes to the one host. Nobody sends on what it received.
+	// The answer goes to the one host. No host sends on what it received.
 	tapB.Inject(helloBack)
 	wantFrames(t, tapA, helloBack)
 	a.knows(macB, addrB)
@@ -194,8 +194,8 @@ func TestAgeing(t *testing.T) {
 	n.Ageing = time.Second
 	n.Admit.Any = true
 	a := newHost(t, u, addrA, n)
-	a.from(u, stranger, helloBack.Data)
-	a.knows(macB, stranger)
+	a.from(u, unlisted, helloBack.Data)
+	a.knows(macB, unlisted)
 	eventually(t, "entry and peer age out", func() bool {
 		return a.blue().EntriesLearned == 0 && len(a.Stats().Peers) == 1
 	})
@@ -218,7 +218,7 @@ func TestAdmission(t *testing.T) {
 			n := testNetwork(addrA, addrB)
 			n.Admit = c.admit
 			a := newHost(t, u, addrA, n)
-			u.Backend(inside) // nobody listens there
+			u.Backend(inside) // without a listener
 			want := 1
 			a.from(u, addrB, plainFrame(macA, macB, "peer").Data)
 			for from, ok := range map[netip.Addr]bool{inside: c.in, outside: c.out} {

@@ -24,18 +24,18 @@ type paths struct {
 
 func newPaths(tb testing.TB, n dataplane.Network) *paths {
 	tb.Helper()
-	return newRoadsAt(tb, addrA, n)
+	return newPathsAt(tb, addrA, n)
 }
 
-// newRoadsAt is newRoads with another underlay address.
-func newRoadsAt(tb testing.TB, self netip.Addr, n dataplane.Network) *paths {
+// newPathsAt is newPaths with another underlay address.
+func newPathsAt(tb testing.TB, self netip.Addr, n dataplane.Network) *paths {
 	tb.Helper()
 	edges := netiotest.NewUnderlay(tb).Backend(self)
-	return newRoadsOf(tb, dataplane.Options{Underlay: self}, edges, n)
+	return newPathsOf(tb, dataplane.Options{Underlay: self}, edges, n)
 }
 
-// newRoadsOf is newRoads with other options, over the backend.
-func newRoadsOf(tb testing.TB, o dataplane.Options, edges *netiotest.Backend, n dataplane.Network) *paths {
+// newPathsOf is newPaths with other options, over the backend.
+func newPathsOf(tb testing.TB, o dataplane.Options, edges *netiotest.Backend, n dataplane.Network) *paths {
 	tb.Helper()
 	o.Backend = edges
 	r, err := dataplane.NewPaths(o, n)

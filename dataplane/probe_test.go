@@ -193,7 +193,7 @@ func TestProbeAnswers(t *testing.T) {
 	n.Peers[0].MACs = []encap.MAC{macB} // a probe's source is no MAC of a container
 	a := newHost(t, u, addrA, n)
 	a.Record()
-	a.from(u, stranger, request(1, 60))
+	a.from(u, unlisted, request(1, 60))
 	a.wantDrops(dataplane.DropStats{Network: "blue", Direction: dataplane.Inbound, Reason: dataplane.DropPeerNotAdmitted, Count: 1})
 	if sent := a.Sent(); len(sent) > 0 {
 		t.Errorf("an unlisted sender is answered: %+v", sent)
@@ -214,7 +214,7 @@ func TestProbeAnswers(t *testing.T) {
 		t.Errorf("the answer is from %s", src)
 	}
 
-	// A reply that nobody asked for, and what is none, changes nothing.
+	// An unexpected reply, and what is none, changes nothing.
 	reply := make([]byte, encap.ProbeLen)
 	encap.PutProbe(reply, tapMAC(addrB), encap.Probe{Reply: true, ID: 3, Len: 60})
 	a.from(u, addrB, reply)
@@ -259,7 +259,7 @@ func TestProbeAnswers(t *testing.T) {
 	silent(t, a.TAP("vx0"))
 }
 
-// TestProbesWithoutProber has nobody take out what the thread puts by: what there is
+// TestProbesWithoutProber takes out nothing of what the thread puts by: what there is
 // no room for is dropped by name, and frames go on.
 func TestProbesWithoutProber(t *testing.T) {
 	r := newPaths(t, testNetwork(addrA, addrB))

@@ -253,7 +253,7 @@ func TestGSOIsTriedAgain(t *testing.T) {
 		t.Errorf("events %v", got)
 	}
 	if tick(time.Hour); len(events()) != 0 {
-		t.Error("it is told twice")
+		t.Error("it is reported twice")
 	}
 }
 

@@ -95,7 +95,7 @@ func TestBytesSurviveCoalescing(t *testing.T) {
 		flows := make([]flowSpec, rapid.IntRange(1, 3).Draw(rt, "flows"))
 		for i := range flows {
 			flows[i] = drawFlow(rt)
-			flows[i].src = macB + encap.MAC(i)<<8 // tells the flows apart below
+			flows[i].src = macB + encap.MAC(i)<<8 // distinguishes the flows below
 			flows[i].tcpFlags = encap.TCPACK
 		}
 		want := make([][][]byte, len(flows))
@@ -208,7 +208,7 @@ func TestUDPKeepsItsOrder(t *testing.T) {
 	}
 }
 
-// TestWrongHeaderChecksumStaysWrong wants nobody to make a broken IPv4 header
+// TestWrongHeaderChecksumStaysWrong wants a broken IPv4 header not to be made
 // whole: the receiver would take what it has to drop.
 func TestWrongHeaderChecksumStaysWrong(t *testing.T) {
 	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPACK}

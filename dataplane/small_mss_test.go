@@ -95,7 +95,7 @@ func perPeer(sent []netiotest.Sent) map[string][][]byte {
 // TestSmallSegmentsLeaveUnsegmented: where the uplink takes GSO packets, any number
 // of segments goes.
 func TestSmallSegmentsLeaveUnsegmented(t *testing.T) {
-	r, e := nullRoads(t, testNetwork(addrA, addrB))
+	r, e := nullPaths(t, testNetwork(addrA, addrB))
 	s := flowSpec{src: macA, dst: macB, tcpFlags: encap.TCPACK}
 	e.frames = []netiotest.Frame{s.gsoPacket(t, pattern(60000), 8)}
 	taken := 0

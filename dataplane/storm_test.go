@@ -169,7 +169,7 @@ func TestRefusedIsNotCharged(t *testing.T) {
 	}
 }
 
-// A pinned peer sends from its own MACs alone, and nobody else from those, also
+// A pinned peer sends from its own MACs alone, and no other peer from those, also
 // where nothing is learned.
 func TestPins(t *testing.T) {
 	for _, learning := range []bool{true, false} {
@@ -217,7 +217,7 @@ func TestPinsChange(t *testing.T) {
 }
 
 // A peer with more MACs than its share teaches no more, and a MAC that flaps is
-// frozen, told of, and thaws; all the while frames are delivered.
+// frozen, reported, and unfreezes; all the while frames are delivered.
 func TestLearningIsBounded(t *testing.T) {
 	u := netiotest.NewUnderlay(t)
 	a := bareHost(t, u, addrA, 1)
@@ -255,16 +255,16 @@ func TestLearningIsBounded(t *testing.T) {
 	select {
 	case ev := <-a.Events():
 		if ev.Kind != dataplane.MACsFrozen || ev.Network != "blue" || ev.Count != 1 || ev.MAC != macB {
-			t.Errorf("told %+v", ev)
+			t.Errorf("reported %+v", ev)
 		}
 	case <-time.After(5 * time.Second):
-		t.Error("nobody was told")
+		t.Error("it was not reported")
 	}
 	eventually(t, "thawed", func() bool { return a.blue().Frozen == 0 })
 	time.Sleep(2 * time.Second) // two ticks
 	select {
 	case ev := <-a.Events():
-		t.Errorf("told again: %+v", ev)
+		t.Errorf("reported again: %+v", ev)
 	default:
 	}
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // Inner addresses: of the asker, of a neighbour behind host b, of one whose MAC
-// the FDB does not have, and of nobody.
+// the FDB does not have, and of unused addresses.
 var (
 	ipAsker, ipKnown, ipLost, ipNobody     = inner(1), inner(2), inner(3), inner(9)
 	ip6Asker, ip6Known, ip6Lost, ip6Nobody = inner6(1), inner6(2), inner6(3), inner6(9)

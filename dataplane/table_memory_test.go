@@ -30,7 +30,7 @@ func resident(t *testing.T) int {
 	return kib
 }
 
-// garbage is what somebody allocates between two tables.
+// garbage is what is allocated between two tables.
 var garbage []byte
 
 // Tables without an entry take next to nothing, also of a heap that is used for other

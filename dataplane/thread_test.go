@@ -74,7 +74,7 @@ func TestIdleThreadsSleep(t *testing.T) {
 	}
 }
 
-// TestDeviceLost deletes a TAP under the engine: it is told once, the thread
+// TestDeviceLost deletes a TAP under the engine: it is reported once, the thread
 // does not spin, other networks go on, and the network can be opened again.
 func TestDeviceLost(t *testing.T) {
 	u := netiotest.NewUnderlay(t)
@@ -133,7 +133,7 @@ func TestDeviceLostWhileChanging(t *testing.T) {
 	}
 }
 
-// TestWireFailed wants a socket that cannot be read to be told and left alone.
+// TestWireFailed wants a socket that cannot be read to be reported and left alone.
 func TestWireFailed(t *testing.T) {
 	a := newHost(t, netiotest.NewUnderlay(t), addrA, testNetwork(addrA, addrB))
 	a.FailConns(unix.EBADF)

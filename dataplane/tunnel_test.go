@@ -308,11 +308,11 @@ func TestTunnelDrops(t *testing.T) {
 		"lying checksum":        {reason: dataplane.DropBadOffload, out: &lying},
 		"path too narrow":       {reason: dataplane.DropTooBig, errno: unix.EMSGSIZE, out: &netiotest.Frame{Data: good()}},
 		"no route to the peer":  {reason: dataplane.DropNoRoute, errno: unix.ENETUNREACH, out: &netiotest.Frame{Data: good()}},
-		"unlisted sender":       {reason: dataplane.DropPeerNotAdmitted, unknown: true, in: &netio.Datagram{From: stranger, Data: good()}},
+		"unlisted sender":       {reason: dataplane.DropPeerNotAdmitted, unknown: true, in: &netio.Datagram{From: unlisted, Data: good()}},
 		"our own address":       {reason: dataplane.DropPeerNotAdmitted, unknown: true, change: admitAny, in: &netio.Datagram{From: addrA, Data: good()}},
 		"out of an overlay":     {reason: dataplane.DropFromOverlay, ingress: overlay7, in: &netio.Datagram{From: addrB, Device: 7, Data: good()}},
 		"unlisted sender out of an overlay": {reason: dataplane.DropFromOverlay, ingress: overlay7, change: admitAny, unknown: true,
-			in: &netio.Datagram{From: stranger, Device: 7, Data: good()}},
+			in: &netio.Datagram{From: unlisted, Device: 7, Data: good()}},
 		"truncated":                 {reason: dataplane.DropTruncated, unknown: true, in: &netio.Datagram{From: addrB, Data: good(), Truncated: true}},
 		"nothing inside":            {reason: dataplane.DropTooShort, in: &netio.Datagram{From: addrB}},
 		"received, cut off":         {reason: dataplane.DropTooShort, in: ptr(fromB(good()[:39]))},
@@ -320,7 +320,7 @@ func TestTunnelDrops(t *testing.T) {
 		"received, IPv6":            {reason: dataplane.DropUnhandledProto, in: ptr(fromB(packet(v6.partial(t, nil)).Data))},
 		"received, from ourselves":  {reason: dataplane.DropLoop, in: ptr(fromB(change(12, 192, 0, 2, 1)))},
 		"received, of another peer": {reason: dataplane.DropSourceNotRouted, change: checkSource, in: ptr(fromB(change(12, 198, 51, 100, 200)))},
-		"received, of nobody":       {reason: dataplane.DropSourceNotRouted, change: checkSource, in: ptr(fromB(change(12, 10, 9, 9, 9)))},
+		"received, unrouted":        {reason: dataplane.DropSourceNotRouted, change: checkSource, in: ptr(fromB(change(12, 10, 9, 9, 9)))},
 		"received, too long":        {reason: dataplane.DropTooBig, in: ptr(fromB(tcp.complete(t, pattern(1441))[encap.EthernetHeaderLen:]))},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -396,7 +396,7 @@ func TestTunnelsByPeer(t *testing.T) {
 	s := flowSpec{src: macB, dst: macA, tcpFlags: encap.TCPSYN}
 	p := s.complete(t, nil)[encap.EthernetHeaderLen:]
 	for range 10 {
-		for _, from := range []netip.Addr{addrB, addrC, stranger} {
+		for _, from := range []netip.Addr{addrB, addrC, unlisted} {
 			u.Deliver(netip.AddrPortFrom(addrA, 0), netio.Datagram{From: from, Data: p})
 		}
 	}
@@ -532,7 +532,7 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 	marked := fromB(flowSpec{src: macA, dst: macB, udp: true, tos: encap.ECT0}.complete(t, pattern(22))[encap.EthernetHeaderLen:])
 	marked.TOS = encap.CE
 	stray := fromB(append([]byte(nil), marked.Data...))
-	stray.From = stranger
+	stray.From = unlisted
 	spoofed := fromB(append([]byte(nil), marked.Data...))
 	binary.BigEndian.PutUint32(spoofed.Data[12:], 0x0a010101)
 	e.receives(append(ds, marked, stray, spoofed)...)
@@ -548,8 +548,8 @@ func TestTunnelAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestTunnelAnswers wants the inner sender to be told what the path says, from
-// the address that it sent to, and nobody to be told anything else.
+// TestTunnelAnswers wants the inner sender to get what the path says, from
+// the address that it sent to, and no other sender to get anything.
 func TestTunnelAnswers(t *testing.T) {
 	const tooBig, host, net = 4, 1, 0 // codes of Destination Unreachable
 	s := flowSpec{src: macA, dst: macB, udp: true}
@@ -583,7 +583,7 @@ func TestTunnelAnswers(t *testing.T) {
 		"it says something else":      {in: []netio.Datagram{{From: addrB, Data: short.Data[:28], Quoted: true}}},
 		"it quotes too little":        {in: []netio.Datagram{{From: addrB, Data: short.Data[:20], Quoted: true, Unreachable: true}}},
 		"it quotes nothing":           {in: []netio.Datagram{{From: addrB, Quoted: true, Unreachable: true}}},
-		"of nobody's packet":          {in: []netio.Datagram{{From: stranger, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
+		"of an unknown packet":        {in: []netio.Datagram{{From: unlisted, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
 		"of a packet to another peer": {in: []netio.Datagram{{From: addrC, Data: short.Data[:28], Quoted: true, Unreachable: true}}},
 		"a whole batch of errors":     {in: manyOf(64, echoed(short)), code: bytes.Repeat([]byte{host}, 64)},
 	} {

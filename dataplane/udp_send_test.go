@@ -299,7 +299,7 @@ func TestRunsAreTriedAgain(t *testing.T) {
 			suspended(0)
 			send(4)
 
-			// A refusal that nobody asks about is forgotten in the end.
+			// A refusal that is never asked about is forgotten in the end.
 			linux.Hooks{Backend: e}.NoteRefusal(peer.Addr(), unix.EIO)
 			now = now.Add(2 * time.Minute)
 			e.Tick()

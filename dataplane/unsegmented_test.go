@@ -38,7 +38,7 @@ func TestWhole(t *testing.T) {
 			if c.change != nil {
 				c.change(&n)
 			}
-			r, e := nullRoads(t, n)
+			r, e := nullPaths(t, n)
 			e.frames = c.frames
 			var got []byte
 			e.onWhole = func(w *netio.Unsegmented) bool {

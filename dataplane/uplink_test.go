@@ -252,7 +252,7 @@ func TestUplinkFollowsRoute(t *testing.T) {
 }
 
 // TestUplinkPathMTU: GSO packets whose packets the route does not carry are
-// refused there, the socket says why, and their sender is told and makes them
+// refused there, the socket says why, and their sender gets an ICMP error and makes them
 // such that they leave unsegmented.
 func TestUplinkPathMTU(t *testing.T) {
 	e, a, b := kernelPair(t, netlab.SiteSpec{}, nil)

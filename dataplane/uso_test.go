@@ -66,11 +66,11 @@ func TestEveryLostDeviceIsTold(t *testing.T) {
 	for _, n := range nets {
 		a.TAP(n.Device).FailReads(unix.EBADFD)
 	}
-	told := make(map[string]bool)
+	reported := make(map[string]bool)
 	for range count {
-		told[a.event().Network] = true
+		reported[a.event().Network] = true
 	}
-	if len(told) != count {
-		t.Errorf("told of %d networks, want %d", len(told), count)
+	if len(reported) != count {
+		t.Errorf("%d networks reported, want %d", len(reported), count)
 	}
 }

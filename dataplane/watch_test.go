@@ -27,7 +27,7 @@ func read(t *testing.T, w *dataplane.FDBWatch, want int) (got []string) {
 	return got
 }
 
-// A watch tells of a network that comes later from its first entry on, and of no
+// A watch reports a network that comes later from its first entry on, and of no
 // other than it was asked for.
 func TestWatchFDBFollows(t *testing.T) {
 	u := netiotest.NewUnderlay(t)

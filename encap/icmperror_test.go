@@ -122,10 +122,10 @@ func TestPutTooBigFrame(t *testing.T) {
 		equalBytes(t, name, errorOf(t, len(c.want), func(b []byte) int { return PutTooBigFrame(b, c.frame, 1350) }), c.want)
 	}
 	group := &layers.Ethernet{SrcMAC: hwA, DstMAC: net.HardwareAddr{1, 0, 0x5e, 0, 0, 1}, EthernetType: layers.EthernetTypeIPv4}
-	nobody := &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: hwB, EthernetType: layers.EthernetTypeIPv4}
+	noMAC := &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: hwB, EthernetType: layers.EthernetTypeIPv4}
 	for name, frame := range map[string][]byte{
 		"to a group":        build(t, group, payload),
-		"from nobody":       build(t, nobody, payload),
+		"from no MAC":       build(t, noMAC, payload),
 		"no Ethernet frame": p4[:13],
 		"no IP packet":      build(t, ether(layers.EthernetTypeARP), payload),
 	} {

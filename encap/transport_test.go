@@ -84,7 +84,7 @@ func TestFindTransportGSOPacket(t *testing.T) {
 // IP options.
 func gopacketTransport(frame []byte) (at Transport, ok bool) {
 	packet := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.DecodeOptions{NoCopy: true})
-	// Layers are slices of the frame: what is left of the capacity tells where.
+	// Layers are slices of the frame: the rest of the capacity shows where.
 	offset := func(b []byte) int { return cap(frame) - cap(b) }
 	tags := 0
 walk:

@@ -69,7 +69,7 @@ func BenchmarkLookupMiss(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			t, _ := benchTable(b, n)
 			b.ReportAllocs()
-			m := encap.MAC(1 << 40) // multicast: nobody has learned it
+			m := encap.MAC(1 << 40) // multicast: never learned
 			for b.Loop() {
 				if _, ok := t.Lookup(m); ok {
 					b.Fatal("hit")

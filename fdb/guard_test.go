@@ -81,11 +81,11 @@ func TestFreeze(t *testing.T) {
 		t.Errorf("frozen by move %d, want 5", n)
 	}
 	wantPeer(t, tab, macA, 1) // where the fourth had put it
-	if n, told := tab.Frozen(), tab.TakeFrozen(); n != 1 || !slices.Equal(told, []encap.MAC{macA}) {
-		t.Errorf("%d are frozen, %v told", n, told)
+	if n, got := tab.Frozen(), tab.TakeFrozen(); n != 1 || !slices.Equal(got, []encap.MAC{macA}) {
+		t.Errorf("%d are frozen, %v reported", n, got)
 	}
-	if told := tab.TakeFrozen(); told != nil {
-		t.Errorf("told again: %v", told)
+	if got := tab.TakeFrozen(); got != nil {
+		t.Errorf("reported again: %v", got)
 	}
 	for e := range tab.All() {
 		if !e.Frozen {
@@ -244,7 +244,7 @@ func TestFrozenDoesNotAge(t *testing.T) {
 	}
 }
 
-// A freeze is told of once, also when it is over before anybody asked.
+// A freeze is reported once, also when it is over before the first question.
 func TestEachFreezeIsToldOnce(t *testing.T) {
 	tab, _ := guarded(Limits{Moves: 3, Window: 100})
 	freezes(t, tab, macA)
@@ -254,12 +254,12 @@ func TestEachFreezeIsToldOnce(t *testing.T) {
 	}
 	for _, want := range [][]encap.MAC{{macA}, nil} {
 		if got := tab.TakeFrozen(); !slices.Equal(got, want) {
-			t.Errorf("told %v, want %v", got, want)
+			t.Errorf("reported %v, want %v", got, want)
 		}
 	}
 	freezes(t, tab, macA)
 	if got := tab.TakeFrozen(); !slices.Equal(got, []encap.MAC{macA}) {
-		t.Errorf("frozen again, and told %v", got)
+		t.Errorf("frozen again, and reported %v", got)
 	}
 }
 
@@ -446,7 +446,7 @@ func TestNoPlaceLeft(t *testing.T) {
 	checkTable(t, tab)
 }
 
-// The memory of moves is bounded, whoever moves what.
+// The memory of moves is bounded, for any sequence of moves.
 func TestMoversAreBounded(t *testing.T) {
 	clock := NewClock()
 	tab := NewTable(1<<16, 300, clock)
@@ -460,8 +460,8 @@ func TestMoversAreBounded(t *testing.T) {
 	if n := tab.Frozen(); n != maxHeld {
 		t.Errorf("%d are frozen by one peer, want %d", n, maxHeld)
 	}
-	if told := tab.TakeFrozen(); len(told) != maxAlarms {
-		t.Errorf("%d told", len(told))
+	if got := tab.TakeFrozen(); len(got) != maxAlarms {
+		t.Errorf("%d reported", len(got))
 	}
 	tab.SetLimits(Limits{})
 	if tab.Frozen() != 0 {
@@ -552,7 +552,7 @@ func TestGuardHolds(t *testing.T) {
 	})
 }
 
-// A watch sees every change, in order; one that is too slow is told how many it
+// A watch sees every change, in order; one that is too slow gets the number that it
 // missed.
 func TestWatch(t *testing.T) {
 	tab, clock := guarded(Limits{Moves: 3, Window: 100})
@@ -598,11 +598,11 @@ func TestWatch(t *testing.T) {
 	}
 	w.Close()
 	if tab.watched.Load() != nil {
-		t.Error("nobody watches, and still it is written down")
+		t.Error("recorded without a watch")
 	}
 }
 
-// What had aged out is told as such, whoever comes upon it first.
+// An aged-out entry is reported as such, by whichever call finds it first.
 func TestWatchTellsAged(t *testing.T) {
 	for name, take := range map[string]func(*Table){
 		"flush":          func(tab *Table) { tab.Flush(func(Entry) bool { return true }) },
@@ -629,11 +629,11 @@ func TestWatchTellsAged(t *testing.T) {
 			case e.MAC == macA && e.Change == EntryAged && e.From == 1:
 				aged++
 			case e.Change == EntryDeleted || e.From != NoPeer:
-				t.Errorf("%s: told %s from %d", name, e.Change, e.From)
+				t.Errorf("%s: reported %s from %d", name, e.Change, e.From)
 			}
 		}
 		if aged != 1 {
-			t.Errorf("%s: told %d times that it aged out: %+v", name, aged, events)
+			t.Errorf("%s: reported %d times that it aged out: %+v", name, aged, events)
 		}
 		w.Close()
 	}

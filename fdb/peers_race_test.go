@@ -40,9 +40,9 @@ func TestPeersConcurrent(t *testing.T) {
 	// for the batch it is in.
 	var batches [3]atomic.Uint64
 	var done atomic.Bool
-	var road, background errgroup.Group
+	var path, background errgroup.Group
 	for w := range batches {
-		road.Go(func() error {
+		path.Go(func() error {
 			defer batches[w].Store(1 << 63)
 			for range rounds {
 				batches[w].Add(1)
@@ -100,7 +100,7 @@ func TestPeersConcurrent(t *testing.T) {
 		}
 		return nil
 	})
-	if err := road.Wait(); err != nil {
+	if err := path.Wait(); err != nil {
 		t.Error(err)
 	}
 	done.Store(true)

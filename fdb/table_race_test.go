@@ -46,9 +46,9 @@ func TestTableConcurrent(t *testing.T) {
 	}
 
 	var done atomic.Bool
-	var background, road errgroup.Group
+	var background, path errgroup.Group
 	for range 2 { // learners
-		road.Go(func() error {
+		path.Go(func() error {
 			for range rounds {
 				i := rand.IntN(macs)
 				v := tab.Learn(mac(i), own(i, 1+rand.IntN(3)))
@@ -124,7 +124,7 @@ func TestTableConcurrent(t *testing.T) {
 		}
 		return nil
 	})
-	if err := road.Wait(); err != nil {
+	if err := path.Wait(); err != nil {
 		t.Error(err)
 	}
 	done.Store(true)

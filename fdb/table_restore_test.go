@@ -63,7 +63,7 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// A frozen entry is frozen again, thaws after a window, and alarms nobody again.
+// A frozen entry is frozen again, unfreezes after a window, and is reported once only.
 func TestRestoreFrozen(t *testing.T) {
 	const m encap.MAC = 0x02_00_00_00_00_0a
 	clock := NewClock()

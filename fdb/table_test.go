@@ -276,7 +276,7 @@ func TestBound(t *testing.T) {
 	wantVerdict(t, tab.Learn(m+1, 1), LearnAdded)
 	wantVerdict(t, tab.Learn(m+2, 1), LearnFull)
 
-	// Aged-out entries make way, though nobody sweeps but Learn.
+	// Aged-out entries make way, though only Learn sweeps.
 	c.Set(301)
 	added, full := 0, 0
 	for i := 0; added < bound; i++ {

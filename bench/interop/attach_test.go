@@ -54,7 +54,7 @@ func TestAttach(t *testing.T) {
 	check(t, late.AddRoute(prefix("0.0.0.0/0"), netip.MustParseAddr("203.0.113.1"), "eth0"))
 	same := unchanged(t, a.Host, late)
 
-	// Whoever has an address is asked for across the overlay.
+	// An address in use is found across the overlay.
 	for _, taken := range []string{b.IPv4.String() + "/24", b.IPv6.String() + "/64"} {
 		addr, _, _ := strings.Cut(taken, "/")
 		want := "the address " + addr + " is taken, by " + b.MAC.String()

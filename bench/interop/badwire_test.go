@@ -109,10 +109,10 @@ func testBadInput(t *testing.T, v6 bool) {
 	d := start(t, a.Host, at(a, blue(a, sites...), strict))
 	tap := d.status().Networks[0].MAC
 
-	stranger := netlab.UnderlayAddr(77, v6)
-	check(t, b.Host.AddAddr(netlab.UnderlayDev, netip.PrefixFrom(stranger, map[bool]int{false: 24, true: 64}[v6])))
+	unlisted := netlab.UnderlayAddr(77, v6)
+	check(t, b.Host.AddAddr(netlab.UnderlayDev, netip.PrefixFrom(unlisted, map[bool]int{false: 24, true: 64}[v6])))
 	good := newVTEP(t, b.Host, b.Underlay, a.Underlay, 4789)
-	bad := newVTEP(t, b.Host, stranger, a.Underlay, 4789)
+	bad := newVTEP(t, b.Host, unlisted, a.Underlay, 4789)
 	ear := openRaw(t, a.Container, netlab.ContainerDev)
 
 	const station encap.MAC = 0x0242_0000_0077

@@ -79,9 +79,9 @@ func TestCapture(t *testing.T) {
 	wiretest.NewShark(t) // or there is no judge
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
-	stranger := netlab.UnderlayAddr(77, false)
-	check(t, b.Host.AddAddr(netlab.UnderlayDev, netip.PrefixFrom(stranger, 24)))
-	bad := newVTEP(t, b.Host, stranger, a.Underlay, 4789)
+	unlisted := netlab.UnderlayAddr(77, false)
+	check(t, b.Host.AddAddr(netlab.UnderlayDev, netip.PrefixFrom(unlisted, 24)))
+	bad := newVTEP(t, b.Host, unlisted, a.Underlay, 4789)
 
 	file := filepath.Join(t.TempDir(), "x.pcapng")
 	c := d.capture(t, "capture", "-w", file, "--network", "blue")
@@ -120,8 +120,8 @@ func TestCapture(t *testing.T) {
 		t.Errorf("3 pings are\n%s", strings.Join(append(echo, answer...), "\n"))
 	}
 	has(t, shark(t, file, "eth.type == 0x88b5", "ip.src", "vxlan.vni"),
-		"blue dropped inbound\tpeer "+stranger.String()+", dropped: peer_not_admitted "+
-			"(the sender is neither a listed peer nor in an admitted prefix), outer headers reconstructed\t"+stranger.String()+"\t100")
+		"blue dropped inbound\tpeer "+unlisted.String()+", dropped: peer_not_admitted "+
+			"(the sender is neither a listed peer nor in an admitted prefix), outer headers reconstructed\t"+unlisted.String()+"\t100")
 	supers := shark(t, file, `frame.comment contains "GSO packet" && tcp`)
 	if len(supers) == 0 {
 		t.Error("no GSO packet is marked")

@@ -188,7 +188,7 @@ func strikeControl(s *scene) {
 			check(s.t, c.SetWriteDeadline(time.Now().Add(lasting()/each)))
 			for range map[int]int{0: 0, 1: 1, 2: 10000}[i] {
 				if _, err := c.Write([]byte(r)); err != nil {
-					break // it takes no more questions before somebody reads the answers
+					break // it takes no more questions before the answers are read
 				}
 			}
 		}

@@ -22,7 +22,7 @@ var stormy = []string{"storm_broadcast = 100", "storm_multicast = 100", "storm_u
 // peerFaults are what peers and containers do that are let in.
 var peerFaults = []fault{
 	{name: "spoofed source MACs", build: pinnedPeer, strike: func(s *scene) {
-		n := s.pelt(s.stranger(), func(int) []byte {
+		n := s.pelt(s.unlisted(), func(int) []byte {
 			return vxlan(8, 100, ethernet(s.a.MAC, s.b.MAC, nil, etherTest, marked(60, "")))
 		})
 		s.expects("blue", dataplane.Inbound, dataplane.DropVXLANEntryExists, n)
@@ -30,7 +30,7 @@ var peerFaults = []fault{
 		s.expectsSome("blue", dataplane.Inbound, dataplane.DropMACNotAdmitted, n)
 	}},
 	{name: "MAC flapping", build: hostilePeer, strike: func(s *scene) {
-		ends := []*vtep{s.peer(), s.stranger()}
+		ends := []*vtep{s.peer(), s.unlisted()}
 		sent := 0
 		for end := time.Now().Add(lasting()); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 			for _, v := range ends {
@@ -160,7 +160,7 @@ func strikeMACs(s *scene) {
 		first = encap.MAC(0x0242_0300_0000)
 	)
 	count := sized(100_000, 1_000_000)
-	v := s.stranger()
+	v := s.unlisted()
 	check(s.t, unix.SetsockoptInt(v.fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT, each))
 	buffer := make([]byte, run*each)
 	for i := range run {

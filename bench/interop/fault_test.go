@@ -21,7 +21,7 @@ import (
 )
 
 // fault is a row of docs/faults.md: something goes wrong on a host, on the
-// underlay or at somebody's who sends there, while an honest flow goes on.
+// underlay or at a host that sends there, while an honest flow goes on.
 type fault struct {
 	name   string
 	build  func(t *testing.T, f *fault) *scene
@@ -233,7 +233,7 @@ func (s *scene) network() dataplane.NetworkStats {
 	return dataplane.NetworkStats{}
 }
 
-// place makes the sites; where they are three, the third is nobody's peer.
+// place makes the sites; where they are three, the third is no peer.
 func place(t *testing.T, f *fault) *scene {
 	t.Helper()
 	count := f.sites

@@ -77,7 +77,7 @@ var wireFaults = []fault{
 		s.expects("", dataplane.Inbound, dataplane.DropVXLANVNINotFound, n)
 	}},
 	{name: "unlisted senders", build: besideKernel, quiet: true, strike: func(s *scene) {
-		n := s.pelt(s.stranger(), func(int) []byte { return vxlan(8, 100, s.frame()) })
+		n := s.pelt(s.unlisted(), func(int) []byte { return vxlan(8, 100, s.frame()) })
 		s.expects("blue", dataplane.Inbound, dataplane.DropPeerNotAdmitted, n)
 		if e, ok := s.d.entry("blue", imposter); ok {
 			s.t.Errorf("learned from an unlisted sender: %+v", e)
@@ -153,9 +153,9 @@ var wireFaults = []fault{
 
 // peer sends from b's address, unlisted sender from c's.
 func (s *scene) peer() *vtep     { return newVTEP(s.t, s.b.Host, s.b.Underlay, s.a.Underlay, 4789) }
-func (s *scene) stranger() *vtep { return newVTEP(s.t, s.c.Host, s.c.Underlay, s.a.Underlay, 4789) }
+func (s *scene) unlisted() *vtep { return newVTEP(s.t, s.c.Host, s.c.Underlay, s.a.Underlay, 4789) }
 
-// frame is one for the container of a that nobody answers.
+// frame is one for the container of a without an answer.
 func (s *scene) frame() []byte {
 	return ethernet(s.a.MAC, imposter, nil, etherTest, marked(60, "fault"))
 }

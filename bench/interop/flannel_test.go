@@ -52,7 +52,7 @@ func flannelConfig(n int) config {
 }
 
 // As flannel joins its nodes: nothing is learned and nothing flooded, so that
-// whoever is not a neighbour beforehand is never found. Who takes a neighbour
+// a host that is not a neighbour beforehand is never found. Who takes a neighbour
 // away finds it back.
 func TestFlannel(t *testing.T) {
 	for _, p := range []peer{kernel, overtap} {

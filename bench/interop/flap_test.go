@@ -20,7 +20,7 @@ import (
 const flapWindow = `move_window = "10s"`
 
 // A station whose MAC is now behind one kernel peer, now behind another, stays
-// where it was after the fourth move: it is counted, shown, told of once, and its
+// where it was after the fourth move: it is counted, shown, logged once, and its
 // frames arrive all the same. When it rests it may move again.
 func TestFlappingIsFrozen(t *testing.T) {
 	const station encap.MAC = 0x0242_0000_0077
@@ -82,7 +82,7 @@ func TestFlappingIsFrozen(t *testing.T) {
 		t.Errorf("status warns still: %q", d.status().Warnings)
 	}
 	if got := strings.Count(d.log.String(), "MACs move too often"); got != 1 {
-		t.Errorf("the log tells of it %d times, want once:\n%s", got, d.log)
+		t.Errorf("the log has it %d times, want once:\n%s", got, d.log)
 	}
 }
 
@@ -190,7 +190,7 @@ func TestSpoofedPinnedMAC(t *testing.T) {
 	}
 }
 
-// Two overtap hosts, whose bridges somebody joins by a second way: what is flooded
+// Two overtap hosts, whose bridges are joined by a second way: what is flooded
 // goes round as often as the storm bounds let it, the daemons are not kept busy,
 // and say what they see. When the second way is cut all is as before.
 func TestLoopBetweenHosts(t *testing.T) {
@@ -213,8 +213,8 @@ func TestLoopBetweenHosts(t *testing.T) {
 	mouth.send(ethernet(encap.BroadcastMAC, a.MAC, nil, etherTest, marked(60, "round and round")))
 	for _, d := range daemons {
 		eventually(t, "it is bounded, and said", func() error {
-			// One frame goes round until a bound ends it, on one host: some more, of
-			// nobody.
+			// One frame goes round until a bound ends it, on one host: some more, from
+			// an unused MAC.
 			mouth.send(ethernet(encap.BroadcastMAC, 0x0242_0000_0099, nil, etherTest, marked(60, "round and round")))
 			if d.drops("blue", dataplane.Outbound, dataplane.DropStormBroadcast)+d.drops("blue", dataplane.Inbound, dataplane.DropStormBroadcast) == 0 {
 				return fmt.Errorf("nothing is dropped: %+v", d.dropped())

@@ -61,11 +61,11 @@ func listen(t *testing.T, sites []*netlab.Site) map[*netlab.Site]*raw {
 }
 
 // bum are destinations that go to everybody: a broadcast, IPv4 and IPv6
-// multicast, and a unicast address that nobody has.
+// multicast, and an unused unicast address.
 var bum = []encap.MAC{encap.BroadcastMAC, 0x0100_5e01_0203, 0x3333_0001_0203, 0x0242_dead_beef}
 
 // Of four hosts two end the tunnel by the kernel and two by overtap: what goes
-// to everybody reaches the three others once each and comes back to nobody.
+// to everybody reaches the three others once each and does not come back.
 func TestHeadEndReplication(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v4", true: "v6"}[v6], func(t *testing.T) {
@@ -83,7 +83,7 @@ func TestHeadEndReplication(t *testing.T) {
 }
 
 // A multicast group of the underlay stands in for the flood list. One daemon
-// lists its peers, who get no copies beside the group's; to all others nobody's
+// lists its peers, who get no copies beside the group's; to all others no peer's
 // address is configured.
 func TestMulticastGroup(t *testing.T) {
 	for _, c := range []struct {

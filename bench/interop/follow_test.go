@@ -141,7 +141,7 @@ func TestBridgeMadeAgain(t *testing.T) {
 	}
 }
 
-// A TAP, or a bridge that overtap made, that somebody gives another MAC has its own
+// A TAP, or a bridge that overtap made, that gets another MAC from outside has its own
 // again, and the log says so.
 func TestMACPutBack(t *testing.T) {
 	lab := netlabtest.New(t)

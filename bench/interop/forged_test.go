@@ -43,7 +43,7 @@ func (q quoted) bytes() []byte {
 	return append(b, 0, 200, 0, 0)
 }
 
-// forge sends Fragmentation Needed or Packet Too Big from the host to whoever
+// forge sends Fragmentation Needed or Packet Too Big from the host to the one that
 // would have sent the quoted packet.
 func forge(t testing.TB, from *netlab.Host, q quoted, mtu uint16) {
 	t.Helper()
@@ -96,7 +96,7 @@ func routeMTU(t testing.TB, h *netlab.Host, to netip.Addr) (mtu int) {
 	return mtu
 }
 
-// forgeUntil forges until the kernel believes, as it tells of no more than one
+// forgeUntil forges until the kernel believes, as it reports no more than one
 // exception in a while.
 func forgeUntil(t testing.TB, from, at *netlab.Host, q quoted, mtu uint16, want int) {
 	t.Helper()
@@ -162,7 +162,7 @@ func TestForgedTooBig(t *testing.T) {
 			forgeUntil(t, b.Host, a.Host, guessed, forged, low)
 			for _, f := range flows(a, b) {
 				if c.v6 && f.from.Host == a.Container && f.from.Addr.Is4() {
-					f.told(t, low-encap.VXLANOverhead6) // which IPv4 goes down to
+					f.learns(t, low-encap.VXLANOverhead6) // which IPv4 goes down to
 				} else {
 					f.pings(t)
 				}
@@ -170,7 +170,7 @@ func TestForgedTooBig(t *testing.T) {
 			}
 			n := d.stats().Networks[0]
 			if !c.v6 && n.Answered != 0 {
-				t.Errorf("%d senders were told of a path that is too narrow for them", n.Answered)
+				t.Errorf("%d senders got a path MTU that is too narrow for them", n.Answered)
 			}
 			if n.ClearedDF == 0 {
 				t.Error("nothing left without DF")
@@ -205,7 +205,7 @@ func TestForgedTooBigIPIP(t *testing.T) {
 			}
 			n := w.daemons[0].stats().Networks[0]
 			if n.ClearedDF == 0 || n.Answered != 0 {
-				t.Errorf("%d packets without DF, %d senders told", n.ClearedDF, n.Answered)
+				t.Errorf("%d packets without DF, %d senders notified", n.ClearedDF, n.Answered)
 			}
 		})
 	}
@@ -268,7 +268,7 @@ func fragmented(d *daemon) error {
 		return errors.New("nothing was fragmented")
 	}
 	if n.Answered != 0 {
-		return fmt.Errorf("%d senders were told, of packets without DF", n.Answered)
+		return fmt.Errorf("%d senders were notified, of packets without DF", n.Answered)
 	}
 	for _, r := range d.dropped() {
 		if r.Reason == dataplane.DropTooBig {

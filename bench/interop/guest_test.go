@@ -171,7 +171,7 @@ func (f *foreign) exchange(h *netlab.Host, at, guest netip.Addr, mtu int, tcp in
 		}
 	}
 	for _, size := range []int{56, most} {
-		// Answers that are lost, doubled or damaged are told by ping's words.
+		// Answers that are lost, doubled or damaged are known by ping's words.
 		out := f.run("ping -c 3 -i 0.1 -W %d -s %d %v", int(patience.Seconds()), size, at)
 		if !strings.Contains(out, "3 packets transmitted, 3 packets received, 0% packet loss") || strings.Contains(out, "DUP") {
 			f.t.Fatalf("the guest pings %v: %s", at, out)

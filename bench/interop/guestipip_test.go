@@ -172,7 +172,7 @@ func TestGuestIPIPHeaders(t *testing.T) {
 	}
 }
 
-// Congestion that is marked on the way is told to the inner receiver, by each
+// Congestion that is marked on the way is shown to the inner receiver, by each
 // end's rules (RFC 6040 section 4.2).
 func TestGuestIPIPCongestion(t *testing.T) {
 	w := newGuestTunnel(t, "", nil, "ttl 5 tos inherit")
@@ -201,7 +201,7 @@ func TestGuestIPIPCongestion(t *testing.T) {
 		})
 		want := tos
 		if tos&3 == 3 {
-			want = tos&^3 | 2 // kernel INET_ECN_encapsulate: congestion is not told twice
+			want = tos&^3 | 2 // kernel INET_ECN_encapsulate: congestion is not signalled twice
 		}
 		if len(outside) != 1 || outside[0].data[15] != want || outside[0].data[22] != 5 {
 			t.Errorf("TOS %#x: outside %v, want TOS %#x", tos, outside, want)
@@ -241,7 +241,7 @@ func TestGuestIPIPCongestion(t *testing.T) {
 }
 
 // A narrow hop between overtap and the guest: inner senders at both ends are
-// told and adapt.
+// notified and adapt.
 //
 //	10.1.1.2 ─ host a 192.0.2.1 ═ router ═ 192.0.2.6 guest 10.1.2.2
 //	                        1500          1400
@@ -276,8 +276,8 @@ func TestGuestIPIPPathMTU(t *testing.T) {
 	}
 }
 
-// Of several raw sockets each gets every packet of the protocol: whoever else
-// looks takes nothing from overtap, and needs no answer from it.
+// Of several raw sockets each gets every packet of the protocol:
+// another reader takes nothing from overtap, and needs no answer from it.
 func TestRawSocketsEachGetACopy(t *testing.T) {
 	w := newGuestTunnel(t, "", nil, "")
 	var ears []*net.IPConn

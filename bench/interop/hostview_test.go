@@ -77,7 +77,7 @@ func ourRoutes(t testing.TB, h *netlab.Host) string {
 	return hostRoutes(t, h, func(r netlink.Route) bool { return r.Protocol == ourProtocol })
 }
 
-// state tells what a daemon or an attachment changes on a host: links, their
+// state lists what a daemon or an attachment changes on a host: links, their
 // addresses and routes. What the kernel makes of IPv6 for a link by itself is
 // left out, for it comes a moment later.
 func state(t testing.TB, h *netlab.Host) string {

@@ -121,7 +121,7 @@ func TestIPIP(t *testing.T) {
 }
 
 // Byte-exact both ways, whatever the offloads: GSO packets cut by the path, by
-// the stack, by nobody; TUNs without a vnet header; several workers.
+// the stack, by none; TUNs without a vnet header; several workers.
 func TestIPIPOffloads(t *testing.T) {
 	for name, c := range map[string]struct {
 		offload netlab.Offload
@@ -294,7 +294,7 @@ func newBehindRouter(t *testing.T) *behindRouter {
 	return w
 }
 
-// A narrow hop in the underlay: inner senders are told and adapt.
+// A narrow hop in the underlay: inner senders get an ICMP error and adapt.
 func TestIPIPPathMTU(t *testing.T) {
 	w := newBehindRouter(t)
 	x := traffic.End{Host: w.containers[0], Addr: inner(0, 2, false)}
@@ -320,14 +320,14 @@ func TestIPIPPathMTU(t *testing.T) {
 	}
 }
 
-// What a router says cannot be reached is told to who sent it.
+// What a router says cannot be reached is relayed to its sender.
 func TestIPIPUnreachable(t *testing.T) {
 	w := newBehindRouter(t)
 	to := inner(1, 2, false)
 	reaches(t, w.containers[0], to)
 	nl := must[*netlink.Handle](t)(w.router.Netlink())
 	check(t, nl.RouteAdd(&netlink.Route{Dst: ipNet(prefix("192.0.2.6/32")), Type: unix.RTN_UNREACHABLE}))
-	// A ping's socket keeps such errors to itself: the container's counter tells.
+	// A ping's socket keeps such errors to itself: the container's counter shows it.
 	eventually(t, "an error", func() error {
 		r, err := netlab.Ping(w.containers[0], to, netlab.PingOptions{Timeout: 100 * time.Millisecond})
 		if err != nil || r.Received > 0 {

@@ -75,8 +75,7 @@ func TestLANOnTheBridge(t *testing.T) {
 }
 
 // The NIC that carries the underlay, with IPv4 and IPv6 addresses and a default
-// route of either, is refused as a port. Told to take its addresses along, the
-// tunnel runs over the bridge, and at the end the NIC has everything back.
+// route of either, is refused as a port. With move_addresses the tunnel runs over the bridge, and at the end the NIC has everything back.
 func TestUnderlayOnTheBridge(t *testing.T) {
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) { testUnderlayOnTheBridge(t, v6) })
@@ -161,7 +160,7 @@ func testUnderlayOnTheBridge(t *testing.T, v6 bool) {
 		t.Errorf("%+v", s)
 	}
 
-	// Whoever deletes the bridge cuts the host off for a moment only.
+	// Deleting the bridge cuts the host off for a moment only.
 	check(t, a.Host.DeleteLink("br-blue"))
 	rejoin()
 	d.awaitReady(true)

@@ -90,7 +90,7 @@ func TestManyNetworks(t *testing.T) {
 				t.Errorf("gone after %v, want at most %v", gone, c.gone)
 			}
 			if log := d.log.String(); strings.Contains(log, "put back") {
-				t.Errorf("something was put back that nobody took:\n%s", log)
+				t.Errorf("something was put back that was not removed:\n%s", log)
 			}
 		})
 	}

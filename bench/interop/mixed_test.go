@@ -109,7 +109,7 @@ func TestIdleTakesNoCPU(t *testing.T) {
 	before := d.ticks()
 	time.Sleep(idle)
 	spent := time.Duration(d.ticks()-before) * 10 * time.Millisecond // USER_HZ is 100
-	// One tick may fall to whoever runs when the clock looks.
+	// One tick may fall to any process that runs when the clock looks.
 	if limit := idle/500 + 10*time.Millisecond; spent > limit && !raceEnabled {
 		t.Errorf("%v of CPU time in %v, want at most %v", spent, idle, limit)
 	}

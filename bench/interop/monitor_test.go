@@ -18,7 +18,7 @@ import (
 )
 
 // watching runs `overtap fdb monitor` until the end of the test and delivers what
-// it tells.
+// it prints.
 func watching(t *testing.T, d *daemon) <-chan dataplane.FDBChange {
 	t.Helper()
 	cmd := exec.Command(builtPath, "fdb", "monitor", "--json", "--socket", d.socket)
@@ -41,7 +41,7 @@ func watching(t *testing.T, d *daemon) <-chan dataplane.FDBChange {
 			}
 		}
 	}()
-	// Until it watches: what is added and deleted is told.
+	// Until it watches: what is added and deleted is printed.
 	const canary = "02:42:0a:00:01:76"
 	eventually(t, "the monitor watches", func() error {
 		d.verb("fdb", "add", "--network", "blue", canary, netlab.UnderlayAddr(2, false).String())
@@ -50,7 +50,7 @@ func watching(t *testing.T, d *daemon) <-chan dataplane.FDBChange {
 		case <-changes:
 			return nil
 		case <-time.After(200 * time.Millisecond):
-			return errors.New("it tells nothing")
+			return errors.New("it prints nothing")
 		}
 	})
 	return changes
@@ -70,16 +70,16 @@ func monitor(t *testing.T, d *daemon, mac encap.MAC) func(want ...string) {
 					got = append(got, c.Event)
 				}
 			case <-deadline:
-				t.Fatalf("the monitor tells %q, want %q", got, want)
+				t.Fatalf("the monitor prints %q, want %q", got, want)
 			}
 		}
 		if !slices.Equal(got, want) {
-			t.Errorf("the monitor tells %q, want %q", got, want)
+			t.Errorf("the monitor prints %q, want %q", got, want)
 		}
 	}
 }
 
-// The monitor tells what is learned, added, flushed and deleted.
+// The monitor prints what is learned, added, flushed and deleted.
 func TestFDBMonitor(t *testing.T) {
 	d, a, b := pair(t)
 	changes := watching(t, d)

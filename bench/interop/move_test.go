@@ -90,7 +90,7 @@ func TestMoveBetweenKernelAndOvertap(t *testing.T) {
 	}
 }
 
-// A container moves between two hosts of overtap's and says nothing: whoever
+// A container moves between two hosts of overtap's and says nothing: a host that
 // calls it reaches it at once, from either host.
 func TestSilentMove(t *testing.T) {
 	lab := netlabtest.New(t)
@@ -144,7 +144,7 @@ func TestSilentMove(t *testing.T) {
 const moveLimit = 2 * time.Second
 
 // A container that has a TCP connection moves between two hosts, there and back:
-// within two seconds the connection goes on, whoever speaks first.
+// within two seconds the connection goes on, whichever end speaks first.
 func TestMoveKeepsTCP(t *testing.T) {
 	for _, c := range []struct {
 		name   string

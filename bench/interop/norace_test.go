@@ -2,6 +2,6 @@
 
 package interop
 
-// raceEnabled tells that this test, and so the binary it builds, runs under the
+// raceEnabled says that this test, and so the binary it builds, runs under the
 // race detector.
 const raceEnabled = false

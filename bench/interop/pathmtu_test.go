@@ -26,11 +26,11 @@ func (d *daemon) pathMTU(s *netlab.Site) encap.UnderlayMTU {
 	return 0
 }
 
-// told pings with packets that the path does not take, until the sender knows
+// learns pings with packets that the path does not take, until the sender knows
 // how long they may be.
-func (f flow) told(t testing.TB, mtu int) {
+func (f flow) learns(t testing.TB, mtu int) {
 	t.Helper()
-	eventually(t, fmt.Sprintf("%v is told %d", f, mtu), func() error {
+	eventually(t, fmt.Sprintf("%v learns MTU %d", f, mtu), func() error {
 		r, err := netlab.Ping(f.from.Host, f.to.Addr, netlab.PingOptions{
 			Count: 2, Size: f.mtu - f.headers(), DF: true, Timeout: 100 * time.Millisecond,
 		})
@@ -46,7 +46,7 @@ func (f flow) told(t testing.TB, mtu int) {
 
 // TestPathMTU has a link of MTU 1400 between the hosts' routers, while the
 // containers have the MTU that fits the hosts' own: their packets that are too
-// long are dropped by name, each sender is told how long they may be, and what
+// long are dropped by name, each sender gets how long they may be, and what
 // they send arrives, the first bytes included. When the link grows so do they.
 //
 //	a1 ─ br0 ─ overtap ═ eth0 ── r1 ──1400── r2 ── eth0 ═ overtap or kernel ─ br0 ─ b1
@@ -90,14 +90,14 @@ func TestPathMTU(t *testing.T) {
 				f.tcp(t, 8<<20)
 			}
 			for _, f := range all[:2] { // from a, where overtap is
-				f.told(t, hop-over)
+				f.learns(t, hop-over)
 				fits := f
 				fits.mtu = hop - over
 				fits.ping(t, netlab.PingOptions{Count: 3, Size: fits.mtu - fits.headers(), DF: true})
 			}
 			if c.peer == overtap {
 				for _, f := range all[2:] {
-					f.told(t, hop-over)
+					f.learns(t, hop-over)
 				}
 			}
 			eventually(t, "the peer's path MTU", func() error {

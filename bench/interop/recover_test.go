@@ -49,7 +49,7 @@ func pair(t *testing.T) (d *daemon, a, b *netlab.Site) {
 	return start(t, a.Host, at(a, blue(a, sites...))), a, b
 }
 
-// A TAP that somebody deletes is opened again, again and again.
+// A deleted TAP is opened again, again and again.
 func TestTAPDeleted(t *testing.T) {
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
@@ -176,11 +176,11 @@ func TestRefusesToStart(t *testing.T) {
 			check(t, a.Host.AddBridge("tun0", 0))
 			conf.last = tunnelTable("10.1.2.0/24")
 		}, []string{"the device name tun0 is taken by a bridge", "ip link del tun0"}},
-		{"somebody else's route in the tunnel's way", func(t *testing.T, a, b *netlab.Site, conf *config) {
+		{"another program's route in the tunnel's way", func(t *testing.T, a, b *netlab.Site, conf *config) {
 			check(t, a.Host.AddRoute(prefix("10.1.2.0/24"), b.Underlay, netlab.UnderlayDev))
 			conf.last = tunnelTable("10.1.2.0/24")
 		}, []string{"10.1.2.0/24"}},
-		{"somebody else's neighbour", func(t *testing.T, a, b *netlab.Site, conf *config) {
+		{"another program's neighbour", func(t *testing.T, a, b *netlab.Site, conf *config) {
 			conf.networks[0] = conf.networks[0].with(`addresses = ["198.51.100.101/24"]`)
 			check(t, a.Host.AddNeighbor(netlab.SiteBridge, b.IPv4, 0x0242_0000_0099))
 			conf.last = fmt.Sprintf("[[vxlan.neighbor]]\naddress = %q\nmac = %q\n", b.IPv4, b.MAC)

@@ -17,7 +17,7 @@ import (
 
 // Hundreds of connections to the metrics listener that say nothing, as any user of the
 // host may open, leave the daemon descriptors for its operator; and when they have been
-// idle for long enough, whoever asks for the metrics is answered.
+// idle for long enough, a request for the metrics is answered.
 func TestIdleConnectionsStarveNothing(t *testing.T) {
 	const address = "127.0.0.1:9472"
 	lab := netlabtest.New(t)

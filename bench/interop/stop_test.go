@@ -25,7 +25,7 @@ import (
 	"overtap/bench/traffic"
 )
 
-// A daemon that is told to end while everything is busy ends in order.
+// A daemon that gets SIGTERM while everything is busy ends in order.
 func TestEndsDuringTraffic(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
@@ -92,7 +92,7 @@ func TestStartsAfterCrash(t *testing.T) {
 	exchange(t, a, b, 1<<20)
 }
 
-// A daemon that is told to end while another is about to take over, and says nothing,
+// A daemon that gets SIGTERM while another is about to take over, and says nothing,
 // answers what is asked of it, cuts that one off and removes what it made.
 func TestEndsDuringHandOver(t *testing.T) {
 	lab := netlabtest.New(t)

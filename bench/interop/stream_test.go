@@ -45,7 +45,7 @@ func openStream(t testing.TB, from, to *netlab.Host, dst netip.Addr) *stream {
 	}))
 	defer l.Close()
 	check(t, l.SetDeadline(time.Now().Add(patience)))
-	// Connecting ends once the listener has it, so nobody need accept meanwhile.
+	// Connecting ends once the listener has it, so no accept is needed meanwhile.
 	check(t, from.Do(func() (err error) {
 		s.out, err = net.DialTimeout("tcp", l.Addr().String(), patience)
 		return err
@@ -113,7 +113,7 @@ func (s *stream) goesOn(t testing.TB) time.Duration {
 }
 
 // pause has the stream send nothing more, and waits until all is acknowledged
-// and nobody has anything left to say.
+// and no end has anything left to say.
 func (s *stream) pause(t testing.TB) {
 	t.Helper()
 	s.paused.Store(true)

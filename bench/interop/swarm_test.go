@@ -71,7 +71,7 @@ func asked(t testing.TB, r *raw) (targets []netip.Addr) {
 }
 
 // As swarm joins its nodes: each knows beforehand where the others' containers
-// are, and nobody asks across the underlay. Whom overtap does not know, here the
+// are, and no question crosses the underlay. Whom overtap does not know, here the
 // third site's container, it asks for all the same.
 func TestSwarm(t *testing.T) {
 	for _, p := range []peer{kernel, overtap} {
@@ -100,7 +100,7 @@ func TestSwarm(t *testing.T) {
 				t.Helper()
 				for _, x := range asked(t, ear) {
 					if x == f.from.Addr || x == f.to.Addr {
-						t.Errorf("%s %v: somebody asked for %v across the underlay", doing, f, x)
+						t.Errorf("%s %v: a question for %v went across the underlay", doing, f, x)
 					}
 				}
 			}
@@ -128,7 +128,7 @@ func TestSwarm(t *testing.T) {
 				f.forget(t)
 				f.ping(t, netlab.PingOptions{Count: 3})
 				if got := asked(t, ear); !slices.Contains(got, f.to.Addr) {
-					t.Errorf("ping %v: nobody asked for it across the underlay: %v", f, got)
+					t.Errorf("ping %v: no question for it went across the underlay: %v", f, got)
 				}
 				f.tcp(t, 1<<20)
 			}
@@ -149,7 +149,7 @@ func notBehindTAP(t testing.TB, s *netlab.Site, mac encap.MAC) {
 }
 
 // A list of neighbours that is the same for all hosts, their own containers
-// included, turns nobody away: whoever is not behind a peer is not answered for.
+// included, turns no container away: one that is not behind a peer is not answered for.
 func TestSwarmKnowsOwnContainers(t *testing.T) {
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))

@@ -269,7 +269,7 @@ func TestTakeoverIPIP(t *testing.T) {
 	}
 }
 
-// Whoever asks while daemons take over from each other is answered, by the one or
+// A question while daemons take over from each other is answered, by the one or
 // the other.
 func TestTakeoverAnswers(t *testing.T) {
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })

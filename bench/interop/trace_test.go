@@ -60,7 +60,7 @@ func testTrace(t *testing.T, lines []string) {
 		sport := uint16(40000 + 7*i)
 		dst := b.MAC
 		if i == 11 {
-			dst = 0x0242_0000_7777 // nobody's: flooded
+			dst = 0x0242_0000_7777 // unused: flooded
 		}
 		x := d.trace("--src", a.MAC.String(), "--dst", dst.String(), "--ip", fmt.Sprintf("%v,%v", a.IPv4, b.IPv4),
 			"--proto", "udp", "--sport", fmt.Sprint(sport), "--dport", "9", "--size", "100")

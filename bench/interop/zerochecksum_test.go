@@ -52,7 +52,7 @@ func TestZeroChecksumsOverIPv6(t *testing.T) {
 	whole := newVTEP(t, b.Host, b.Underlay, a.Underlay, 4789)
 	ear := openRaw(t, a.Container, netlab.ContainerDev)
 	number := 0
-	// sends has a datagram come from each, and tells of each what becomes of it.
+	// sends has a datagram come from each, and records what becomes of each.
 	sends := func(vni encap.VNI, from *vtep) string {
 		t.Helper()
 		number++

@@ -284,9 +284,9 @@ func TestPingAcrossVeth(t *testing.T) {
 			t.Errorf("%s: too big with DF: %v, want EMSGSIZE", dst, r)
 		}
 	}
-	nobody := netip.MustParseAddr("192.0.2.9")
-	r := must[netlab.PingResult](t)(netlab.Ping(a, nobody, netlab.PingOptions{Count: 1, Timeout: 50 * time.Millisecond}))
+	unused := netip.MustParseAddr("192.0.2.9")
+	r := must[netlab.PingResult](t)(netlab.Ping(a, unused, netlab.PingOptions{Count: 1, Timeout: 50 * time.Millisecond}))
 	if r.Sent != 1 || r.Received != 0 {
-		t.Errorf("to nobody: %v, want no answer", r)
+		t.Errorf("to an unused address: %v, want no answer", r)
 	}
 }

@@ -232,7 +232,7 @@ func TestOffloads(t *testing.T) {
 	}
 }
 
-// TestRoutedUnderlay: a host is told by its router what does not fit the link
+// TestRoutedUnderlay: a host learns from its router what does not fit the link
 // behind it, each way, over both families.
 func TestRoutedUnderlay(t *testing.T) {
 	lab := netlabtest.New(t)

@@ -56,7 +56,7 @@ func TestParseRefuses(t *testing.T) {
 		{"-loads y", `load "y"`},
 		{"-nothing", "-nothing"},
 		{"all", `unexpected argument "all"`},
-		{"-observe nobody", `observer "nobody": want some of metrics,top`},
+		{"-observe none", `observer "none": want some of metrics,top`},
 		{"-observe top -rows kernel", "want one row that has a daemon"},
 	} {
 		err := run(t.Context(), strings.Fields(c.args), io.Discard, io.Discard)

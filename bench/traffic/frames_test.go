@@ -120,7 +120,7 @@ func TestFrames(t *testing.T) {
 				t.Fatalf("station %d, %v, was not learned", i, far.MAC(i))
 			}
 		}
-		// At a rate that nobody drops at, every size arrives.
+		// At a rate without drops, every size arrives.
 		r = must[UDPResult](t)(Frames(ctx, a.Container, b.Container, FrameOptions{
 			From: near, To: far, Sizes: []int{64, 570, 1450}, Count: 3000, Rate: 20_000,
 		}))

@@ -17,8 +17,8 @@ func TestRecordTellsFates(t *testing.T) {
 		b[at] ^= 1
 		return b
 	}
-	stranger := newPackets(8, 1, 40)
-	stranger.number(0, 1)
+	unlisted := newPackets(8, 1, 40)
+	unlisted.number(0, 1)
 	for _, c := range []struct {
 		name string
 		in   [][]byte
@@ -34,7 +34,7 @@ func TestRecordTellsFates(t *testing.T) {
 		{"cut", [][]byte{send(0)[:39]}, UDPResult{Corrupted: 1}},
 		{"nothing", [][]byte{{}}, UDPResult{Corrupted: 1}},
 		{"too long", [][]byte{append(send(0), 0)}, UDPResult{Corrupted: 1}},
-		{"of another run", [][]byte{stranger.at(0)}, UDPResult{}},
+		{"of another run", [][]byte{unlisted.at(0)}, UDPResult{}},
 		{"out of bounds", [][]byte{send(maxPackets)}, UDPResult{Corrupted: 1}},
 	} {
 		var got UDPResult

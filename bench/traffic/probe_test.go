@@ -27,7 +27,7 @@ func TestProbeSummary(t *testing.T) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 	if got := summary(samples[50:56]); got.Lost != 6 || got.Gap != 5*time.Second || got.Loss() != 1 {
-		t.Errorf("of what nobody answered: %+v", got)
+		t.Errorf("of unanswered probes: %+v", got)
 	}
 	if got := summary(nil); got != (ProbeResult{}) || got.Loss() != 0 {
 		t.Errorf("of nothing: %+v", got)

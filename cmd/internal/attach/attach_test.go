@@ -162,7 +162,7 @@ func TestAnnounced(t *testing.T) {
 			Addresses: prefixes("198.51.100.3/24", "2001:db8::3/64")})
 		done <- err
 	}()
-	probes, told, askers := map[netip.Addr]int{}, map[netip.Addr]int{}, map[encap.MAC]bool{}
+	probes, announced, askers := map[netip.Addr]int{}, map[netip.Addr]int{}, map[encap.MAC]bool{}
 	for running := true; running; {
 		select {
 		case err := <-done:
@@ -174,7 +174,7 @@ func TestAnnounced(t *testing.T) {
 		}
 		err := w.receive(t.Context(), time.Now().Add(50*time.Millisecond), func(frame []byte) error {
 			if at, holder, ok := claim(frame); ok && holder == 0x0242_0000_0007 {
-				told[at]++
+				announced[at]++
 			} else if ok {
 				probes[at]++
 				askers[holder] = true
@@ -189,8 +189,8 @@ func TestAnnounced(t *testing.T) {
 		}
 	}
 	for _, s := range []string{"198.51.100.3", "2001:db8::3"} {
-		if p := netip.MustParseAddr(s); probes[p] != probeRounds || told[p] != announceRounds {
-			t.Errorf("%s: %d probes, %d announcements", p, probes[p], told[p])
+		if p := netip.MustParseAddr(s); probes[p] != probeRounds || announced[p] != announceRounds {
+			t.Errorf("%s: %d probes, %d announcements", p, probes[p], announced[p])
 		}
 	}
 	// What tables learn of the question is the bridge's MAC and no other.

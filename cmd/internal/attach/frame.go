@@ -31,7 +31,7 @@ func probe(a netip.Addr, prober encap.MAC) []byte {
 	return b[:encap.EthernetHeaderLen+n]
 }
 
-// announcement returns the frame that tells all hosts that a is at mac: an ARP
+// announcement returns the frame that announces to all hosts that a is at mac: an ARP
 // announcement (RFC 5227 section 2.3), or an unsolicited advertisement (RFC 4861
 // section 7.2.6).
 func announcement(a netip.Addr, mac encap.MAC) []byte {

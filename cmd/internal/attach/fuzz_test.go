@@ -6,7 +6,7 @@ import (
 )
 
 // FuzzRequest wants a request that is not refused to be one that can be made: a
-// name that the kernel takes, a MAC that is nobody's, addresses of hosts.
+// name that the kernel takes, a MAC that is not in use, addresses of hosts.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{
 		`{"network":"blue","target":"web","addresses":["198.51.100.2/24","2001:db8::2/64"],"gateways":["198.51.100.1","fe80::1"]}`,

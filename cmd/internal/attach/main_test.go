@@ -106,7 +106,7 @@ func attach(t *testing.T, a *Attacher, n Network, ns *os.File, r Request) Made {
 	return m
 }
 
-// state tells all that an attachment changes in a namespace: links and whether
+// state lists all that an attachment changes in a namespace: links and whether
 // they are up, addresses, routes. What comes and goes by itself is left out.
 func state(t *testing.T, h *netlink.Handle) string {
 	t.Helper()

@@ -227,7 +227,7 @@ func TestEngineOfAnotherUser(t *testing.T) {
 	}
 }
 
-// An engine that accepts and says nothing holds nobody up for good.
+// An engine that accepts and says nothing does not block the caller for good.
 func TestSilentEngine(t *testing.T) {
 	socket := serveEngine(t, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

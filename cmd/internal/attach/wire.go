@@ -141,8 +141,8 @@ func (w *wire) probe(ctx context.Context, addresses []netip.Addr, prober encap.M
 	return nil
 }
 
-// announce tells all hosts that the addresses are at mac. It says so more than
-// once: it is not confirmed.
+// announce announces to all hosts that the addresses are at mac, more than once,
+// as it is not confirmed.
 func (w *wire) announce(ctx context.Context, addresses []netip.Addr, mac encap.MAC) error {
 	frames := make([][]byte, len(addresses))
 	for i, a := range addresses {

@@ -69,7 +69,7 @@ func TestAttachBadRequests(t *testing.T) {
 	}
 }
 
-// Files that nobody asked for are closed with their connection, however many.
+// Unexpected files are closed with their connection, however many.
 func TestHandedOverFilesAreClosed(t *testing.T) {
 	socket, stop := serve(t, &fake{})
 	count := func() int {

@@ -53,7 +53,7 @@ type fake struct {
 
 func (f *fake) Status() Status { return Status{Version: "v1", Networks: []NetworkStatus{{}}} }
 
-// HandOver offers two entries and a file, and tells what it was answered.
+// HandOver offers two entries and a file, and returns the answer.
 func (f *fake) HandOver(s *Handover) {
 	err := errors.Join(s.Send("offer", []string{"a", "b"}), s.SendFiles(f.hands))
 	if err == nil {
@@ -126,7 +126,7 @@ func (f *fake) Resolve(network string, a netip.Addr) (Resolved, error) {
 	return Resolved{Network: network, Source: a.Next()}, nil
 }
 
-// Explain tells the length of the query's frame.
+// Explain returns the length of the query's frame.
 func (f *fake) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "blue" {
 		return dataplane.Explanation{}, errors.New("there is no such network")
@@ -206,7 +206,7 @@ func (f *fake) got() *fake {
 }
 
 // serve runs a server until the test's end, or until the returned function is
-// called, which tells how long it took.
+// called, which shows how long it took.
 func serve(t *testing.T, d Daemon) (socket string, stop func() time.Duration) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "run", "control.sock")
@@ -361,7 +361,7 @@ func TestClientThatNeverReads(t *testing.T) {
 	if took := stop(); took > 5*time.Second {
 		t.Errorf("stopping took %v", took)
 	}
-	goleak.VerifyNone(t) // nobody writes to them any more
+	goleak.VerifyNone(t) // they have no writer any more
 }
 
 func TestSocketFile(t *testing.T) {

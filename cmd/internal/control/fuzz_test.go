@@ -18,7 +18,7 @@ import (
 	"overtap/dataplane"
 )
 
-// answerer records an answer, and can be told of deadlines as a connection can.
+// answerer records an answer, and takes deadlines as a connection does.
 type answerer struct{ *httptest.ResponseRecorder }
 
 func (answerer) SetReadDeadline(time.Time) error  { return nil }
@@ -27,7 +27,7 @@ func (answerer) SetWriteDeadline(time.Time) error { return nil }
 var fuzzMethods = []string{http.MethodGet, http.MethodPost, http.MethodDelete, http.MethodPut, http.MethodHead, "X"}
 
 // FuzzRequests wants any request to be answered by JSON, and one that is refused to
-// ask nothing of the daemon and to be told why.
+// ask nothing of the daemon and to be answered with the reason.
 func FuzzRequests(f *testing.F) {
 	for _, path := range []string{pathStatus, pathStats, pathFDB, pathFlush, pathNeigh, pathAttach, pathDetach, pathReload, pathWatch, "/", "/v1/../v1/fdb"} {
 		for i := range fuzzMethods {
@@ -118,7 +118,7 @@ func FuzzHandOver(f *testing.F) {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-		// Once nobody has the other end of the pipe there is nothing to wait for.
+		// Once the other end of the pipe is closed there is nothing to wait for.
 		out.Close()
 		if err := in.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
 			t.Fatal(err)

@@ -143,7 +143,7 @@ func TestInheritedListener(t *testing.T) {
 		accepted <- err
 	}()
 	if err := CheckFree(socket); err == nil {
-		t.Error("nobody answers")
+		t.Error("no answer")
 	}
 	if err := <-accepted; err != nil {
 		t.Error(err)
@@ -157,7 +157,7 @@ func TestInheritedListener(t *testing.T) {
 	}
 }
 
-// A daemon that is told to end while it waits for the one whose place it takes ends at
+// A daemon that gets SIGTERM while it waits for the one whose place it takes ends at
 // once, and the other goes on.
 func TestTakeOverCutOff(t *testing.T) {
 	dir := t.TempDir()

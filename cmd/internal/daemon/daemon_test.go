@@ -365,7 +365,7 @@ func TestReadyIsAlwaysSaid(t *testing.T) {
 	}
 }
 
-// The metrics listener that nobody asked for may be taken.
+// The default metrics listener may be taken.
 func TestDefaultMetricsTaken(t *testing.T) {
 	underlay(t)
 	l, err := net.Listen("tcp", "127.0.0.1:9472")
@@ -405,7 +405,7 @@ func TestEndDuringStart(t *testing.T) {
 	}
 }
 
-// What fails while taking down is told, and the rest is taken down all the same.
+// What fails while taking down is reported, and the rest is taken down all the same.
 func TestUndoGoesOn(t *testing.T) {
 	underlay(t)
 	before := links(t)

@@ -225,7 +225,7 @@ func (e *fakeEngine) Close() error {
 	return e.closeErr
 }
 
-// lose deletes a network's TAP as somebody else would, and says so.
+// lose deletes a network's TAP as another program would, and says so.
 func (e *fakeEngine) lose(network, device string) {
 	e.t.Helper()
 	e.loseSilently(device)

@@ -220,7 +220,7 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 		t.Errorf("said %d times:\n%s", n, r.log)
 	}
 	if n := r.said("put back"); n != 0 {
-		t.Errorf("somebody is blamed for what the daemon did:\n%s", r.log)
+		t.Errorf("the log blames another program for what the daemon did:\n%s", r.log)
 	}
 
 	// The new engine's events are heard.
@@ -307,7 +307,7 @@ func TestUnderlayMTU(t *testing.T) {
 	do(t, r.end(t))
 }
 
-// What somebody removes is put back and named once; who does so again and again
+// What another program removes is put back and named once; one that does so again and again
 // finds the daemon ever slower.
 func TestPutBack(t *testing.T) {
 	underlay(t)

@@ -9,7 +9,7 @@ import (
 	"overtap/encap"
 )
 
-// The log tells of the first frozen MAC at once and of those that follow
+// The log has the first frozen MAC at once and of those that follow
 // together, of each freeze once.
 func TestFrozenIsTold(t *testing.T) {
 	r, d := quick(t, twoNetworks)
@@ -25,7 +25,7 @@ func TestFrozenIsTold(t *testing.T) {
 		t.Helper()
 		got := strings.Count(r.log.String(), "move too often")
 		if got != len(want) {
-			t.Errorf("told %d times, want %d:\n%s", got, len(want), r.log)
+			t.Errorf("logged %d times, want %d:\n%s", got, len(want), r.log)
 		}
 		for _, w := range want {
 			if !strings.Contains(r.log.String(), w) {

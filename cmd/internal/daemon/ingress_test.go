@@ -12,7 +12,7 @@ import (
 	"overtap/dataplane/netio/linux"
 )
 
-// guard is what the engine was last told to refuse.
+// guard is what the engine was last given to refuse.
 func (e *fakeEngine) guard() dataplane.Ingress {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -54,7 +54,7 @@ func TestGuard(t *testing.T) {
 	})
 	e := r.engine
 	if first != 1 || !slices.Contains(e.ingress[0].Devices, by(t, "br-blue").Attrs().Index) {
-		t.Errorf("before the engine received it was told %d times, %+v", first, e.ingress[0])
+		t.Errorf("before the engine received it was given %d, %+v", first, e.ingress[0])
 	}
 	for _, device := range []string{"blue", "red", "br-blue"} {
 		if !e.refuses(t, device) {

@@ -225,12 +225,12 @@ func TestPathMTUChanged(t *testing.T) {
 	}
 	for _, want := range []string{"level=WARN msg=\"the path to a peer takes shorter", "peer=192.0.2.3 pmtu=1400", "takes whole packets again"} {
 		if n := strings.Count(r.log.String(), want); n != 1 {
-			t.Errorf("%q is told %d times:\n%s", want, n, r.log)
+			t.Errorf("%q is logged %d times:\n%s", want, n, r.log)
 		}
 	}
 }
 
-// Paths that change all the time are told of a few times, and then summed up.
+// Paths that change all the time are logged a few times, and then summed up.
 func TestPathMTULines(t *testing.T) {
 	r, d := quick(t, twoNetworks)
 	for i := range 25 {

@@ -157,7 +157,7 @@ func ago(t time.Duration) string {
 	return fmt.Sprintf("%d minutes ago", int(t.Minutes()))
 }
 
-// standing are warnings of how the host is set up: the log tells of these when
+// standing are warnings of how the host is set up: they are logged when
 // they come to be, if at all, and the rest costs throughput only.
 func (d *daemon) standing(info dataplane.Info, attached []attach.Attachment) []string {
 	around, err := d.host.Surroundings()

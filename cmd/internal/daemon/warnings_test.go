@@ -92,7 +92,7 @@ func TestWarnings(t *testing.T) {
 	do(t, r.end(t))
 }
 
-// Without offload = true nobody asked for what the kernel does not grant.
+// Without offload = true no key asks for what the kernel does not grant.
 func TestNoOffloadsWanted(t *testing.T) {
 	underlay(t)
 	r, o := prepare(t, "[engine]\noffload = false\n"+twoNetworks)
@@ -198,7 +198,7 @@ func TestWarnVNI(t *testing.T) {
 }
 
 // Peers that went are named, and paths that swallow what is long without a word;
-// peers that never answered are no overtap, and told paths are known.
+// peers that never answered are no overtap, and reported paths are known.
 func TestWarnPeers(t *testing.T) {
 	peer := func(last byte, pmtu encap.UnderlayMTU, p *dataplane.Probe) dataplane.PeerStats {
 		return dataplane.PeerStats{Network: "blue", Peer: netip.AddrFrom4([4]byte{192, 0, 2, last}), PathMTU: pmtu, Probe: p}

@@ -10,13 +10,13 @@ import (
 // one hangs.
 func TestWatchdog(t *testing.T) {
 	underlay(t)
-	told := notifySocket(t)
+	sent := notifySocket(t)
 	t.Setenv("WATCHDOG_USEC", "200000")
 	r, o := prepare(t, twoNetworks)
 	start(t, r, o)
 	until := func(want string, within time.Duration) bool {
 		for deadline := time.Now().Add(within); time.Now().Before(deadline); {
-			if strings.Contains(told(), want) {
+			if strings.Contains(sent(), want) {
 				return true
 			}
 		}

@@ -94,7 +94,7 @@ vni = 100
   peer = "203.0.113.9"
 `
 
-// A sound host: only what the namespace lacks is told of.
+// A sound host: only what the namespace lacks is reported.
 func TestSound(t *testing.T) {
 	underlay(t)
 	all := Run(t.Context(), Subject{Config: parse(t, blue), Status: none})
@@ -123,7 +123,7 @@ func release(t *testing.T) string {
 	return strings.TrimSpace(string(b))
 }
 
-// Only where nobody answers a start helps.
+// A start helps only where no daemon answers.
 func TestDaemonRemedy(t *testing.T) {
 	for _, x := range []struct {
 		err  error
@@ -159,12 +159,12 @@ name = "tun1"
 `)
 	var got []string
 	for _, p := range peersOf(c) {
-		got = append(got, p.address.String()+" "+p.untold())
+		got = append(got, p.address.String()+" "+p.unanswered())
 	}
 	wanted := []string{
-		"192.0.2.9 that says nothing of UDP port 4789, UDP port 8472, IP protocol 4: `probe` or `overtap trace --live` tells",
-		"192.0.2.10 that says nothing of IP protocol 4: `overtap trace --live` tells",
-		"203.0.113.9 that says nothing of UDP port 4789: `probe` or `overtap trace --live` tells",
+		"192.0.2.9 that says nothing of UDP port 4789, UDP port 8472, IP protocol 4: `probe` or `overtap trace --live` shows it",
+		"192.0.2.10 that says nothing of IP protocol 4: `overtap trace --live` shows it",
+		"203.0.113.9 that says nothing of UDP port 4789: `probe` or `overtap trace --live` shows it",
 	}
 	if !slices.Equal(got, wanted) {
 		t.Errorf("%q", got)
@@ -176,14 +176,14 @@ func TestPeerAnswers(t *testing.T) {
 	netnstest.Require(t)
 	c := parse(t, strings.NewReplacer("192.0.2.1\"", "127.0.0.1\"", "192.0.2.9", "127.0.0.2", "203.0.113.9", "127.0.0.3").Replace(blue))
 	all := Run(t.Context(), Subject{Config: c, Status: none})
-	want(t, all, "peer 127.0.0.2", "ok it answers ping; that says nothing of UDP port 4789: `probe` or `overtap trace --live` tells")
+	want(t, all, "peer 127.0.0.2", "ok it answers ping; that says nothing of UDP port 4789: `probe` or `overtap trace --live` shows it")
 	want(t, all, "peer 127.0.0.3", "ok it answers ping; ")
 	if Failed(all) {
 		t.Errorf("%+v", all)
 	}
 }
 
-// What stands in the way of a start is told, unless a daemon runs that has it.
+// What stands in the way of a start is reported, unless a daemon runs that has it.
 func TestObstacles(t *testing.T) {
 	underlay(t)
 	l, err := net.ListenPacket("udp", "192.0.2.1:4789")
@@ -257,7 +257,7 @@ func TestSurroundings(t *testing.T) {
 	}})
 	want(t, all, "daemon", "warn container web has another MTU")
 	if text := says(all, "mtu") + says(all, "port"); strings.Contains(text, "warn") {
-		t.Errorf("told twice: %s", text)
+		t.Errorf("reported twice: %s", text)
 	}
 }
 

@@ -34,16 +34,16 @@ func peers(ctx context.Context, add report, c *config.Config) {
 		add("peers", OK, "", "the first %d of %d peers are asked", maxAsked, len(all))
 		all = all[:maxAsked]
 	}
-	texts := make([]func(), len(all))
+	reports := make([]func(), len(all))
 	var wait sync.WaitGroup
 	for i, p := range all {
 		wait.Go(func() {
-			texts[i] = look(ctx, add, c.Underlay.Address, p)
+			reports[i] = look(ctx, add, c.Underlay.Address, p)
 		})
 	}
 	wait.Wait()
-	for _, tell := range texts {
-		tell()
+	for _, report := range reports {
+		report()
 	}
 }
 
@@ -59,7 +59,7 @@ func look(ctx context.Context, add report, from netip.Addr, p *peer) func() {
 	conn.Close()
 	for range echoTries {
 		if err = echo(ctx, from, p.address); err == nil {
-			return func() { add(check, OK, "", "it answers ping; %s", p.untold()) }
+			return func() { add(check, OK, "", "it answers ping; %s", p.unanswered()) }
 		}
 	}
 	return func() {
@@ -152,18 +152,18 @@ func peersOf(c *config.Config) []*peer {
 	return all
 }
 
-// untold is what an answered ping leaves open, and what would show it.
-func (p *peer) untold() string {
+// unanswered is what an answered ping leaves open, and what would show it.
+func (p *peer) unanswered() string {
 	var of []string
 	for _, port := range p.ports {
 		of = append(of, fmt.Sprintf("UDP port %d", port))
 	}
-	tells := "`overtap trace --live` tells"
+	shows := "`overtap trace --live` shows it"
 	if len(of) > 0 {
-		tells = "`probe` or " + tells
+		shows = "`probe` or " + shows
 	}
 	if p.ipip {
 		of = append(of, "IP protocol 4")
 	}
-	return "that says nothing of " + strings.Join(of, ", ") + ": " + tells
+	return "that says nothing of " + strings.Join(of, ", ") + ": " + shows
 }

@@ -27,7 +27,7 @@ func gather(check func(report)) (all []Finding) {
 }
 
 // Strict filtering is in the way where a peer's route leaves by another device, and
-// wanted where somebody else could send with a peer's address; the greater of the two
+// wanted where another host could send with a peer's address; the greater of the two
 // values counts.
 func TestReversePath(t *testing.T) {
 	underlay(t)

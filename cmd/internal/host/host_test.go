@@ -174,7 +174,7 @@ func TestMadeBridge(t *testing.T) {
 	}
 }
 
-// A bridge that is made learns no more than it is told to, where the kernel knows
+// A bridge that is made learns no more than its limit, where the kernel knows
 // how to bound that.
 func TestMadeBridgeIsBounded(t *testing.T) {
 	h := newHost(t)
@@ -422,7 +422,7 @@ func TestTwoNetworksUndo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Somebody removed one meanwhile: no error, and the other still goes.
+	// One was removed meanwhile: no error, and the other still goes.
 	if err := netlink.LinkDel(link(t, "brvx1")); err != nil {
 		t.Fatal(err)
 	}

@@ -66,7 +66,7 @@ func TestTunnel(t *testing.T) {
 	if v6, err := netlink.AddrList(link(t, "tun0"), netlink.FAMILY_V6); err != nil || len(v6) > 0 {
 		t.Errorf("IPv6 addresses %v, %v", v6, err)
 	}
-	// Somebody removes a route: it comes back, and nothing else is touched.
+	// A removed route comes back, and nothing else is touched.
 	r := netlink.Route{LinkIndex: a.Index, Dst: ipNet(prefix("172.31.1.0/24")), Scope: netlink.SCOPE_LINK}
 	if err := netlink.RouteDel(&r); err != nil {
 		t.Fatal(err)
@@ -85,7 +85,7 @@ func TestTunnel(t *testing.T) {
 	wantRoutes(t)
 }
 
-// A route of somebody else where a tunnel's must be is an obstacle that is known
+// A route of another program where a tunnel's must be is an obstacle that is known
 // before anything is made.
 func TestTunnelShadows(t *testing.T) {
 	h := newHost(t)

@@ -60,7 +60,7 @@ func only(n Network, v6 bool) Network {
 	return n
 }
 
-// What is made here is configured by nobody but the configuration, and has a
+// What is made here is configured by the configuration alone, and has a
 // link-local address only where that asks for IPv6; a crash before, an administrator
 // and a reload change nothing in that.
 func TestNoAutoconf(t *testing.T) {

@@ -195,7 +195,7 @@ func TestAdoptDevice(t *testing.T) {
 	}
 }
 
-// Devices and bridges of a run that is gone are removed when nobody wants them, and
+// Devices and bridges of a run that is gone are removed when no configuration wants them, and
 // those of one that lives are not.
 func TestSettleRemovesOrphans(t *testing.T) {
 	h, other := newHost(t), newHost(t)
@@ -230,7 +230,7 @@ func TestSettleRemovesOrphans(t *testing.T) {
 	link(t, "br-mine")
 }
 
-// A journal that somebody else may have written is refused, and none is followed to
+// A journal that another user may have written is refused, and none is followed to
 // where a link leads.
 func TestJournalIsOurs(t *testing.T) {
 	for name, spoil := range map[string]func(path string) error{

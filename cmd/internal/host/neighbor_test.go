@@ -81,7 +81,7 @@ var allKnown = []string{
 	"198.51.100.4 02:42:0a:00:01:04 proto 79", "198.51.100.5 02:42:0a:00:01:05 proto 79", "2001:db8:1::4 02:42:0a:00:01:04 proto 79",
 }
 
-// setNeigh makes somebody's entry; without a state it is permanent.
+// setNeigh makes another program's entry; without a state it is permanent.
 func setNeigh(t *testing.T, dev, a string, m encap.MAC, state int) {
 	t.Helper()
 	if state == 0 {
@@ -133,14 +133,14 @@ func TestNeighborsOnAFoundBridge(t *testing.T) {
 	foundBridge(t)
 	setNeigh(t, "br-blue", "198.51.100.4", macFour, 0)              // by hand, and as it should be
 	setNeigh(t, "br-blue", "198.51.100.5", macFour, unix.NUD_STALE) // heard
-	setNeigh(t, "br-blue", "198.51.100.9", macFive, 0)              // nobody asked for it
+	setNeigh(t, "br-blue", "198.51.100.9", macFive, 0)              // not configured
 	if err := h.Setup(withNeighbors("br-blue")); err != nil {
 		t.Fatal(err)
 	}
 	four, nine := "198.51.100.4 02:42:0a:00:01:04 proto 0", "198.51.100.9 02:42:0a:00:01:05 proto 0"
 	wantPermanent(t, h, "br-blue", four, allKnown[1], nine, allKnown[2])
 	delNeigh(t, "br-blue", "198.51.100.5")
-	setNeigh(t, "br-blue", "198.51.100.5", macFive, 0) // somebody else's by now
+	setNeigh(t, "br-blue", "198.51.100.5", macFive, 0) // another program's by now
 	if err := h.Undo(); err != nil {
 		t.Fatal(err)
 	}
@@ -166,7 +166,7 @@ func TestNeighborsOfACrashedRun(t *testing.T) {
 	wantPermanent(t, h, "br-blue")
 }
 
-// Somebody else's entry of another MAC is not replaced: Preflight says so, and
+// Another program's entry of another MAC is not replaced: Preflight says so, and
 // so does the set-up.
 func TestNeighborTaken(t *testing.T) {
 	h := newHost(t)

@@ -43,7 +43,7 @@ func TestOverlayDevices(t *testing.T) {
 	s.add("device", "eth0", "", "")
 	s.add("bridge", "br-blue", "", "")
 	s.add("tuntap", "tap0", "", "br-blue")
-	s.add("bridge", "br-hand", "", "") // somebody made the TAP a port of it
+	s.add("bridge", "br-hand", "", "") // another program made the TAP a port of it
 	s.add("tuntap", "tap1", "", "br-hand")
 	s.add("vrf", "vrf1", "", "")
 	s.add("tuntap", "tun0", "", "vrf1")

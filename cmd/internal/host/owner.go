@@ -120,21 +120,21 @@ func holders(name string) (uids []uint32, known bool, err error) {
 		if err != nil {
 			return nil, false, fmt.Errorf("reading what the kernel says of unix sockets: %w", err)
 		}
-		var same, told bool
+		var same, given bool
 		var uid uint32
 		for _, at := range attrs {
 			switch at.Attr.Type {
 			case netlink.UNIX_DIAG_NAME:
 				same = len(at.Value) == len(name) && at.Value[0] == 0 && string(at.Value[1:]) == name[1:]
 			case netlink.UNIX_DIAG_UID:
-				if told = len(at.Value) >= 4; told {
+				if given = len(at.Value) >= 4; given {
 					uid = binary.NativeEndian.Uint32(at.Value)
 				}
 			}
 		}
 		if same {
 			uids = append(uids, uid)
-			known = known && told
+			known = known && given
 		}
 	}
 	return uids, known, nil

@@ -52,7 +52,7 @@ func flood(t *testing.T, id string) error {
 	}
 }
 
-// A run lives as long as root or this user holds its name, whoever else connects to it
+// A run lives as long as root or this user holds its name, also when others connect to it
 // or holds it, and whether or not its queue is full.
 func TestAlive(t *testing.T) {
 	netnstest.Require(t)

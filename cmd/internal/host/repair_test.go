@@ -60,7 +60,7 @@ func settle(h *Host) {
 	}
 }
 
-// Whatever somebody removes is told by an event, put back, and named.
+// Whatever another program removes is seen by an event, put back, and named.
 func TestRepair(t *testing.T) {
 	for name, tc := range map[string]struct {
 		harm func(t *testing.T)
@@ -142,7 +142,7 @@ func TestRepairFoundBridge(t *testing.T) {
 	}
 }
 
-// What somebody takes down stays down. What the kernel drops meanwhile comes
+// What another program takes down stays down. What the kernel drops meanwhile comes
 // back with it.
 func TestDownStaysDown(t *testing.T) {
 	h := newHost(t)
@@ -226,7 +226,7 @@ func TestRepairPlainRoutes(t *testing.T) {
 	delRoute(t, "172.246.0.0/24")
 	addRoute(t, netlink.Route{}, "172.246.0.0/24", "192.0.2.9", "lan0")
 	if _, err := h.Repair(PlainRoutes); err == nil {
-		t.Error("no error for a route that somebody else took")
+		t.Error("no error for a route that another program took")
 	}
 	if err := h.Undo(); err != nil {
 		t.Error(err)
@@ -234,7 +234,7 @@ func TestRepairPlainRoutes(t *testing.T) {
 	wantRoutes(t, "172.246.0.0/24 via 192.0.2.9 dev lan0 proto 4")
 }
 
-// The kernel tells of no IPv4 route that goes with its link
+// The kernel sends no event for an IPv4 route that goes with its link
 // (fib_sync_down_dev): the link's own event does.
 func TestPlainRouteGoesWithItsLink(t *testing.T) {
 	h := newHost(t)
@@ -264,7 +264,7 @@ func TestPlainRouteGoesWithItsLink(t *testing.T) {
 }
 
 // Events of links that are none of ours touch nothing; those of the underlay
-// are told.
+// are reported.
 func TestAffected(t *testing.T) {
 	h := newHost(t)
 	plan(t)

@@ -57,7 +57,7 @@ func delAddr(t *testing.T, name, a string) {
 	}
 }
 
-// addRoute adds somebody's route; what is not given of p is left out.
+// addRoute adds another program's route; what is not given of p is left out.
 func addRoute(t *testing.T, r netlink.Route, p, via, dev string) {
 	t.Helper()
 	r.Dst = ipNet(prefix(p))
@@ -157,7 +157,7 @@ func TestRoutesOfACrashedRun(t *testing.T) {
 	wantRoutes(t)
 }
 
-// Somebody else's route that is what is asked for is left as it is, at the end
+// Another program's route that is what is asked for is left as it is, at the end
 // too; so is one that took the place of ours.
 func TestRoutesOfOthers(t *testing.T) {
 	h := newHost(t)

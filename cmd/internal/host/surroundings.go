@@ -100,13 +100,13 @@ func (s Surroundings) MTUs(n Network, own map[string]bool, containers []Containe
 			below[mtu] = append(below[mtu], name)
 		}
 	}
-	told := make(map[string]bool)
+	noted := make(map[string]bool)
 	for _, c := range containers {
-		told[c.Veth] = true
+		noted[c.Veth] = true
 		note(c.Name, int(c.MTU))
 	}
 	for _, p := range s.ports[n.Bridge] {
-		if !own[p.name] && !told[p.name] {
+		if !own[p.name] && !noted[p.name] {
 			note("port "+p.name, p.mtu)
 		}
 	}

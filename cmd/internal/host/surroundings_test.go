@@ -62,7 +62,7 @@ func TestSurroundingsMTUs(t *testing.T) {
 	}
 }
 
-// The kernel's vxlan devices on a port of ours are told, up or down.
+// The kernel's vxlan devices on a port of ours are reported, up or down.
 func TestSurroundingsClashes(t *testing.T) {
 	h := newHost(t)
 	vxlan := func(name string, port int) netlink.Link {

@@ -87,7 +87,7 @@ func TestDamagedLab(t *testing.T) {
 	}
 }
 
-// A lab that somebody stopped building.
+// A lab whose building was stopped.
 func TestHalfBuilt(t *testing.T) {
 	root(t)
 	for _, verb := range []string{"up", "down"} {
@@ -102,7 +102,7 @@ func TestHalfBuilt(t *testing.T) {
 		if err := a.AddBridge(netlab.SiteBridge, 0); err != nil {
 			t.Fatal(err)
 		}
-		// A process that no note tells of.
+		// A process that no note names.
 		if _, err := a.Command("sleep", "1000").Detach(os.DevNull); err != nil {
 			t.Fatal(err)
 		}

@@ -130,7 +130,7 @@ func root(t *testing.T) {
 	t.Skip("labs need root")
 }
 
-// machine tells the links, addresses and routes of this machine, which no lab
+// machine lists the links, addresses and routes of this machine, which no lab
 // may change.
 func machine(t *testing.T) string {
 	t.Helper()

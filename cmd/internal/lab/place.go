@@ -101,7 +101,7 @@ func (t *Topology) removeFiles() error {
 // also removes the directories that nothing is in any more. Waiting is called
 // once when it has to wait.
 func lock(ctx context.Context, waiting func()) (unlock func(), err error) {
-	told := false
+	said := false
 	for {
 		f, err := tryLock()
 		if err == nil {
@@ -115,9 +115,9 @@ func lock(ctx context.Context, waiting func()) (unlock func(), err error) {
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", runDir, err)
 		}
-		if !told {
+		if !said {
 			waiting()
-			told = true
+			said = true
 		}
 		if !sleep(ctx, 50*time.Millisecond) {
 			return nil, context.Cause(ctx)

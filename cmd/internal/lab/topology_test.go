@@ -16,7 +16,7 @@ func TestTopologies(t *testing.T) {
 		if slices.Contains(Names()[:i], topology.Name) {
 			t.Errorf("%s is there twice", topology.Name)
 		}
-		// exec tells labs from members by the name alone.
+		// exec distinguishes labs from members by the name alone.
 		for _, other := range topologies {
 			if slices.Contains(other.members(), topology.Name) {
 				t.Errorf("lab %s has the name of a member of lab %s", topology.Name, other.Name)
@@ -40,7 +40,7 @@ func TestTopologies(t *testing.T) {
 		for _, p := range topology.pings {
 			crossing = crossing || topology.hostOf(p[0]) != topology.hostOf(p[1])
 			if p[0] == p[1] || topology.hostOf(p[0]) == "" || topology.container(p[1]).name == "" {
-				t.Errorf("lab %s: the ping %v is between nobody", topology.Name, p)
+				t.Errorf("lab %s: the ping %v has no ends", topology.Name, p)
 			}
 		}
 		if !crossing {

@@ -37,15 +37,15 @@ func (r *report) view(l *netlab.Lab, h *netlab.Host, spec host) (hostView, error
 		}
 		v.tunnel = append(v.tunnel, d)
 	}
-	tunnel := r.kernelRoad
+	tunnel := r.kernelTunnel
 	if spec.overtapIn(r.peer) {
-		tunnel = r.overtapRoad
+		tunnel = r.overtapTunnel
 	}
-	road, err := tunnel(h, spec)
+	devices, err := tunnel(h, spec)
 	if err != nil {
 		return v, err
 	}
-	v.tunnel = append(v.tunnel, road...)
+	v.tunnel = append(v.tunnel, devices...)
 	v.underlay, err = r.underlay(h)
 	return v, err
 }
@@ -76,7 +76,7 @@ func (r *report) lan(l *netlab.Lab, spec host) (deviceView, error) {
 	return v, nil
 }
 
-func (r *report) overtapRoad(h *netlab.Host, spec host) ([]deviceView, error) {
+func (r *report) overtapTunnel(h *netlab.Host, spec host) ([]deviceView, error) {
 	overtap := deviceView{name: "overtap", lines: spec.does}
 	if spec.device == "" {
 		return []deviceView{overtap}, nil
@@ -85,7 +85,7 @@ func (r *report) overtapRoad(h *netlab.Host, spec host) ([]deviceView, error) {
 	return []deviceView{d, overtap}, err
 }
 
-func (r *report) kernelRoad(h *netlab.Host, spec host) ([]deviceView, error) {
+func (r *report) kernelTunnel(h *netlab.Host, spec host) ([]deviceView, error) {
 	v := spec.kernel.vxlan
 	mtu := 0
 	d, err := r.tunnelDevice(h, v.Name, func(m int) string { mtu = m; return "the kernel's VXLAN device" })

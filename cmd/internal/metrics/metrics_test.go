@@ -101,7 +101,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// So many peers that nobody wants to read of them all: those that speak are shown
+// Too many peers to list them all: those that speak are shown
 // up to a bound, listed ones first, and any that is named.
 func TestManyPeers(t *testing.T) {
 	const networks, each = 10, 10_000

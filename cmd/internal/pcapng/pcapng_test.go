@@ -115,7 +115,7 @@ func TestMistakes(t *testing.T) {
 		t.Errorf("on no interface: %v", err)
 	}
 	if _, err := NewWriter(broken{}, "test"); !errors.Is(err, io.ErrClosedPipe) {
-		t.Errorf("to nobody: %v", err)
+		t.Errorf("without a destination: %v", err)
 	}
 }
 

@@ -106,7 +106,7 @@ func TestLimiter(t *testing.T) {
 	})
 }
 
-// At the end what is held is told, and nothing is held any more.
+// At the end what is held is logged, and nothing is held any more.
 func TestStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var b buffer

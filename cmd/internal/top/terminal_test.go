@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// acts is a daemon that behaves as told: "well", "gone" (from the tenth sample to
+// acts is a daemon that behaves as named: "well", "gone" (from the tenth sample to
 // the twentieth), or whose answer panics ("panic").
 func acts(act string) Source {
 	s := source()
@@ -83,7 +83,7 @@ func TestSignalsRestore(t *testing.T) {
 	}
 }
 
-// After a panic the terminal is as it was, and then the panic is told.
+// After a panic the terminal is as it was, and then the panic is printed.
 func TestPanicRestores(t *testing.T) {
 	s := onScreen(t, "panic")
 	if code := s.Over(); code != 1 {
@@ -94,7 +94,7 @@ func TestPanicRestores(t *testing.T) {
 	}
 }
 
-// Who draws, and who is told of keys, ends the program in order too.
+// The goroutines that draw and that read keys end the program in order too.
 func TestPanicEnds(t *testing.T) {
 	for name, do := range map[string]func(*model){
 		"View":   func(m *model) { m.View() },

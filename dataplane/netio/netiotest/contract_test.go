@@ -211,7 +211,7 @@ func TestViolationsAreReported(t *testing.T) {
 	want("a write of a closed socket", func() { w.WriteBatch(nil) })
 	want("a question to a closed socket", func() { w.Dropped() })
 	want("edges closed twice", func() { e.Close() })
-	want("a datagram for nobody", func() { u.Deliver(netip.AddrPortFrom(here, 4789), netio.Datagram{From: there}) })
+	want("a datagram without a receiver", func() { u.Deliver(netip.AddrPortFrom(here, 4789), netio.Datagram{From: there}) })
 }
 
 // TestLentMemory wants what a wire handed over to be overwritten by its next

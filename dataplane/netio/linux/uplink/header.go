@@ -23,7 +23,7 @@ const (
 )
 
 // header says what stands in the headers before an unsegmented GSO packet. The
-// Ethernet header tells the uplink's program (program.go) what it
+// Ethernet header has what the uplink's program (program.go)
 // cannot see: which worker asks, and how long the packets of the underlay will
 // be. The program puts the next hop's addresses in their place.
 type header struct {
