@@ -145,8 +145,8 @@ func answered(b []byte, packets bool) string {
 	return dataplane.QuotedICMP(b, packets)
 }
 
-// foretold is the fate that the explanation has.
-func foretold(x dataplane.Explanation) fate {
+// predicted is the fate that the explanation has.
+func predicted(x dataplane.Explanation) fate {
 	f := fate{Copies: make(map[netip.Addr]leaving), Drops: make(map[dataplane.Drop]bool)}
 	for _, c := range x.Copies {
 		if c.Reason != 0 {
@@ -192,7 +192,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Query, f netiotest.Frame) datap
 	if d := cmp.Diff(before, w.state(tb), cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
 		tb.Fatalf("explaining changed something: %s", d)
 	}
-	want, got := foretold(x), w.path(tb, p, f)
+	want, got := predicted(x), w.path(tb, p, f)
 	for _, c := range x.Copies {
 		if c.Way == "uplink" { // the backend in memory carries it as one datagram
 			for _, f := range []fate{want, got} {
@@ -209,7 +209,7 @@ func (w *watched) agree(tb rapid.TB, p dataplane.Query, f netiotest.Frame) datap
 		got.Learned = strings.TrimSuffix(got.Learned, "+1")
 	}
 	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
-		tb.Fatalf("the path does not as foretold:\n%s\nframe %x\nquery %+v\nexplanation %+v", d, f.Data, p, x)
+		tb.Fatalf("the path does not as predicted:\n%s\nframe %x\nquery %+v\nexplanation %+v", d, f.Data, p, x)
 	}
 	return x
 }

@@ -436,11 +436,11 @@ func TestNoPlaceLeft(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	if v := tab.WouldLearn(m, 4); v != LearnFrozen {
-		t.Errorf("foreseen: %s", v)
+		t.Errorf("would be: %s", v)
 	}
 	clock.Set(clock.Now() + ReleaseAfter)
 	if v := tab.WouldLearn(m, 4); v != LearnMoved {
-		t.Errorf("foreseen: %s", v)
+		t.Errorf("would be: %s", v)
 	}
 	wantVerdict(t, tab.Learn(m, 4), LearnMoved)
 	checkTable(t, tab)

@@ -65,7 +65,7 @@ func testTrace(t *testing.T, lines []string) {
 		x := d.trace("--src", a.MAC.String(), "--dst", dst.String(), "--ip", fmt.Sprintf("%v,%v", a.IPv4, b.IPv4),
 			"--proto", "udp", "--sport", fmt.Sprint(sport), "--dport", "9", "--size", "100")
 		if x.Verdict != dataplane.OutcomeSent || len(x.Copies) != 1 || x.Copies[0].Peer != b.Underlay {
-			t.Fatalf("foretold %+v", x)
+			t.Fatalf("predicted %+v", x)
 		}
 		c := x.Copies[0]
 		frame := ethernet(dst, a.MAC, nil, unix.ETH_P_IP, udpPacket(a.IPv4, b.IPv4, sport, 9, 100))
@@ -84,7 +84,7 @@ func testTrace(t *testing.T, lines []string) {
 			t.Fatal(err)
 		}
 		if udp.SrcPort() != c.SourcePort || udp.DstPort() != c.Port || o.ttl != c.TTL || o.tos != c.TOS || o.df != c.DF || out.End-out.L3 != c.Length {
-			t.Errorf("flow %d: foretold %+v, sent from port %d, %+v, %d bytes", i, c, udp.SrcPort(), o, out.End-out.L3)
+			t.Errorf("flow %d: predicted %+v, sent from port %d, %+v, %d bytes", i, c, udp.SrcPort(), o, out.End-out.L3)
 		}
 		ports[udp.SrcPort()] = true
 	}
