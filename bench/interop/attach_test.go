@@ -45,6 +45,7 @@ var (
 // A container is attached by the verb, talks to one behind a kernel's device,
 // and stays attached over the daemon's death.
 func TestAttach(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	before := must[[]string](t)(a.Host.Links())
 	late := must[*netlab.Host](t)(a.Host.Lab().AddHost("late"))
@@ -114,6 +115,7 @@ func without(all, some []string) []string {
 // to the other, there and back: all reach it at once, for it is announced. While
 // it is still attached, the other host refuses it.
 func TestAttachMoves(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	daemons := make([]*daemon, 2)

@@ -95,6 +95,7 @@ func ipv6(class uint8, length int, src, dst netip.Addr) []byte {
 // What a peer, or who pretends to be one, sends amiss is dropped and counted
 // under its name, and the honest traffic goes on.
 func TestBadInputFromTheWire(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v4", true: "v6"}[v6], func(t *testing.T) { testBadInput(t, v6) })
 	}

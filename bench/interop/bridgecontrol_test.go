@@ -37,6 +37,7 @@ func forwards(t *testing.T, h *netlab.Host, ports ...string) {
 // set by hand, to the kernel's vxlan, and on a bridge that was found once its ports
 // forward. PAUSE does not, probes work as before, and a reload turns it off and on.
 func TestBridgeControl(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		for _, far := range []string{"overtap", "overtap on a found bridge", "kernel"} {
 			t.Run(fmt.Sprintf("%s, v6=%t", far, v6), func(t *testing.T) { testBridgeControl(t, far, v6) })

@@ -76,6 +76,7 @@ func has(t *testing.T, lines []string, want string) {
 // A capture against a kernel peer, read back by tshark: each point with its
 // frames, VXLAN dissected, a GSO packet marked, an unlisted sender's frame with its reason.
 func TestCapture(t *testing.T) {
+	t.Parallel()
 	wiretest.NewShark(t) // or there is no judge
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
@@ -173,6 +174,7 @@ func TestCapture(t *testing.T) {
 
 // A capture of a tunnel, against its peer.
 func TestCaptureOfTunnel(t *testing.T) {
+	t.Parallel()
 	wiretest.NewShark(t)
 	w := newTunnelled(t, 2, "")
 	reaches(t, w.containers[0], inner(1, 2, false))

@@ -16,6 +16,7 @@ import (
 // The running daemon has the capabilities that docs/security.md lists on every
 // thread, and no others within reach; files outside are closed to it.
 func TestConfined(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a := sites[0]
@@ -69,6 +70,7 @@ func landlocked() bool {
 
 // With confine = false nothing is given up.
 func TestNotConfined(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a := sites[0]

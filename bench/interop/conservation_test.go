@@ -58,6 +58,7 @@ func toward(from, to dataplane.Stats, a, b *netlab.Site) (sent, received datapla
 // What one host says that it sent to another is what that one says it received,
 // frame by frame and byte by byte, cut or whole.
 func TestConservationBetweenHosts(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		spec  netlab.SiteSpec

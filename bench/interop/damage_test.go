@@ -118,6 +118,7 @@ func strikeDamage(s *scene) {
 // of its payload: the container's stack sees the damage, whether the TUN takes GSO
 // packets or not.
 func TestDamagedInsideIPIP(t *testing.T) {
+	t.Parallel()
 	for name, engine := range map[string][]string{"offloads": nil, "plain": {"offload = false"}} {
 		t.Run(name, func(t *testing.T) {
 			w := newTunnelled(t, 2, "", engine...)

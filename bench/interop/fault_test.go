@@ -86,6 +86,7 @@ const probeEvery = 5 * time.Millisecond
 // daemon alive, the honest flow to lose no more than that fault may cost, and
 // nothing any more once it is over.
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	for _, f := range faults() {
 		t.Run(f.name, func(t *testing.T) {
 			s := f.build(t, &f)

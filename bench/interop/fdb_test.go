@@ -30,6 +30,7 @@ func threeSites(t *testing.T) (d *daemon, a, b, c *netlab.Site, ears map[*netlab
 
 // Each end learns where the other's containers are, and shows it.
 func TestBothEndsLearn(t *testing.T) {
+	t.Parallel()
 	d, a, b, _, _ := threeSites(t)
 	if out := d.verb("fdb", "show", "--json", "--mac", "02:42:00:00:00:99"); strings.TrimSpace(out) != "[]" {
 		t.Errorf("no entry is shown as %q, want []", out)
@@ -71,6 +72,7 @@ func TestBothEndsLearn(t *testing.T) {
 // The verbs change the table of the running daemon, static entries outrank what
 // is learned, and what was learned moves at once.
 func TestForwardingTableVerbs(t *testing.T) {
+	t.Parallel()
 	const station encap.MAC = 0x0242_0000_0077
 	d, a, b, c, ears := threeSites(t)
 	n := 0
@@ -164,6 +166,7 @@ func TestForwardingTableVerbs(t *testing.T) {
 
 // Entries of the configuration stand from the start, and only there.
 func TestConfiguredEntries(t *testing.T) {
+	t.Parallel()
 	const station encap.MAC = 0x0242_0000_0077
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))

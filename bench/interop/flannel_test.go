@@ -55,6 +55,7 @@ func flannelConfig(n int) config {
 // a host that is not a neighbour beforehand is never found. Who takes a neighbour
 // away finds it back.
 func TestFlannel(t *testing.T) {
+	t.Parallel()
 	for _, p := range []peer{kernel, overtap} {
 		t.Run(string(p), func(t *testing.T) {
 			r := newRouted(t, 1450)

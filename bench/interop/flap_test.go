@@ -23,6 +23,7 @@ const flapWindow = `move_window = "10s"`
 // where it was after the fourth move: it is counted, shown, logged once, and its
 // frames arrive all the same. When it rests it may move again.
 func TestFlappingIsFrozen(t *testing.T) {
+	t.Parallel()
 	const station encap.MAC = 0x0242_0000_0077
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))
@@ -91,6 +92,7 @@ func TestFlappingIsFrozen(t *testing.T) {
 // MAC goes home, and after some such moves it stays there. Where peers are pinned
 // nothing comes of it.
 func TestSpoofedLocalMAC(t *testing.T) {
+	t.Parallel()
 	for _, pinned := range []bool{false, true} {
 		t.Run(fmt.Sprintf("pinned=%t", pinned), func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -156,6 +158,7 @@ func TestSpoofedLocalMAC(t *testing.T) {
 // A kernel peer that speaks in the name of a container behind a pinned one is not
 // listened to.
 func TestSpoofedPinnedMAC(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))
 	a, b, c := sites[0], sites[1], sites[2]
@@ -194,6 +197,7 @@ func TestSpoofedPinnedMAC(t *testing.T) {
 // goes round as often as the storm bounds let it, the daemons are not kept busy,
 // and say what they see. When the second way is cut all is as before.
 func TestLoopBetweenHosts(t *testing.T) {
+	t.Parallel()
 	const bound = 100
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))

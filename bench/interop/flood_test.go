@@ -67,6 +67,7 @@ var bum = []encap.MAC{encap.BroadcastMAC, 0x0100_5e01_0203, 0x3333_0001_0203, 0x
 // Of four hosts two end the tunnel by the kernel and two by overtap: what goes
 // to everybody reaches the three others once each and does not come back.
 func TestHeadEndReplication(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v4", true: "v6"}[v6], func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -86,6 +87,7 @@ func TestHeadEndReplication(t *testing.T) {
 // lists its peers, who get no copies beside the group's; to all others no peer's
 // address is configured.
 func TestMulticastGroup(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		group  string
 		v6     bool

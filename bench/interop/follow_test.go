@@ -43,6 +43,7 @@ func overtaps(t *testing.T, s netlab.SiteSpec, lines ...string) (d [2]*daemon, a
 // An underlay device that is deleted and made again is used again: also by
 // sockets that were bound to the old one, and by a multicast group.
 func TestUnderlayDeviceMadeAnew(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name  string
 		v6    bool
@@ -89,6 +90,7 @@ func TestUnderlayDeviceMadeAnew(t *testing.T) {
 
 // An underlay address that is gone and comes back is used by the same sockets.
 func TestUnderlayAddressGone(t *testing.T) {
+	t.Parallel()
 	d, a, b := overtaps(t, netlab.SiteSpec{})
 	reaches(t, a.Container, b.IPv4)
 	for range 2 {
@@ -107,6 +109,7 @@ func TestUnderlayAddressGone(t *testing.T) {
 // A bridge that is deleted and made again, by overtap or by who made it, has
 // the TAP as its port again.
 func TestBridgeMadeAgain(t *testing.T) {
+	t.Parallel()
 	for _, bridge := range []string{netlab.SiteBridge, "br-blue"} {
 		t.Run(bridge, func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -144,6 +147,7 @@ func TestBridgeMadeAgain(t *testing.T) {
 // A TAP, or a bridge that overtap made, that gets another MAC from outside has its own
 // again, and the log says so.
 func TestMACPutBack(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -211,6 +215,7 @@ func furnishTAP(t *testing.T, h *netlab.Host, tap string) (same func()) {
 // An underlay whose MTU shrinks makes derived MTUs shrink, and traffic of the
 // new size passes.
 func TestUnderlayMTUShrinks(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) {
 			d, a, b := overtaps(t, netlab.SiteSpec{V6: v6})

@@ -116,6 +116,7 @@ func forgeUntil(t testing.TB, from, at *netlab.Host, q quoted, mtu uint16, want 
 // guesses a source port is: then the route is locked at 552 bytes, and all goes on
 // in packets without DF.
 func TestForgedTooBig(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		v6     bool
 		engine []string
@@ -190,6 +191,7 @@ func TestForgedTooBig(t *testing.T) {
 // TestForgedTooBigIPIP is the same for IP-in-IP, whose raw socket has no port to
 // guess: what is claimed is believed.
 func TestForgedTooBigIPIP(t *testing.T) {
+	t.Parallel()
 	for _, engine := range [][]string{nil, {"tunnel_gso = false"}, {"offload = false"}} {
 		t.Run(fmt.Sprint(engine), func(t *testing.T) {
 			w := newTunnelled(t, 2, "", engine...)
@@ -215,6 +217,7 @@ func TestForgedTooBigIPIP(t *testing.T) {
 // and TCP, to a peer whose path takes 1400 bytes: they arrive, as with the kernel's
 // devices, and as many fragments are counted.
 func TestFragmentsOnANarrowPath(t *testing.T) {
+	t.Parallel()
 	const hop = 1400
 	narrow := func(t testing.TB, h *netlab.Host, peer netip.Addr) {
 		t.Helper()

@@ -37,6 +37,7 @@ func (d *daemon) warns(what string, there bool) {
 // or while an IPv6 one is tentative. It waits, answers `status` with exit code 3,
 // and carries traffic when the address has come.
 func TestStartsBeforeUnderlay(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -96,6 +97,7 @@ func addTentative(t *testing.T, h *netlab.Host, p netip.Prefix) {
 // Where br_netfilter is loaded and the FORWARD policy is drop, as container engines
 // set it, nothing crosses; status says so with a rule, and the rule helps.
 func TestFirewallDrops(t *testing.T) {
+	t.Parallel()
 	const key = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 	if _, err := os.Stat(key); err != nil {
 		if os.Getenv("REQUIRE_ROOT") == "1" {
@@ -152,6 +154,7 @@ func TestFirewallDrops(t *testing.T) {
 // container's, beside the TAP's, which probes come from; and a twin of the container on another host, with the same address
 // and MAC, is found and stays reachable.
 func TestAttachTeaches(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	third := must[*netlab.Host](t)(b.Host.AddContainer(netlab.ContainerSpec{
 		Name: "b2", Bridge: netlab.SiteBridge, Addrs: []netip.Prefix{prefix("198.51.100.70/24")}, MTU: int(b.MTU)}))
@@ -185,6 +188,7 @@ func TestAttachTeaches(t *testing.T) {
 
 // A spanning tree on the network's bridge: "ready" is said when frames cross.
 func TestSpanningTree(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]

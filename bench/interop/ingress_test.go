@@ -59,6 +59,7 @@ func outerUDP(from, to netip.Addr, source, port uint16, payload []byte) []byte {
 // though no rp_filter stands in the way; each packet is counted, also behind a
 // takeover and in a network that a reload adds. The peer itself goes on.
 func TestContainerIsNoPeer(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(map[bool]string{false: "v4", true: "v6"}[v6], func(t *testing.T) { testContainerIsNoPeer(t, v6) })
 	}

@@ -82,6 +82,7 @@ func (w *tunnelled) flows() (all []flow) {
 
 // Several peers and prefixes on one device, everybody with everybody.
 func TestIPIP(t *testing.T) {
+	t.Parallel()
 	w := newTunnelled(t, 3, "check_source = true\n")
 	for _, f := range w.flows() {
 		f.ping(t, netlab.PingOptions{Count: 3})
@@ -123,6 +124,7 @@ func TestIPIP(t *testing.T) {
 // Byte-exact both ways, whatever the offloads: GSO packets cut by the path, by
 // the stack, by none; TUNs without a vnet header; several workers.
 func TestIPIPOffloads(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		offload netlab.Offload
 		engine  []string
@@ -159,6 +161,7 @@ func TestIPIPOffloads(t *testing.T) {
 // checksum, also where the stack cuts GSO packets for a device that does
 // nothing; outer headers are as RFC 2003 has them.
 func TestNothingWrongInIPIP(t *testing.T) {
+	t.Parallel()
 	shark := wiretest.NewShark(t)
 	for name, engine := range map[string][]string{"uplink": nil, "socket": {"tunnel_gso = false"}} {
 		t.Run(name, func(t *testing.T) {
@@ -221,6 +224,7 @@ func (d *daemon) uplink() netio.UplinkInfo {
 // The tunnel follows the underlay's MTU, comes back with its device, and the
 // daemon says when the kernel would take its packets too.
 func TestIPIPFollows(t *testing.T) {
+	t.Parallel()
 	w := newTunnelled(t, 2, "")
 	a, d := w.hosts[0], w.daemons[0]
 	hasMTU := func(want int) {
@@ -296,6 +300,7 @@ func newBehindRouter(t *testing.T) *behindRouter {
 
 // A narrow hop in the underlay: inner senders get an ICMP error and adapt.
 func TestIPIPPathMTU(t *testing.T) {
+	t.Parallel()
 	w := newBehindRouter(t)
 	x := traffic.End{Host: w.containers[0], Addr: inner(0, 2, false)}
 	y := traffic.End{Host: w.containers[1], Addr: inner(1, 2, false)}
@@ -322,6 +327,7 @@ func TestIPIPPathMTU(t *testing.T) {
 
 // What a router says cannot be reached is relayed to its sender.
 func TestIPIPUnreachable(t *testing.T) {
+	t.Parallel()
 	w := newBehindRouter(t)
 	to := inner(1, 2, false)
 	reaches(t, w.containers[0], to)

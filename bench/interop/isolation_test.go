@@ -33,6 +33,7 @@ type segment struct {
 // Networks of one daemon that share a port, or a VNI, or neither: the same
 // addresses in each of them, and no frame of one is ever seen in another.
 func TestNetworksAreApart(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -149,6 +150,7 @@ func advertisement(t *testing.T, from encap.MAC, prefix netip.Prefix) []byte {
 // A router advertisement, of a container or of the other end, configures a host by no
 // device that overtap made. By a bridge that was found it does, and that is said.
 func TestAdvertisementsConfigureNoHost(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]

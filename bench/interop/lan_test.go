@@ -21,6 +21,7 @@ import (
 //
 //	station 198.51.100.50 ── lan0 host a br0 ── vx-blue ═══ vx0 ── br0 host b ── b1
 func TestLANOnTheBridge(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -77,6 +78,7 @@ func TestLANOnTheBridge(t *testing.T) {
 // The NIC that carries the underlay, with IPv4 and IPv6 addresses and a default
 // route of either, is refused as a port. With move_addresses the tunnel runs over the bridge, and at the end the NIC has everything back.
 func TestUnderlayOnTheBridge(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6 %v", v6), func(t *testing.T) { testUnderlayOnTheBridge(t, v6) })
 	}

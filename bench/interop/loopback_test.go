@@ -92,6 +92,7 @@ func (f *fabric) peer(i int) string {
 // TestAddressOnLoopback derives the MTU from the way to the peers, not from the
 // loopback device, and follows it to another link.
 func TestAddressOnLoopback(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%t", v6), func(t *testing.T) {
 			f := newFabric(t, v6, 1500, 1400)
@@ -126,6 +127,7 @@ func TestAddressOnLoopback(t *testing.T) {
 // TestGroupOnLoopback joins the underlay's multicast group on the link by which the
 // way to it leads, and on another one when it leads there.
 func TestGroupOnLoopback(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%t", v6), func(t *testing.T) {
 			f := newFabric(t, v6, 1500, 1500)

@@ -29,6 +29,7 @@ func (p peer) end(t testing.TB, s *netlab.Site, n network, sites []*netlab.Site)
 
 // Every kind of traffic, each way, over each kind of underlay.
 func TestExchange(t *testing.T) {
+	t.Parallel()
 	const kernelTCP, plainTCP = 16 << 20, 4 << 20
 	for _, c := range []struct {
 		v6      bool

@@ -81,6 +81,7 @@ func monitor(t *testing.T, d *daemon, mac encap.MAC) func(want ...string) {
 
 // The monitor prints what is learned, added, flushed and deleted.
 func TestFDBMonitor(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	changes := watching(t, d)
 	want := func(event, mac string) {

@@ -67,6 +67,7 @@ func reachesAtOnce(t *testing.T, from *netlab.Host, to netip.Addr) {
 // A container moves between a host of the kernel's and one of overtap's, there
 // and back, and speaks first: all find it.
 func TestMoveBetweenKernelAndOvertap(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	mover := addMover(t, b)
 	for _, ear := range []*netlab.Site{a, b} {
@@ -93,6 +94,7 @@ func TestMoveBetweenKernelAndOvertap(t *testing.T) {
 // A container moves between two hosts of overtap's and says nothing: a host that
 // calls it reaches it at once, from either host.
 func TestSilentMove(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -146,6 +148,7 @@ const moveLimit = 2 * time.Second
 // A container that has a TCP connection moves between two hosts, there and back:
 // within two seconds the connection goes on, whichever end speaks first.
 func TestMoveKeepsTCP(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		peer   peer

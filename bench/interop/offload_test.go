@@ -67,6 +67,7 @@ func udpSocket(t testing.TB, h *netlab.Host, addr netip.Addr) int {
 // it passes in packets of the MTU or as it was sent, the bytes are the same both
 // ways, and status says so. Without a key the same place shows what is switched off.
 func TestOffloadKeys(t *testing.T) {
+	t.Parallel()
 	const on, isOff = dataplane.OffloadOn, dataplane.OffloadOff
 	for _, v6 := range []bool{false, true} {
 		for _, c := range []struct {
@@ -172,6 +173,7 @@ func TestOffloadKeys(t *testing.T) {
 // A reload refuses a change of [offload], and a daemon that takes over makes it, on
 // the same device and sockets: off, and on again.
 func TestOffloadsByTakeover(t *testing.T) {
+	t.Parallel()
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
 	with := func(last string) config {
 		c := at(s.a, blue(s.a, s.a, s.b))
@@ -217,6 +219,7 @@ func TestOffloadsByTakeover(t *testing.T) {
 
 // The keys hold for TUNs of IP-in-IP as well.
 func TestIPIPOffloadKeys(t *testing.T) {
+	t.Parallel()
 	for _, keys := range [][]string{{"tap_gso"}, {"tap_uso"}, {"join_udp"}, {"udp_segment", "udp_gro"}} {
 		t.Run(strings.Join(keys, ","), func(t *testing.T) {
 			w := newTunnelled(t, 2, off(keys...))

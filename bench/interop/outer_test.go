@@ -45,6 +45,7 @@ func takeApart(frame []byte) (o outside, ok bool) {
 // and the inner packet is untouched, of single frames and of GSO packets, cut
 // and unsegmented.
 func TestOuterHeader(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		v6    bool
 		lines []string

@@ -51,6 +51,7 @@ func (f flow) learns(t testing.TB, mtu int) {
 //
 //	a1 ─ br0 ─ overtap ═ eth0 ── r1 ──1400── r2 ── eth0 ═ overtap or kernel ─ br0 ─ b1
 func TestPathMTU(t *testing.T) {
+	t.Parallel()
 	const hop, forget = 1400, 3 // bytes; seconds in which kernels forget a path MTU
 	for _, c := range []struct {
 		v6      bool

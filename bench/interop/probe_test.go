@@ -36,6 +36,7 @@ func (d *daemon) probed(s *netlab.Site) dataplane.PeerStats {
 //
 //	a1 ─ br0 ─ overtap ═ eth0 ── r1 ──1500, 1400── r2 ── eth0 ═ overtap ─ br0 ─ b1
 func TestProbeOvertap(t *testing.T) {
+	t.Parallel()
 	for _, v6 := range []bool{false, true} {
 		t.Run(fmt.Sprintf("v6=%t", v6), func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -118,6 +119,7 @@ func TestProbeOvertap(t *testing.T) {
 // traffic crosses, its bridge learns nothing, and the device nothing but what is
 // so, that the TAP's MAC is behind this host.
 func TestProbeKernel(t *testing.T) {
+	t.Parallel()
 	sites := must[[]*netlab.Site](t)(netlabtest.New(t).Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
 	kernel.end(t, b, blue(b, sites...), sites)

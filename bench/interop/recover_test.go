@@ -51,6 +51,7 @@ func pair(t *testing.T) (d *daemon, a, b *netlab.Site) {
 
 // A deleted TAP is opened again, again and again.
 func TestTAPDeleted(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
 	for range 3 {
@@ -73,6 +74,7 @@ func TestTAPDeleted(t *testing.T) {
 
 // A TAP set down takes no frames, which is counted, and up again it does.
 func TestTAPDown(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
 	check(t, a.Host.SetDown("vx-blue"))
@@ -93,6 +95,7 @@ func TestTAPDown(t *testing.T) {
 
 // An underlay that goes down and comes back is used again.
 func TestUnderlayDown(t *testing.T) {
+	t.Parallel()
 	d, a, b := pair(t)
 	reaches(t, a.Container, b.IPv4)
 	for range 2 {
@@ -125,6 +128,7 @@ func TestUnderlayDown(t *testing.T) {
 // A host that cannot run the configuration says what is in the way, and is left
 // as it was.
 func TestRefusesToStart(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name string
 		make func(t *testing.T, a, b *netlab.Site, conf *config)

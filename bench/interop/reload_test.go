@@ -31,6 +31,7 @@ func (d *daemon) fds() int {
 // Reloading beside a running stream adds, changes and removes networks; the
 // stream keeps its connection, its entries, its device, and loses nothing.
 func TestReloadUnderTraffic(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -90,6 +91,7 @@ func TestReloadUnderTraffic(t *testing.T) {
 
 // A reload that cannot be says so and changes nothing, by the verb and by SIGHUP.
 func TestReloadRefused(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -149,6 +151,7 @@ func TestReloadRefused(t *testing.T) {
 // Addresses, routes and neighbours of a network that goes on come and go, and
 // entries of the command line stay.
 func TestReloadChangesHost(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -225,6 +228,7 @@ func (d *daemon) goroutines(listener string) (n int) {
 // A container that was attached and an entry of the command line are there after a
 // reload that changes their network.
 func TestReloadKeeps(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -254,6 +258,7 @@ func TestReloadKeeps(t *testing.T) {
 // What a reload has made of the host when it fails is undone: all that was there
 // before is, and nothing else.
 func TestReloadFailsHalfWay(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -336,6 +341,7 @@ func TestManyReloads(t *testing.T) {
 // change; what it refuses it names with the line of the file; and a folder of the
 // configuration that was replaced, which its confinement keeps it from, it explains.
 func TestReloadExplains(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a := sites[0]
@@ -408,6 +414,7 @@ func TestReloadExplains(t *testing.T) {
 // An MTU that is configured changes by a reload, on the living devices: of a network
 // with a bridge, of one without, and of a tunnel. What stands on them stays.
 func TestReloadMTU(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]

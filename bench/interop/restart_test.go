@@ -174,6 +174,7 @@ func (s *standing) settledState() (now string) {
 // addresses and routes, in less than a second; what its configuration has no more,
 // it removes, and at its end all the rest.
 func TestKilledAndAdopted(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	s := &standing{t: t, a: sites[0], b: sites[1]}
@@ -242,6 +243,7 @@ func TestKilledAndAdopted(t *testing.T) {
 // A device of the name that another program made stays an error, also for a daemon that
 // adopts.
 func TestAdoptsNoStranger(t *testing.T) {
+	t.Parallel()
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
 	s.d.kill()
 	check(t, s.a.Host.DeleteLink("vx-blue"))

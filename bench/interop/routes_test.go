@@ -104,6 +104,7 @@ func (r *routed) cut(t *testing.T) {
 
 // host-gw: routes alone join the containers; who deletes one finds it back.
 func TestHostGateway(t *testing.T) {
+	t.Parallel()
 	r := newRouted(t, 1500)
 	r.cut(t)
 	var daemons []*daemon
@@ -159,6 +160,7 @@ func TestHostGateway(t *testing.T) {
 // Two subnets on one overlay, as flannel joins them: each host has an address of
 // its own in the network, with no subnet, and a route to the other's containers.
 func TestSubnetsByNetworkRoutes(t *testing.T) {
+	t.Parallel()
 	for _, bridge := range []string{"br-blue", ""} {
 		t.Run("bridge "+bridge, func(t *testing.T) {
 			r := newRouted(t, 1450)
@@ -201,6 +203,7 @@ func TestSubnetsByNetworkRoutes(t *testing.T) {
 
 // Routes that cannot be are refused, and nothing is made.
 func TestRefusesRoutes(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		make func(t *testing.T, r *routed)
 		last string

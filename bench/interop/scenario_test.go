@@ -71,6 +71,7 @@ func both(a *netlab.Host, addrA string, b *netlab.Host, addrB string) []flow {
 
 // The daemon makes the bridge, and removes it at the end.
 func TestPointToPoint(t *testing.T) {
+	t.Parallel()
 	n := newTwoNodes(t)
 	for _, f := range append(both(n.ns1, "198.51.100.1", n.ns2, "198.51.100.2"),
 		both(n.node1, "198.51.100.101", n.ns2, "198.51.100.2")...) {
@@ -83,6 +84,7 @@ func TestPointToPoint(t *testing.T) {
 // A namespace of another subnet on the same overlay is reached once both sides
 // have a static route to the other's subnet.
 func TestSecondSubnetByStaticRoutes(t *testing.T) {
+	t.Parallel()
 	n := newTwoNodes(t)
 	way := both(n.ns1, "198.51.100.1", n.ns3, "203.0.113.3")
 	unreachable := func() {

@@ -10,6 +10,7 @@ import (
 // TCP with a small MSS crosses IP-in-IP: its GSO packets have more segments than the
 // daemon has room for headers.
 func TestIPIPSmallMSS(t *testing.T) {
+	t.Parallel()
 	for name, engine := range map[string][]string{
 		"uplink": nil, "segmented here": {"tunnel_gso = false"}, "plain": {"offload = false"},
 	} {

@@ -27,6 +27,7 @@ import (
 
 // A daemon that gets SIGTERM while everything is busy ends in order.
 func TestEndsDuringTraffic(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			d, a, b := pair(t)
@@ -61,6 +62,7 @@ func TestEndsDuringTraffic(t *testing.T) {
 // next one takes them over, and removes them in its place, also when another user has
 // taken the name by which a daemon that lives is known, and lets no one connect to it.
 func TestStartsAfterCrash(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]
@@ -95,6 +97,7 @@ func TestStartsAfterCrash(t *testing.T) {
 // A daemon that gets SIGTERM while another is about to take over, and says nothing,
 // answers what is asked of it, cuts that one off and removes what it made.
 func TestEndsDuringHandOver(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a := sites[0]

@@ -74,6 +74,7 @@ func asked(t testing.TB, r *raw) (targets []netip.Addr) {
 // are, and no question crosses the underlay. Whom overtap does not know, here the
 // third site's container, it asks for all the same.
 func TestSwarm(t *testing.T) {
+	t.Parallel()
 	for _, p := range []peer{kernel, overtap} {
 		t.Run(string(p), func(t *testing.T) {
 			lab := netlabtest.New(t)
@@ -151,6 +152,7 @@ func notBehindTAP(t testing.TB, s *netlab.Site, mac encap.MAC) {
 // A list of neighbours that is the same for all hosts, their own containers
 // included, turns no container away: one that is not behind a peer is not answered for.
 func TestSwarmKnowsOwnContainers(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]

@@ -13,6 +13,7 @@ import (
 // Frames with 802.1Q and 802.1ad tags cross each way as they are, or, with
 // vlan = "drop", are dropped each way under their name.
 func TestTaggedFrames(t *testing.T) {
+	t.Parallel()
 	tags := [][]uint32{
 		{0x8100_002a},              // VLAN 42
 		{0x8100_e001},              // VLAN 1 of priority 7

@@ -29,6 +29,7 @@ import (
 // a probe: no connection ends, what was learned and entered stays, and hardly a
 // frame is lost. Then one with another configuration does.
 func TestTakeover(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	s := &standing{t: t, a: sites[0], b: sites[1]}
@@ -121,6 +122,7 @@ func TestTakeover(t *testing.T) {
 // What was learned is handed over with its age: of a peer that says nothing
 // afterwards it is known where it is.
 func TestTakeoverKeepsWhatWasLearned(t *testing.T) {
+	t.Parallel()
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
 	check(t, s.b.Container.SetDown(netlab.ContainerDev))
 	time.Sleep(2 * time.Second)
@@ -134,6 +136,7 @@ func TestTakeoverKeepsWhatWasLearned(t *testing.T) {
 // A daemon that cannot start, early or late, leaves the one that runs as it was,
 // and the host.
 func TestTakeoverFails(t *testing.T) {
+	t.Parallel()
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
 	good := string(must[[]byte](t)(os.ReadFile(s.file)))
 	check(t, s.a.Host.Sysctl("net/ipv6/conf/default/disable_ipv6", "1"))
@@ -176,6 +179,7 @@ func TestTakeoverFails(t *testing.T) {
 // Every kind of device and socket goes on, by a kill and by a takeover: one queue
 // or several, plain or with offloads, of a group.
 func TestRestartKinds(t *testing.T) {
+	t.Parallel()
 	for _, c := range []struct {
 		name   string
 		engine []string
@@ -211,6 +215,7 @@ func TestRestartKinds(t *testing.T) {
 
 // What makes a network, and a reload refuses to change, changes by a takeover.
 func TestTakeoverChangesNetwork(t *testing.T) {
+	t.Parallel()
 	red := network{name: "red", vni: 101, port: 8472, bridge: "br-red"}
 	other := network{name: "red", vni: 111, port: 8473, bridge: "br-other"}.
 		with("mtu = 1300", `ageing = "60s"`, "max_entries = 100")
@@ -245,6 +250,7 @@ func TestTakeoverChangesNetwork(t *testing.T) {
 
 // Tunnels go on too, of IP-in-IP with its raw sockets.
 func TestTakeoverIPIP(t *testing.T) {
+	t.Parallel()
 	w := newTunnelled(t, 2, "check_source = true\n")
 	a := w.daemons[0]
 	s := &standing{t: t, a: &netlab.Site{Host: a.host}, file: filepath.Join(filepath.Dir(a.socket), "overtap.toml"), socket: a.socket, d: a}
@@ -272,6 +278,7 @@ func TestTakeoverIPIP(t *testing.T) {
 // A question while daemons take over from each other is answered, by the one or
 // the other.
 func TestTakeoverAnswers(t *testing.T) {
+	t.Parallel()
 	s := stand(t, func(a *netlab.Site, sites []*netlab.Site) config { return at(a, blue(a, sites...)) })
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,

@@ -24,6 +24,7 @@ var moving = regexp.MustCompile(`tx +([0-9.]+[kMG]?)bit/s +([0-9.]+[kMG]?)pkt/s 
 // and sizes are obeyed; a daemon that dies is shown so, and its successor found; the
 // terminal is at the end as it was.
 func TestTop(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{}))
 	a, b := sites[0], sites[1]

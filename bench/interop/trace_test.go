@@ -40,6 +40,7 @@ func (d *daemon) trace(args ...string) dataplane.Explanation {
 // to a kernel peer, and sees it on the wire; then what comes of a frame from that
 // peer, from an unlisted sender, and of one that the path does not take.
 func TestTrace(t *testing.T) {
+	t.Parallel()
 	for _, lines := range [][]string{nil, {"df = false"}} {
 		t.Run(strings.Join(lines, ""), func(t *testing.T) { testTrace(t, lines) })
 	}

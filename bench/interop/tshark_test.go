@@ -50,6 +50,7 @@ func frameKinds(t testing.TB, e *wiretest.Evidence) (list []string) {
 // cuts and sums there what still is whole. Where the underlay as such has no
 // offload, that is done as host a sends.
 func TestNothingWrongOnTheWire(t *testing.T) {
+	t.Parallel()
 	shark := wiretest.NewShark(t)
 	for _, c := range []struct {
 		name   string

@@ -27,6 +27,7 @@ func (v *vtep) without() *vtep {
 // says so, and refused by the kernel or under a name of their own else; a reload and
 // a takeover change that on the sockets that are open.
 func TestZeroChecksumsOverIPv6(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{V6: true}))
 	a, b := sites[0], sites[1]
@@ -132,6 +133,7 @@ func TestZeroChecksumsOverIPv6(t *testing.T) {
 // A kernel device that sends without checksum is a peer like others once its
 // datagrams are taken: its GSO packets too, which come whole over a veth.
 func TestZeroChecksumKernelPeer(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{V6: true}))
 	a, b := sites[0], sites[1]
