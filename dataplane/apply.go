@@ -358,18 +358,18 @@ func (n *network) change(w wanted) error {
 	}
 	n.table.SetLimits(want.limits())
 	bound := want.bound()
-	keep := make(map[encap.MAC]bool, len(bound))
+	keep := make(map[encap.MAC]fdb.Origin, len(bound))
 	for _, s := range bound {
-		keep[s.MAC] = true
+		keep[s.MAC] = s.rank()
 	}
 	for _, s := range n.config().bound() {
-		if !keep[s.MAC] {
-			n.table.Delete(s.MAC, fdb.Static)
+		if keep[s.MAC] != s.rank() {
+			n.table.Delete(s.MAC, s.rank())
 		}
 	}
 	for _, s := range bound {
 		id, _ := n.peers.ID(s.Peer)
-		if err := n.table.Put(s.MAC, id, fdb.Static); err != nil {
+		if err := n.table.Put(s.MAC, id, s.rank()); err != nil {
 			return fmt.Errorf("static entry %s: %w", s.MAC, err)
 		}
 	}

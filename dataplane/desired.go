@@ -1,6 +1,7 @@
 package dataplane
 
 import (
+	"cmp"
 	"net/netip"
 	"slices"
 	"time"
@@ -191,7 +192,13 @@ type Peer struct {
 type StaticEntry struct {
 	MAC  encap.MAC
 	Peer netip.Addr
+	// Origin is the control plane that has the entry; zero = the operator
+	// (fdb.Static).
+	Origin fdb.Origin
 }
+
+// rank is the entry's origin.
+func (s *StaticEntry) rank() fdb.Origin { return cmp.Or(s.Origin, fdb.Static) }
 
 // Neighbor binds an inner address to a MAC.
 type Neighbor = fdb.Neighbor

@@ -208,7 +208,7 @@ type FDBEntry struct {
 	MAC     encap.MAC  `json:"mac"`
 	Peer    netip.Addr `json:"peer"`
 	Port    uint16     `json:"port"`
-	Origin  string     `json:"origin"`      // "static", "learned", or a control plane's name
+	Origin  string     `json:"origin"`      // "static", "cluster" or "learned"
 	Age     uint32     `json:"age_seconds"` // since last seen as a source; 0 for what does not age
 	// Frozen: the MAC moved too often and stays where it is for a while.
 	Frozen bool `json:"frozen,omitempty"`

@@ -21,14 +21,17 @@ type Origin uint8
 // The origins that are always there.
 const (
 	Learned Origin = 1  // from the source address of a received frame; ages
+	Cluster Origin = 8  // from the other members of a cluster
 	Static  Origin = 15 // from the operator
 )
 
-// String returns "learned" or "static"; other origins are shown by their rank.
+// String returns "learned", "cluster" or "static"; other origins are shown by their rank.
 func (o Origin) String() string {
 	switch o {
 	case Learned:
 		return "learned"
+	case Cluster:
+		return "cluster"
 	case Static:
 		return "static"
 	}

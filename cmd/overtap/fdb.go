@@ -73,7 +73,7 @@ and for how many seconds its MAC sent nothing.`,
 		return t.print(c.OutOrStdout())
 	})
 	m.add(c)
-	addOneOf(c, &origin, []string{"static", "learned"}, "origin", "only entries of this `ORIGIN`")
+	addOneOf(c, &origin, []string{"static", "cluster", "learned"}, "origin", "only entries of this `ORIGIN`")
 	c.Flags().BoolVar(&frozen, "frozen", false, "only frozen MACs: they moved too often, and stay where they are for a while")
 	return c
 }

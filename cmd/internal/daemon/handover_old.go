@@ -15,6 +15,7 @@ import (
 	"overtap/cmd/internal/host"
 	"overtap/dataplane"
 	"overtap/dataplane/netio"
+	"overtap/fdb"
 )
 
 // A daemon leaves everything to another in this order. The other's part stands in
@@ -182,7 +183,7 @@ func (d *daemon) sendLearned(s *control.Handover, match func(dataplane.FDBEntry)
 	}
 	part := learned{}
 	for i := range all {
-		if all[i].Origin != "static" && match(all[i]) {
+		if all[i].Origin == fdb.Learned.String() && match(all[i]) {
 			part.Entries = append(part.Entries, all[i])
 		}
 		if len(part.Entries) == entriesPerMessage {
