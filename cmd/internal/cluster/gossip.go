@@ -414,10 +414,14 @@ func oneLine(err error) string {
 // missing are the members to join that are not known to be alive: those by name
 // always while this node is alone, as what a name stands for may change.
 func (g *Gossip) missing() []string {
-	alive := make(map[string]bool)
-	for _, n := range g.list.Members() {
-		alive[n.Address()] = true
+	alive := map[string]bool{g.self: true}
+	g.mu.Lock()
+	for _, m := range g.members {
+		if m.alive {
+			alive[m.node.Address()] = true
+		}
 	}
+	g.mu.Unlock()
 	var out []string
 	for _, j := range g.o.Join {
 		host, port := j, strconv.Itoa(DefaultPort)
