@@ -25,6 +25,7 @@ type Config struct {
 	Engine   Engine
 	Offload  netio.Offloads // as [offload] has them; Offloads returns those in effect
 	Log      Log
+	Cluster  Cluster
 	VXLAN    []VXLAN // in the order of the file
 	IPIP     []IPIP
 	Routes   []Route // of this host, without encapsulation
@@ -93,6 +94,10 @@ type VXLAN struct {
 	PortsTake bool           // move the addresses and routes of Ports to the bridge, and back at the end
 	Addresses []netip.Prefix // on the bridge, or on the TAP where there is none; host bits kept
 	Routes    []Route        // by way of the same
+
+	Cluster bool         // peers and entries come from the cluster too
+	Subnet  netip.Prefix // of which containers get addresses; invalid = none
+	Range   netip.Prefix // of it, this host's own part; invalid = none
 
 	mtuAt Error // where the mtu is set, or missing, for what only Desired can find
 }

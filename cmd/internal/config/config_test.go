@@ -22,6 +22,7 @@ import (
 var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmpopts.IgnoreUnexported(VXLAN{}, Config{}),
 	cmpopts.IgnoreFields(Config{}, "Warnings"),
 }

@@ -132,6 +132,7 @@ func (c *checker) inward(raw *rawConfig, cfg *Config) {
 	}
 	for i := range raw.VXLAN {
 		addresses(raw.VXLAN[i].Addresses)
+		check(raw.VXLAN[i].Subnet, "")
 		for _, r := range raw.VXLAN[i].Route {
 			check(r.Prefix, "")
 		}

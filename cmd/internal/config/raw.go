@@ -21,6 +21,7 @@ type rawConfig struct {
 	Engine   rawEngine   `toml:"engine" reload:"daemon"`
 	Offload  rawOffload  `toml:"offload" reload:"daemon"`
 	Log      rawLog      `toml:"log" reload:"daemon"`
+	Cluster  rawCluster  `toml:"cluster" reload:"daemon"`
 	VXLAN    []rawVXLAN  `toml:"vxlan"`
 	IPIP     []rawIPIP   `toml:"ipip"`
 	Route    []rawRoute  `toml:"route"`
@@ -62,6 +63,17 @@ type rawLog struct {
 	Format leaf[string] `toml:"format"`
 }
 
+type rawCluster struct {
+	section
+	Backend  leaf[string] `toml:"backend"`
+	Node     leaf[string] `toml:"node"`
+	Join     list         `toml:"join" want:"a list of addresses or DNS names, such as [\"192.0.2.2\"]"`
+	Bind     leaf[string] `toml:"bind"`
+	KeyFile  leaf[string] `toml:"key_file"`
+	Insecure leaf[bool]   `toml:"insecure"`
+	TTL      leaf[string] `toml:"ttl" want:"a string with a unit, such as \"15s\""`
+}
+
 type rawVXLAN struct {
 	section
 	Name               leaf[string]  `toml:"name" reload:"network"`
@@ -97,6 +109,9 @@ type rawVXLAN struct {
 	BridgeControl      leaf[string]  `toml:"bridge_control"`
 	UDP6ZeroCSum       leaf[bool]    `toml:"udp6zerocsumrx"`
 	Probe              leaf[string]  `toml:"probe" want:"a string with a unit, such as \"10s\""`
+	Cluster            leaf[bool]    `toml:"cluster"`
+	Subnet             leaf[string]  `toml:"subnet"`
+	Range              leaf[string]  `toml:"range"`
 	Peer               []rawPeer     `toml:"peer"`
 	FDB                []rawFDB      `toml:"fdb"`
 	Neighbor           []rawNeighbor `toml:"neighbor"`

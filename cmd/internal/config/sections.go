@@ -38,6 +38,7 @@ func (c *checker) config(raw *rawConfig) *Config {
 		Offload:  c.offload(&raw.Offload),
 		Log:      c.log(&raw.Log),
 	}
+	cfg.Cluster = c.cluster(raw, cfg.Underlay.Address)
 	names := newNames(cfg.Underlay.Device, raw.Underlay.Device.at)
 	for i := range raw.VXLAN {
 		cfg.VXLAN = append(cfg.VXLAN, c.vxlan(&raw.VXLAN[i], cfg, names))

@@ -112,16 +112,24 @@ func (c *checker) vxlan(raw *rawVXLAN, cfg *Config, names *names) VXLAN {
 	v.Ports = c.bridgePorts(raw, &v, names)
 	v.Neighbors = c.neighbors(raw.Neighbor, &v)
 	v.Routes = c.networkRoutes(raw, &v, names)
+	c.clustered(raw, &v, cfg)
 	return v
 }
 
 // networkName checks what the command line, metrics and logs call a network; ""
 // when that is wrong.
 func (c *checker) networkName(s section, l leaf[string]) string {
-	const longest, rule = 64, "1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
-	c.required(s, l.at, "name", rule)
+	c.required(s, l.at, "name", nameRule)
+	return c.nameOf(l, "cannot be a network's name")
+}
+
+const nameRule = "1 to 64 of the characters A-Z, a-z, 0-9, '.', '_' and '-'"
+
+// nameOf is a name that passes nameRule, or "".
+func (c *checker) nameOf(l leaf[string], not string) string {
+	const longest = 64
 	if l.ok && (l.v == "" || len(l.v) > longest || strings.ContainsFunc(l.v, func(r rune) bool { return !isBare(r) && r != '.' })) {
-		c.fail(l.at, "cannot be a network's name; want %s", rule)
+		c.fail(l.at, "%s; want %s", not, nameRule)
 		return ""
 	}
 	return l.v

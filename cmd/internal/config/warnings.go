@@ -38,7 +38,7 @@ func (c *checker) doubts(raw *rawConfig, cfg *Config) {
 
 // doubtNetwork looks at one network by itself.
 func (c *checker) doubtNetwork(raw *rawVXLAN, v *VXLAN) {
-	if len(v.Peers) == 0 && len(v.FDB) == 0 && !v.Group.IsValid() {
+	if len(v.Peers) == 0 && len(v.FDB) == 0 && !v.Group.IsValid() && !v.Cluster {
 		what := "nothing leaves this host"
 		if v.Admit.Any || len(v.Admit.Prefixes) > 0 {
 			what = "frames leave only for MACs that were learned from hosts that admit lets in, and none is flooded"
@@ -46,10 +46,10 @@ func (c *checker) doubtNetwork(raw *rawVXLAN, v *VXLAN) {
 		c.warn(raw.Name.at, "has no peers and no group: %s; want a [[vxlan.peer]] for each other host, or group", what)
 	}
 	pinned := slices.ContainsFunc(v.Peers, func(p dataplane.Peer) bool { return len(p.MACs) > 0 })
-	if !v.Learning && len(v.FDB) == 0 && !pinned {
+	if !v.Learning && len(v.FDB) == 0 && !pinned && !v.Cluster {
 		c.warn(raw.Learning.at, "is off, and there is no [[vxlan.fdb]] and no macs: every frame is flooded to all peers; want entries, or learning = true")
 	}
-	if v.Suppress && len(v.Neighbors) == 0 {
+	if v.Suppress && len(v.Neighbors) == 0 && !v.Cluster {
 		c.warn(raw.Suppress.at, "is on, and there is no [[vxlan.neighbor]]: nothing is answered; want one for each address, or suppress = false")
 	}
 }

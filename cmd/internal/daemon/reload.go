@@ -170,6 +170,7 @@ func reloadable(path string, was, next *config.Config) error {
 		{"engine", reflect.DeepEqual(was.Engine, next.Engine)},
 		{"offload", reflect.DeepEqual(was.Offload, next.Offload)},
 		{"log", reflect.DeepEqual(was.Log, next.Log)},
+		{"cluster", reflect.DeepEqual(was.Cluster, next.Cluster)},
 	} {
 		if table.same {
 			continue
