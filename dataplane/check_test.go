@@ -69,8 +69,10 @@ func TestDesiredIsChecked(t *testing.T) {
 		"own underlay address":          func(n *dataplane.Network) { n.Peers = []dataplane.Peer{{Address: addrA}} },
 		"fdb[0].mac = 00:00:00:00":      func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{Peer: addrB}} },
 		"network's own TAP":             func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{MAC: n.MAC, Peer: addrB}} },
-		"fdb[1].mac = 02:42:0a:00:00:02: is a duplicate of the fdb[0].mac": func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{macB, addrB}, {macB, addrB}} },
-		"family": func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{macB, v6}} },
+		"fdb[1].mac = 02:42:0a:00:00:02: is a duplicate of the fdb[0].mac": func(n *dataplane.Network) {
+			n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: addrB}, {MAC: macB, Peer: addrB}}
+		},
+		"family": func(n *dataplane.Network) { n.FDB = []dataplane.StaticEntry{{MAC: macB, Peer: v6}} },
 	} {
 		n := testNetwork(addrA, addrB)
 		nets := []dataplane.Network{renamed(n, "red", "vx1", 200), n}
@@ -102,7 +104,7 @@ func TestAllPeers(t *testing.T) {
 	n := testNetwork(addrA, addrB)
 	n.Peers[0].MACs = []encap.MAC{macB}
 	n.Peers = append(n.Peers, n.Peers[0])
-	n.FDB = []dataplane.StaticEntry{{macC, addrC}, {macC + 1, addrB}, {macC + 2, addrC}}
+	n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: addrC}, {MAC: macC + 1, Peer: addrB}, {MAC: macC + 2, Peer: addrC}}
 	want := []fdb.Peer{{Addr: addrB, Flood: true, Pinned: true}, {Addr: addrC}}
 	if got := n.AllPeers(); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)

@@ -144,6 +144,9 @@ func (n *Network) bound() []StaticEntry {
 	return all
 }
 
+// Bound is how many static entries the network has.
+func (n *Network) Bound() int { return len(n.bound()) }
+
 // pins reports whether some peer may send from its own MACs alone.
 func (n *Network) pins() bool {
 	return slices.ContainsFunc(n.Peers, func(p Peer) bool { return len(p.MACs) > 0 })

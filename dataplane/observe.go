@@ -281,7 +281,7 @@ func (e *Engine) Neighbors(network string) ([]NeighborEntry, error) {
 		for _, one := range n.config().Neighbors {
 			out = append(out, NeighborEntry{
 				Network: n.config().Name, VNI: n.config().VNI,
-				Address: one.Address, MAC: one.MAC, Origin: fdb.Static.String(),
+				Address: one.Address, MAC: one.MAC, Origin: cmp.Or(one.Origin, fdb.Static).String(),
 			})
 		}
 	}

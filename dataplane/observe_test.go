@@ -69,7 +69,7 @@ func TestFlushMatches(t *testing.T) {
 func TestFDBOrder(t *testing.T) {
 	u := netiotest.NewUnderlay(t)
 	blue := testNetwork(addrA, addrB)
-	blue.FDB = []dataplane.StaticEntry{{macC, addrC}, {macB, addrB}}
+	blue.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: addrC}, {MAC: macB, Peer: addrB}}
 	a := newHost(t, u, addrA, renamed(blue, "red", "vx1", 200), blue)
 	got, err := a.FDB("")
 	if err != nil {

@@ -221,7 +221,7 @@ type NeighborEntry struct {
 	VNI     encap.VNI  `json:"vni"`
 	Address netip.Addr `json:"address"`
 	MAC     encap.MAC  `json:"mac"`
-	Origin  string     `json:"origin"` // "static"
+	Origin  string     `json:"origin"` // "static" or "cluster"
 }
 
 // Info describes what the engine was granted by this host.

@@ -14,6 +14,7 @@ const MaxNeighbors = 1 << 20
 type Neighbor struct {
 	Address netip.Addr // unicast, IPv4 or IPv6, without a zone
 	MAC     encap.MAC  // unicast
+	Origin  Origin     // zero = Static
 }
 
 // Neighbors is a set of neighbours that never changes: another set takes its

@@ -9,7 +9,7 @@ import (
 
 func TestNeighbors(t *testing.T) {
 	four, six := netip.MustParseAddr("198.51.100.4"), netip.MustParseAddr("2001:db8::4")
-	list := []Neighbor{{four, 0x0242_0000_0001}, {six, 0x0242_0000_0002}, {four, 0x0242_0000_0003}}
+	list := []Neighbor{{Address: four, MAC: 0x0242_0000_0001}, {Address: six, MAC: 0x0242_0000_0002}, {Address: four, MAC: 0x0242_0000_0003}}
 	n := NewNeighbors(list)
 	list[1].MAC = 0 // the set has a copy
 

@@ -16,6 +16,7 @@ type config struct {
 	device   string
 	metrics  string   // address of the listener; "" = none
 	engine   []string // further lines of [engine]
+	cluster  []string // lines of [cluster]; none = no such table
 	networks []network
 	last     string // tables of the last network
 }
@@ -64,6 +65,9 @@ func (c config) toml(socket string) string {
 	}
 	fmt.Fprintf(&b, "[control]\nsocket = %q\nmetrics = %q\n", socket, c.metrics)
 	fmt.Fprintf(&b, "[engine]\n%s\n", strings.Join(c.engine, "\n"))
+	if len(c.cluster) > 0 {
+		fmt.Fprintf(&b, "[cluster]\n%s\n", strings.Join(c.cluster, "\n"))
+	}
 	for _, n := range c.networks {
 		fmt.Fprintf(&b, "[[vxlan]]\nname = %q\nvni = %d\ntap = %q\n", n.name, n.vni, n.tap())
 		if n.port != 0 {

@@ -29,7 +29,8 @@ func newAttachCommand() *cobra.Command {
 		Long: `Put a container on a network that has a bridge: a veth pair, one end a port of
 the bridge, the other a device in the container with the network's MTU, the
 addresses, and default routes by way of the gateways. First it is asked on the
-network whether the addresses are taken; then they are announced. On a bridge
+network whether the addresses are taken; then they are announced. With --address auto
+it gets a free one of the network's range (docs/cluster.md). On a bridge
 with a spanning tree both wait until the ports forward, half a minute each by
 default. When a step fails, everything is undone. The container stays attached
 when the daemon ends, and the next one finds it; it is detached by ` + "`overtap detach`" + `
@@ -38,14 +39,15 @@ attached again; a network that a reload removes and another adds has its own aga
 
 ` + targets,
 		Example: `  overtap attach blue web --address 198.51.100.2/24 --gateway 198.51.100.1
-  overtap attach blue 4242 --address 198.51.100.3/24 --address 2001:db8::3/64 --ifname eth1`,
+  overtap attach blue 4242 --address 198.51.100.3/24 --address 2001:db8::3/64 --ifname eth1
+  overtap attach blue web --address auto`,
 		Args: exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {
 				return err
 			}
-			if len(r.Addresses) == 0 {
-				return usageError{errors.New("name the container's address with --address ADDRESS/LENGTH")}
+			if len(r.Addresses) == 0 && !r.Auto {
+				return usageError{errors.New("name the container's address with --address ADDRESS/LENGTH, or --address auto")}
 			}
 			ns, err := attach.Resolve(c.Context(), args[1])
 			if err != nil {
@@ -61,7 +63,15 @@ attached again; a network that a reload removes and another adds has its own aga
 		},
 	}
 	d.add(c)
-	addListed(c, &r.Addresses, parsePrefix, "address", "an address of the container: `ADDRESS/LENGTH`; may be repeated")
+	c.Flags().Func("address", "an address of the container: `ADDRESS/LENGTH`, or auto for a free one of the network's range; may be repeated", func(s string) error {
+		if s == "auto" {
+			r.Auto = true
+			return nil
+		}
+		p, err := parsePrefix(s)
+		r.Addresses = append(r.Addresses, p)
+		return err
+	})
 	addListed(c, &r.Gateways, parseGateway, "gateway", "`ADDRESS` of the router of a default route; one each of IPv4 and IPv6")
 	c.Flags().StringVar(&r.IfName, "ifname", "", "`NAME` of the device in the container (default the first free of eth0, eth1, …)")
 	addMAC(c, &r.MAC, "mac", "`MAC` of that device (default made from the first address: 02:42 and IPv4's four bytes)")

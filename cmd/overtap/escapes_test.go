@@ -114,6 +114,12 @@ func (h *hostile) Resolve(string, netip.Addr) (control.Resolved, error) {
 	r.Kind = dataplane.KindVXLAN
 	return r, h.err()
 }
+func (h *hostile) Cluster() (control.Cluster, error) {
+	c, _ := h.fakeDaemon.Cluster()
+	c.Members, c.Endpoints, c.Addresses = poisoned(c.Members), poisoned(c.Endpoints), poisoned(c.Addresses)
+	return c, h.err()
+}
+
 func (h *hostile) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	p.Network = "blue"
 	x, _ := h.fakeDaemon.Explain(p)

@@ -12,7 +12,7 @@ import (
 )
 
 func newNeighCommand() *cobra.Command {
-	c := showing(newNeighShowCommand(), "neigh", "Show the configured neighbours")
+	c := showing(newNeighShowCommand(), "neigh", "Show the known neighbours")
 	c.AddCommand(newNeighShowCommand())
 	return c
 }
@@ -24,7 +24,7 @@ func newNeighShowCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show which inner address is at which MAC, as suppression answers",
-		Long: `Show the neighbours: inner addresses whose MAC is configured. On a network with
+		Long: `Show the neighbours: inner addresses whose MAC is configured, or known by the cluster. On a network with
 suppress = true, ARP requests and neighbour solicitations for those whose MAC is
 behind a peer (` + "`overtap fdb show`" + `) are answered on this host; SUPPRESSED of
 ` + "`overtap stats`" + ` counts them.`,

@@ -62,7 +62,11 @@ that was killed left behind is adopted.`,
 			}
 			defer func() { err = errors.Join(err, control.RemoveDirs(made)) }()
 			if cfg.Engine.Confine {
-				if err := giveUp(confine.Paths{Config: path, Socket: cfg.Control.Socket, Made: made}); err != nil {
+				paths := confine.Paths{Config: path, Socket: cfg.Control.Socket, Made: made}
+				if cfg.Cluster.KeyFile != "" {
+					paths.Read = append(paths.Read, cfg.Cluster.KeyFile)
+				}
+				if err := giveUp(paths); err != nil {
 					return err
 				}
 			}

@@ -354,6 +354,30 @@ func (f *fakeDaemon) Reload(dryRun bool) (control.Reloaded, error) {
 }
 
 // Resolve knows one address of each kind.
+func (f *fakeDaemon) Cluster() (control.Cluster, error) {
+	if !f.full {
+		return control.Cluster{Backend: "gossip", Node: "host1"}, nil
+	}
+	vtep := netip.MustParseAddr("192.0.2.2")
+	endpoint := control.ClusterEndpoint{
+		Network: "blue", VNI: 100, Port: 4789, MAC: learnedMAC, Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.2")},
+		Name: "web", Node: "host2", VTEP: vtep, Sequence: 2, Holds: true,
+	}
+	outdated := endpoint
+	outdated.Network, outdated.Node, outdated.Sequence, outdated.Holds = "", "host1", 1, false
+	return control.Cluster{
+		Backend: "gossip", Node: "host1", Problems: []string{"cluster: a problem"}, Refused: 3,
+		Members: []control.ClusterMember{
+			{Node: "host1", VTEP: netip.MustParseAddr("192.0.2.1"), Version: "v1", Self: true, Alive: true, Networks: 1, Endpoints: 1},
+			{Node: "host2", VTEP: vtep, Version: "v1", Networks: 1, Endpoints: 1, Synced: time.Now().Add(-time.Minute)},
+		},
+		Endpoints: []control.ClusterEndpoint{endpoint, outdated},
+		Addresses: []control.ClusterAddress{{
+			Network: "blue", Range: netip.MustParsePrefix("198.51.100.0/26"), Address: netip.MustParseAddr("198.51.100.9"), Target: "db", MAC: staticMAC,
+		}},
+	}, nil
+}
+
 func (f *fakeDaemon) Resolve(network string, a netip.Addr) (control.Resolved, error) {
 	r := control.Resolved{Network: network, Kind: dataplane.KindVXLAN, Source: netip.MustParseAddr("198.51.100.1"), SourceMAC: 0x02420a000102}
 	switch {

@@ -33,7 +33,8 @@ type Request struct {
 	Target    string         `json:"target"`             // as the operator named it
 	IfName    string         `json:"ifname,omitempty"`   // in the target; "" = the first free of eth0, eth1…
 	MAC       encap.MAC      `json:"mac,omitzero"`       // zero = made from the first address
-	Addresses []netip.Prefix `json:"addresses"`          // at least one
+	Addresses []netip.Prefix `json:"addresses"`          // at least one, unless Auto
+	Auto      bool           `json:"auto,omitempty"`     // and a free one of the network's range
 	Gateways  []netip.Addr   `json:"gateways,omitempty"` // of default routes, at most one a family
 }
 

@@ -24,7 +24,7 @@ func (d *delegate) NodeMeta(int) []byte {
 	g := d.g()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	b, _ := json.Marshal(meta{g.o.Node.VTEP, g.epoch, g.generation})
+	b, _ := json.Marshal(meta{g.o.Node.VTEP, g.epoch, g.generation, g.leaving})
 	return b
 }
 
@@ -157,6 +157,10 @@ func (d *delegate) heard(n *memberlist.Node, said string) {
 	if n.Name == g.o.Node.Name || json.Unmarshal(n.Meta, &x) != nil {
 		return
 	}
+	if x.Leaving {
+		d.left(n.Name)
+		return
+	}
 	g.mu.Lock()
 	m := g.members[n.Name]
 	if m == nil {
@@ -181,34 +185,41 @@ func (d *delegate) heard(n *memberlist.Node, said string) {
 	}
 }
 
-// NotifyLeave implements memberlist.EventDelegate: of a node that left nothing stays,
-// of one that is dead all does for a while.
-func (d *delegate) NotifyLeave(n *memberlist.Node) {
+// left withdraws what a node has that says that it ends.
+func (d *delegate) left(name string) {
 	g := d.g()
-	if n.Name == g.o.Node.Name {
+	g.mu.Lock()
+	m := g.members[name]
+	if m == nil {
+		g.mu.Unlock()
 		return
 	}
-	g.mu.Lock()
-	notify := func() {}
-	left := n.State == memberlist.StateLeft
-	if m := g.members[n.Name]; m != nil {
-		m.alive = false
-		if left {
-			if m.gone != nil {
-				m.gone.Stop()
-			}
-			delete(g.members, n.Name)
-			delete(g.problems, "record "+n.Name)
-		} else {
-			g.withdrawLater(n.Name, m, g.o.TTL*2/3) // it was silent for the rest
-		}
-		notify = g.changed()
+	if m.gone != nil {
+		m.gone.Stop()
 	}
+	delete(g.members, name)
+	delete(g.problems, "record "+name)
+	notify := g.changed()
 	g.mu.Unlock()
-	if left {
-		g.o.Limit.Info("cluster member "+n.Name, g.o.Log, "a member left the cluster", "node", n.Name)
-	} else {
-		g.o.Limit.Warn("cluster member "+n.Name, g.o.Log, "a member of the cluster does not answer: its containers are withdrawn unless it comes back", "node", n.Name, "within", g.o.TTL*2/3)
+	g.o.Limit.Info("cluster member "+name, g.o.Log, "a member left the cluster", "node", name)
+	notify()
+}
+
+// NotifyLeave implements memberlist.EventDelegate, for a node that is dead: what it has
+// stays for a while.
+func (d *delegate) NotifyLeave(n *memberlist.Node) {
+	g := d.g()
+	g.mu.Lock()
+	m := g.members[n.Name]
+	if m == nil || g.closed {
+		g.mu.Unlock()
+		return // it left
 	}
+	m.alive = false
+	within := g.o.TTL * 2 / 3 // it was silent for the rest
+	g.withdrawLater(n.Name, m, within)
+	notify := g.changed()
+	g.mu.Unlock()
+	g.o.Limit.Warn("cluster member "+n.Name, g.o.Log, "a member of the cluster does not answer: its containers are withdrawn unless it comes back", "node", n.Name, "within", within)
 	notify()
 }

@@ -51,14 +51,16 @@ const (
 	// queries bounds the questions of others that wait for an answer.
 	queries      = 1024
 	leaveTimeout = time.Second
+	pushPull     = 5 * time.Second
 	announceWait = time.Second
 )
 
 // meta is what a node's alive message carries: little, as it is repeated.
 type meta struct {
 	VTEP       netip.Addr `json:"v"`
-	Epoch      uint64     `json:"e"` // of the process
-	Generation uint64     `json:"g"` // of its record
+	Epoch      uint64     `json:"e"`           // of the process
+	Generation uint64     `json:"g"`           // of its record
+	Leaving    bool       `json:"l,omitempty"` // it ends in order
 }
 
 // Gossip is this host's part in a cluster without a server: members find failures and
@@ -82,6 +84,7 @@ type Gossip struct {
 	problems   map[string]string // by what they are about
 	refused    uint64
 	joined     bool
+	leaving    bool
 	closed     bool
 }
 
@@ -92,6 +95,7 @@ type member struct {
 	record Record
 	has    meta // of record; the zero value = there is none
 	synced time.Time
+	seed   string // where it gossiped last, of one not heard yet
 	alive  bool
 	gone   *time.Timer // withdraws it, when it is not alive
 	nonce  string      // of the question that is open
@@ -141,6 +145,8 @@ func Open(o Options) (*Gossip, error) {
 	c.ProbeInterval = max(o.TTL/15, 100*time.Millisecond)
 	c.ProbeTimeout = c.ProbeInterval / 2
 	c.DeadNodeReclaimTime = o.TTL
+	// A node that was away for less than is noticed learns of the others by this.
+	c.PushPullInterval = pushPull
 	c.DNSConfigPath = "/etc/resolv.conf"
 	c.Delegate, c.Events, c.Alive, c.Merge, c.Conflict = (*delegate)(g), (*delegate)(g), (*delegate)(g), (*delegate)(g), (*delegate)(g)
 	c.Logger = log.New(&logWriter{g}, "", 0)
@@ -176,7 +182,7 @@ func (g *Gossip) Run(ctx context.Context) {
 // record at once; else they keep it until it comes back or the TTL is over.
 func (g *Gossip) Close(leave bool) error {
 	g.mu.Lock()
-	g.closed = true
+	g.closed, g.leaving = true, leave
 	for _, m := range g.members {
 		if m.gone != nil {
 			m.gone.Stop()
@@ -185,6 +191,8 @@ func (g *Gossip) Close(leave bool) error {
 	g.mu.Unlock()
 	var err error
 	if leave {
+		// memberlist does not say of a node that is gone whether it left.
+		_ = g.list.UpdateNode(leaveTimeout)
 		err = g.list.Leave(leaveTimeout)
 	}
 	return errors.Join(err, g.list.Shutdown())
@@ -295,7 +303,7 @@ func (g *Gossip) Seed(members []Member) {
 		if x.Node.Name == g.o.Node.Name || g.members[x.Node.Name] != nil || x.Record.Check() != nil {
 			continue
 		}
-		m := &member{record: x.Record, has: meta{VTEP: x.Node.VTEP}, synced: x.Synced}
+		m := &member{record: x.Record, has: meta{VTEP: x.Node.VTEP}, synced: x.Synced, seed: x.Gossip}
 		g.members[x.Node.Name] = m
 		g.withdrawLater(x.Node.Name, m, g.o.TTL)
 	}
@@ -310,9 +318,13 @@ func (g *Gossip) makeView() *View {
 		if m.has == (meta{}) {
 			r = Record{Node: Node{Name: name, VTEP: m.meta.VTEP}}
 		}
-		all = append(all, Member{Record: r, Alive: m.alive, Synced: m.synced})
+		at := m.seed
+		if m.alive {
+			at = m.node.Address()
+		}
+		all = append(all, Member{Record: r, Alive: m.alive, Gossip: at, Synced: m.synced})
 	}
-	return newView(g.o.Node.Name, all)
+	return NewView(g.o.Node.Name, all)
 }
 
 // changed makes the view anew. The caller holds mu, and calls the function that is
@@ -411,18 +423,21 @@ func oneLine(err error) string {
 	return s[:min(len(s), 500)]
 }
 
-// missing are the members to join that are not known to be alive: those by name
-// always while this node is alone, as what a name stands for may change.
+// missing are the members to join that are not known to be alive: those of the process
+// before this one, and those that are named; DNS names, which are resolved again each
+// time, while this node is alone.
 func (g *Gossip) missing() []string {
 	alive := map[string]bool{g.self: true}
+	var out []string
 	g.mu.Lock()
 	for _, m := range g.members {
 		if m.alive {
 			alive[m.node.Address()] = true
+		} else if m.seed != "" {
+			out = append(out, m.seed)
 		}
 	}
 	g.mu.Unlock()
-	var out []string
 	for _, j := range g.o.Join {
 		host, port := j, strconv.Itoa(DefaultPort)
 		if h, p, err := net.SplitHostPort(j); err == nil {
@@ -548,7 +563,7 @@ func (g *Gossip) take(r *reply) {
 		}
 		delete(g.problems, about)
 		same := m.has != (meta{}) && equal(&m.record, &r.Record)
-		m.record, m.has, m.synced = r.Record, meta{m.meta.VTEP, r.Epoch, r.Generation}, time.Now()
+		m.record, m.has, m.synced = r.Record, meta{VTEP: m.meta.VTEP, Epoch: r.Epoch, Generation: r.Generation}, time.Now()
 		if notify = g.changed(); same {
 			notify = func() {}
 		}

@@ -25,7 +25,7 @@ const (
 	maxVersion   = 64
 	maxNetworks  = 4096
 	maxEndpoints = 65536
-	maxAddresses = 16 // of an endpoint
+	MaxAddresses = 16 // of an endpoint
 	maxLabel     = 256
 )
 
@@ -133,8 +133,8 @@ func (e *Endpoint) check(in map[Key]bool) error {
 		return errors.New("is on a network that its node is not in")
 	case !e.MAC.IsSource():
 		return errors.New("is not the MAC of one host")
-	case len(e.Addresses) > maxAddresses:
-		return fmt.Errorf("has %d addresses; want at most %d", len(e.Addresses), maxAddresses)
+	case len(e.Addresses) > MaxAddresses:
+		return fmt.Errorf("has %d addresses; want at most %d", len(e.Addresses), MaxAddresses)
 	case len(e.Name) > maxLabel:
 		return fmt.Errorf("has a name of %d bytes; want at most %d", len(e.Name), maxLabel)
 	}

@@ -19,14 +19,15 @@ type View struct {
 	Self    string
 	Members []Member // by name
 
-	owners map[endpointKey]claim // made when first asked for
+	owners map[endpointKey]claim
 }
 
 // Member is a node with its record.
 type Member struct {
 	Record
 	Alive  bool      `json:"alive"`
-	Synced time.Time `json:"synced"` // when its record was fetched last; zero = never
+	Gossip string    `json:"gossip,omitempty"` // address and port that it gossips at
+	Synced time.Time `json:"synced"`           // when its record was fetched last; zero = never
 }
 
 // claim is the endpoint that holds of all that name its MAC.
@@ -36,8 +37,8 @@ type claim struct {
 	at   *Endpoint
 }
 
-// newView takes over members.
-func newView(self string, members []Member) *View {
+// NewView takes over members.
+func NewView(self string, members []Member) *View {
 	v := &View{Self: self, Members: members, owners: make(map[endpointKey]claim)}
 	slices.SortFunc(v.Members, func(a, b Member) int { return cmp.Compare(a.Node.Name, b.Node.Name) })
 	for i := range v.Members {
@@ -125,7 +126,7 @@ func (v *View) endpoints(n *dataplane.Network, key Key, good map[string]bool, ro
 		}
 		for j := range m.Endpoints {
 			e := &m.Endpoints[j]
-			if e.Key != key || macs[e.MAC] || v.owners[e.key()].at != e {
+			if e.Key != key || macs[e.MAC] || !v.Holds(e) {
 				continue
 			}
 			if n.CheckSource(e.MAC) != nil {
@@ -140,7 +141,7 @@ func (v *View) endpoints(n *dataplane.Network, key Key, good map[string]bool, ro
 			for _, x := range e.Addresses {
 				if !addresses[x] && len(n.Neighbors)+len(a.Neighbors) < fdb.MaxNeighbors {
 					addresses[x] = true
-					a.Neighbors = append(a.Neighbors, dataplane.Neighbor{Address: x, MAC: e.MAC})
+					a.Neighbors = append(a.Neighbors, dataplane.Neighbor{Address: x, MAC: e.MAC, Origin: fdb.Cluster})
 				}
 			}
 		}
@@ -149,6 +150,10 @@ func (v *View) endpoints(n *dataplane.Network, key Key, good map[string]bool, ro
 		a.Problems = append(a.Problems, fmt.Sprintf("%d containers of other members have no entry, and are found by learning: the table is made for max_entries = %d", tooMany, n.MaxEntries))
 	}
 }
+
+// Holds reports whether the claim, one of the view's own, is the one that counts for its
+// MAC.
+func (v *View) Holds(e *Endpoint) bool { return v.owners[e.key()].at == e }
 
 // NextSequence returns the sequence number with which this host claims the MAC: that
 // which it has already, or one more than any other's.

@@ -34,6 +34,7 @@ var Kept = []struct {
 // Paths are the files that the daemon needs beside those of the system.
 type Paths struct {
 	Config string   // read again by a reload
+	Read   []string // other files that the daemon reads, also again
 	Socket string   // of control: made, and removed at the end, in its directory
 	Made   []string // directories that were made for the socket, and are removed at the end
 }
@@ -105,6 +106,7 @@ func Files(p Paths) error {
 	} else {
 		add(landlock.RODirs, dir)
 	}
+	add(landlock.ROFiles, p.Read...)
 	dir := absoluteDir(p.Socket)
 	add(landlock.RWDirs, "/proc/sys/net", dir)
 	// The daemon removes directories that were made for the socket.

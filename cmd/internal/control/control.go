@@ -36,6 +36,7 @@ const (
 	pathExplain = "/v1/explain"
 	pathResolve = "/v1/resolve"
 	pathCapture = "/v1/capture"
+	pathCluster = "/v1/cluster"
 
 	pathTakeover = "/v1/takeover"
 )
@@ -83,6 +84,8 @@ type Daemon interface {
 	// Detach removes an attachment of a namespace or, when ns is nil, one that
 	// was made under the target's name. The caller closes ns.
 	Detach(ns *os.File, s attach.Selector) (attach.Attachment, error)
+	// Cluster says what is known of the cluster's members.
+	Cluster() (Cluster, error)
 	// HandOver leaves everything to the daemon at the other end of s, and this
 	// one ends; or that one gives up, and this one goes on as it was.
 	HandOver(s *Handover)

@@ -126,6 +126,10 @@ func (f *fake) Resolve(network string, a netip.Addr) (Resolved, error) {
 	return Resolved{Network: network, Source: a.Next()}, nil
 }
 
+func (f *fake) Cluster() (Cluster, error) {
+	return Cluster{Backend: "gossip", Node: "a", Members: []ClusterMember{{Node: "a", Self: true, Alive: true}}}, nil
+}
+
 // Explain returns the length of the query's frame.
 func (f *fake) Explain(p dataplane.Query) (dataplane.Explanation, error) {
 	if p.Network != "blue" {

@@ -145,6 +145,7 @@ func handler(d Daemon) http.Handler {
 	handleWatch(mux, d)
 	handleExplain(mux, d)
 	handleResolve(mux, d)
+	handleCluster(mux, d)
 	handleCapture(mux, d)
 	handleAttach(mux, d)
 	handleTakeover(mux, d)

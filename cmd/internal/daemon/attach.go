@@ -21,6 +21,19 @@ func (d *daemon) Attach(ctx context.Context, ns *os.File, r attach.Request) (att
 		return attach.Made{}, fmt.Errorf("network %s has no bridge for containers to be attached to: "+
 			"give it one by the key bridge in %s, and restart the daemon", n.Name, d.Path)
 	}
+	if r.Auto {
+		d.members.allot.Lock()
+		defer d.members.allot.Unlock()
+		attached, err := d.attach.List(d.overlays())
+		if err != nil {
+			return attach.Made{}, err
+		}
+		p, err := d.freeAddress(n, attached)
+		if err != nil {
+			return attach.Made{}, err
+		}
+		r.Addresses = append(r.Addresses, p)
+	}
 	ends := d.ends()
 	for _, p := range r.Addresses {
 		if err := ends.Holds(p); err != nil && p.IsValid() {
@@ -29,6 +42,7 @@ func (d *daemon) Attach(ctx context.Context, ns *os.File, r attach.Request) (att
 	}
 	m, err := d.attach.Attach(ctx, on, ns, r)
 	if err == nil {
+		signal(d.members.republish)
 		d.Log.Info("attached", "network", m.Network, "target", m.Target, "ifname", m.IfName,
 			"addresses", m.Addresses, "mac", m.MAC, "veth", m.Veth)
 	}
@@ -46,6 +60,7 @@ func (d *daemon) Detach(ns *os.File, s attach.Selector) (attach.Attachment, erro
 		}
 		return gone, err
 	}
+	signal(d.members.republish)
 	d.Log.Info("detached", "network", gone.Network, "target", gone.Target, "ifname", gone.IfName, "veth", gone.Veth)
 	return gone, nil
 }

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"overtap/cmd/internal/attach"
+	"overtap/cmd/internal/cluster"
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
@@ -95,6 +96,7 @@ type daemon struct {
 	limit     repeat.Limiter                // of lines that may come again and again
 	config    atomic.Pointer[config.Config] // as it was loaded last
 	reloads   reloads
+	members   members
 	way       atomic.Pointer[overlayWay] // out of the networks; nil = not looked at yet
 	link      int                        // index of the underlay's link that the sockets were opened on
 	atStart   map[string]encap.OverlayMTU
@@ -118,6 +120,7 @@ type daemon struct {
 	serving bool              // the control socket is, and all is set up
 	base    dataplane.Desired // what the configuration says
 	static  static            // entries of the command line
+	view    *cluster.View     // of the members of the cluster, as it is applied; nil = none
 	lost    map[string]bool   // networks taken out until their repair
 }
 
@@ -131,6 +134,7 @@ func newDaemon(o Options) *daemon {
 		closed:    true,
 		static:    make(static),
 		lost:      make(map[string]bool),
+		members:   newMembers(),
 		frozenLog: frozenLog{every: frozenEvery, networks: make(map[string]*frozen)},
 	}
 	d.config.Store(o.Config)
@@ -266,13 +270,14 @@ func (d *daemon) serve(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return control.Serve(ctx, d.socket, d, d.Log) })
 	if web := d.web; web != nil {
-		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady, Reloads: d.reloads.state})
+		srv := metrics.NewServer(metrics.Source{Version: d.Version, Stats: d.Stats, Ready: d.isReady, Reloads: d.reloads.state, Cluster: d.clusterState})
 		g.Go(func() error { return control.ServeHTTP(ctx, srv, metrics.Limited(web)) })
 	}
 	g.Go(func() error { return d.host.Watch(ctx) })
 	g.Go(func() error { return d.events(ctx) })
 	g.Go(func() error { return f.follow(ctx) })
 	g.Go(func() error { return d.followPeers(ctx) })
+	g.Go(func() error { return d.followCluster(ctx) })
 	g.Go(func() error { return d.reloadOn(ctx) })
 	g.Go(func() error { return d.watchdog(ctx) })
 

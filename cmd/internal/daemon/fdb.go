@@ -19,9 +19,11 @@ import (
 type static map[string]map[encap.MAC]netip.Addr
 
 // desired is what the engine must do: the configuration, without the networks
-// that wait for repair, with the command line's entries. The caller holds mu.
+// that wait for repair, with what the command line and the cluster add. The caller
+// holds mu.
 func (d *daemon) desired() dataplane.Desired {
 	var out dataplane.Desired
+	var problems []string
 	for _, n := range d.base.Networks {
 		if d.lost[n.Name] {
 			continue
@@ -31,8 +33,10 @@ func (d *daemon) desired() dataplane.Desired {
 		for _, mac := range slices.Sorted(maps.Keys(own)) {
 			n.FDB = append(n.FDB, dataplane.StaticEntry{MAC: mac, Peer: own[mac]})
 		}
+		problems = append(problems, d.addMembers(&n)...)
 		out.Networks = append(out.Networks, n)
 	}
+	d.members.set(func() { d.members.problems = problems })
 	for _, t := range d.base.Tunnels {
 		if !d.lost[t.Name] {
 			out.Tunnels = append(out.Tunnels, t)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"overtap/cmd/internal/cluster"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
 	"overtap/dataplane"
@@ -145,6 +146,15 @@ func (d *daemon) restoreStatic() {
 			d.static[n.Name][mac] = peer
 		}
 	}
+}
+
+// restoreMembers goes on with what is known of the cluster.
+func (d *daemon) restoreMembers() {
+	name, err := d.nodeName()
+	if err != nil || !d.conf().Cluster.On || len(d.before.Cluster) == 0 {
+		return
+	}
+	d.view = cluster.NewView(name, d.before.Cluster)
 }
 
 // oldDaemonEnd is how long a daemon that does not say that it stands still may

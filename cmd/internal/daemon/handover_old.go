@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"overtap/cmd/internal/cluster"
 	"overtap/cmd/internal/config"
 	"overtap/cmd/internal/control"
 	"overtap/cmd/internal/host"
@@ -33,16 +34,18 @@ import (
 
 // offer is what the old daemon sends first.
 type offer struct {
-	Version string          `json:"version"`
-	PID     int             `json:"pid"`
-	Owner   string          `json:"owner"` // what its links are marked with
-	Address string          `json:"underlay_address"`
-	Device  string          `json:"underlay_device"`
-	Metrics string          `json:"metrics"` // address of the listener; "" = there is none
-	Dirs    []string        `json:"dirs"`    // made for the control socket
-	Undo    []host.Step     `json:"undo"`
-	Static  static          `json:"static"`
-	Engine  *netio.Handover `json:"engine"`
+	Version string      `json:"version"`
+	PID     int         `json:"pid"`
+	Owner   string      `json:"owner"` // what its links are marked with
+	Address string      `json:"underlay_address"`
+	Device  string      `json:"underlay_device"`
+	Metrics string      `json:"metrics"` // address of the listener; "" = there is none
+	Dirs    []string    `json:"dirs"`    // made for the control socket
+	Undo    []host.Step `json:"undo"`
+	Static  static      `json:"static"`
+	// Cluster are the members, as the networks know them.
+	Cluster []cluster.Member `json:"cluster,omitempty"`
+	Engine  *netio.Handover  `json:"engine"`
 }
 
 // learned is a part of the forwarding tables.
@@ -126,6 +129,9 @@ func (d *daemon) offer(s *control.Handover) error {
 		Address: d.conf().Underlay.Address.String(), Device: d.conf().Underlay.Device,
 	}
 	o.Owner, o.Undo = d.host.HandoverState()
+	if d.view != nil {
+		o.Cluster = d.view.Members
+	}
 	if d.web != nil {
 		o.Metrics = d.conf().Control.Metrics
 	}

@@ -87,9 +87,13 @@ func (d *daemon) reload(dryRun bool) (control.Reloaded, error) {
 		r.DryRun = true
 		return r, nil
 	}
+	if err := d.rekey(); err != nil {
+		return control.Reloaded{}, err
+	}
 	if err := c.run(d); err != nil {
 		return control.Reloaded{}, err
 	}
+	signal(d.members.republish)
 	d.logWarnings(was, next)
 	return c.reloaded(), nil
 }

@@ -53,6 +53,7 @@ func (d *daemon) startEngine() error {
 	if p := d.before; p != nil && !p.taken {
 		b.Handover, o.Hold = p.Engine, true
 		d.restoreStatic()
+		d.restoreMembers()
 	}
 	e, err := d.NewEngine(b, o)
 	if err != nil {

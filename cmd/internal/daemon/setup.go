@@ -22,7 +22,7 @@ func (d *daemon) preflight() error {
 	// A daemon that runs can take the address's coming as well, or go on as it is.
 	d.waits = err != nil && d.before == nil
 	plan.NoUnderlay = d.waits
-	errs = append(errs, d.host.Preflight(plan))
+	errs = append(errs, d.host.Preflight(plan), d.checkCluster())
 	if err == nil {
 		d.mtu.Store(uint32(u.MTU))
 		d.link = u.Index

@@ -66,6 +66,7 @@ func (d *daemon) Status() control.Status {
 		d.limit.Warn("attachments", d.Log, "cannot list what is attached", "err", err)
 	}
 	s.Warnings = append(s.Warnings, d.healthWarnings()...)
+	s.Warnings = append(s.Warnings, d.clusterWarnings()...)
 	s.Warnings = append(s.Warnings, d.standing(info, s.Attachments)...)
 	return s
 }

@@ -29,6 +29,7 @@ func fullPage(t *testing.T) string {
 	_, page := get(t, Source{
 		Version: "v1", Stats: func() dataplane.Stats { return all }, Ready: func() bool { return true },
 		Reloads: func() (bool, time.Time) { return true, time.Unix(1, 0) },
+		Cluster: func() (int, time.Time, bool) { return 3, time.Unix(1, 0), true },
 	}, "/metrics")
 	return page
 }

@@ -27,6 +27,9 @@ type Source struct {
 	// Reloads says whether the last reload succeeded, and when the last did that
 	// succeeded; nil = there are none.
 	Reloads func() (ok bool, at time.Time)
+	// Cluster says how many members of the cluster are alive, and when the record of
+	// one was fetched last; in = false or nil: there is no cluster.
+	Cluster func() (alive int, synced time.Time, in bool)
 }
 
 // Anyone who reaches the listener may ask: these bound what that costs the daemon.
@@ -81,6 +84,29 @@ func NewServer(s Source) *http.Server {
 				return float64(at.UnixNano()) / 1e9
 			}),
 		)
+	}
+	if s.Cluster != nil {
+		if _, _, in := s.Cluster(); in {
+			reg.MustRegister(
+				prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+					Name: "overtap_cluster_members",
+					Help: "Hosts of the cluster that are alive, this one among them.",
+				}, func() float64 {
+					alive, _, _ := s.Cluster()
+					return float64(alive)
+				}),
+				prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+					Name: "overtap_cluster_last_sync_seconds",
+					Help: "Unix time when the record of another member was fetched last; 0 = never.",
+				}, func() float64 {
+					_, at, _ := s.Cluster()
+					if at.IsZero() {
+						return 0
+					}
+					return float64(at.UnixNano()) / 1e9
+				}),
+			)
+		}
 	}
 	mux := http.NewServeMux()
 	// The bound of promhttp is one of a handler, and each scrape has its own.
