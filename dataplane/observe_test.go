@@ -13,6 +13,7 @@ import (
 	"overtap/dataplane/netio"
 	"overtap/dataplane/netio/netiotest"
 	"overtap/encap"
+	"overtap/fdb"
 )
 
 func TestFlushMatches(t *testing.T) {
@@ -161,5 +162,35 @@ func TestStatsAreOrdered(t *testing.T) {
 			return strings.Compare(a.Network+a.Peer.String(), b.Network+b.Peer.String())
 		}) || len(s.Networks) != 9 || len(s.Wire) != 9 || len(s.Peers) != 18 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// An entry goes from one source to another, also to one that ranks lower, and is learned
+// again once none has it.
+func TestEntryChangesOrigin(t *testing.T) {
+	u := netiotest.NewUnderlay(t)
+	n := testNetwork(addrA, addrB, addrC)
+	a := newHost(t, u, addrA, n)
+	learned := func(from netip.Addr) {
+		a.from(u, from, plainFrame(macA, macC, "hello").Data)
+		a.TAP("vx0").Wait(1)
+	}
+	for _, step := range []struct {
+		origin fdb.Origin // Learned = in no source
+		peer   netip.Addr
+		want   string
+	}{
+		{fdb.Cluster, addrC, "cluster"}, {0, addrC, "static"}, {fdb.Cluster, addrB, "cluster"}, {fdb.Cluster, addrC, "cluster"}, {fdb.Learned, addrB, "learned"},
+	} {
+		n.FDB = nil
+		if step.origin != fdb.Learned {
+			n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: step.peer, Origin: step.origin}}
+		}
+		a.apply(n)
+		learned(addrB)
+		got, err := a.FDB("blue")
+		if err != nil || len(got) != 1 || got[0].Origin != step.want || got[0].Peer != step.peer {
+			t.Errorf("%+v: %+v, %v", step, got, err)
+		}
 	}
 }

@@ -327,7 +327,7 @@ func (g *Gossip) makeView() *View {
 	return NewView(g.o.Node.Name, all)
 }
 
-// changed makes the view anew. The caller holds mu, and calls the function that is
+// changed makes the view again. The caller holds mu, and calls the function that is
 // returned after it gave mu back.
 func (g *Gossip) changed() func() {
 	g.view = g.makeView()
@@ -588,8 +588,8 @@ type logWriter struct{ g *Gossip }
 
 var _ io.Writer = (*logWriter)(nil)
 
-// Write logs a line: warnings and errors with debug level too, as what is wrong is
-// a problem of its own in status, and anybody can send bytes to the port.
+// Write logs a line at debug level, warnings and errors too: what is wrong is a problem
+// of its own in status, and any host can send bytes to the port.
 func (w *logWriter) Write(b []byte) (int, error) {
 	line := string(bytes.TrimSpace(b))
 	if i := bytes.IndexByte(b, ']'); i > 0 && b[0] == '[' {

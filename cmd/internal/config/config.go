@@ -95,11 +95,16 @@ type VXLAN struct {
 	Addresses []netip.Prefix // on the bridge, or on the TAP where there is none; host bits kept
 	Routes    []Route        // by way of the same
 
+	Shared
+
+	mtuAt Error // where the mtu is set, or missing, for what only Desired can find
+}
+
+// Shared is what a network has in common with those of other hosts.
+type Shared struct {
 	Cluster bool         // peers and entries come from the cluster too
 	Subnet  netip.Prefix // of which containers get addresses; invalid = none
 	Range   netip.Prefix // of it, this host's own part; invalid = none
-
-	mtuAt Error // where the mtu is set, or missing, for what only Desired can find
 }
 
 // IPIP is one IP-in-IP tunnel. Its TUN has its name.

@@ -64,7 +64,8 @@ func (d *daemon) compare(next *config.Config, base dataplane.Desired) *change {
 		switch {
 		case !ok:
 			c.added = append(c.added, name)
-		case !reflect.DeepEqual(old, c.newHost[name]) || !reflect.DeepEqual(c.old.Only(name), c.base.Only(name)):
+		case !reflect.DeepEqual(old, c.newHost[name]) || !reflect.DeepEqual(c.old.Only(name), c.base.Only(name)) ||
+			c.was.Network(name).Shared != next.Network(name).Shared:
 			c.changed = append(c.changed, name)
 		}
 	}
