@@ -171,10 +171,6 @@ func TestEntryChangesOrigin(t *testing.T) {
 	u := netiotest.NewUnderlay(t)
 	n := testNetwork(addrA, addrB, addrC)
 	a := newHost(t, u, addrA, n)
-	learned := func(from netip.Addr) {
-		a.from(u, from, plainFrame(macA, macC, "hello").Data)
-		a.TAP("vx0").Wait(1)
-	}
 	for _, step := range []struct {
 		origin fdb.Origin // Learned = in no source
 		peer   netip.Addr
@@ -187,7 +183,8 @@ func TestEntryChangesOrigin(t *testing.T) {
 			n.FDB = []dataplane.StaticEntry{{MAC: macC, Peer: step.peer, Origin: step.origin}}
 		}
 		a.apply(n)
-		learned(addrB)
+		a.from(u, step.peer, plainFrame(macA, macC, "hello").Data)
+		a.TAP("vx0").Wait(1)
 		got, err := a.FDB("blue")
 		if err != nil || len(got) != 1 || got[0].Origin != step.want || got[0].Peer != step.peer {
 			t.Errorf("%+v: %+v, %v", step, got, err)
