@@ -39,8 +39,7 @@ attached again; a network that a reload removes and another adds has its own aga
 
 ` + targets,
 		Example: `  overtap attach blue web --address 198.51.100.2/24 --gateway 198.51.100.1
-  overtap attach blue 4242 --address 198.51.100.3/24 --address 2001:db8::3/64 --ifname eth1
-  overtap attach blue web --address auto`,
+  overtap attach blue 4242 --address auto --address 2001:db8::3/64 --ifname eth1`,
 		Args: exactly("NETWORK", "TARGET"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := checkNames(args); err != nil {

@@ -9,7 +9,14 @@ import (
 )
 
 func newClusterCommand() *cobra.Command {
-	c := showing(newClusterMembersCommand(), "cluster", "Show the cluster that this host is in")
+	c := &cobra.Command{
+		Use:   "cluster",
+		Short: "Show the cluster: its hosts, their containers, and the addresses given out",
+		Long: `Show the cluster that this host is in ([cluster] of the configuration): its hosts, their
+containers, and the addresses that this host gave out. docs/cluster.md.`,
+		Example: `  overtap cluster members
+  overtap cluster endpoints`,
+	}
 	c.AddCommand(newClusterMembersCommand(), newClusterEndpointsCommand(), newClusterAddressesCommand())
 	return c
 }
