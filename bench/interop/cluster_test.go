@@ -69,6 +69,7 @@ func addContainer(t *testing.T, s *netlab.Site, name string) *netlab.Host {
 // themselves and reach each other; one moves; a host joins and no other's file changes;
 // hosts leave, die, are taken over from, and come back.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 4}))
 	key := keyFile(t, clusterKey)
@@ -195,6 +196,7 @@ func TestCluster(t *testing.T) {
 
 // What cannot be right is said, and harms none of the others.
 func TestClusterRefuses(t *testing.T) {
+	t.Parallel()
 	lab := netlabtest.New(t)
 	sites := must[[]*netlab.Site](t)(lab.Sites(netlab.SiteSpec{Count: 3}))
 	key := keyFile(t, clusterKey)
