@@ -80,8 +80,8 @@ type Gossip struct {
 	own        Record
 	generation uint64
 	members    map[string]*member // but this one
-	view       *View
-	problems   map[string]string // by what they are about
+	view       *View              // nil = to be made when it is asked for
+	problems   map[string]string  // by what they are about
 	refused    uint64
 	joined     bool
 	leaving    bool
@@ -94,6 +94,7 @@ type member struct {
 	meta   meta
 	record Record
 	has    meta // of record; the zero value = there is none
+	bad    meta // of the last that was refused
 	synced time.Time
 	seed   string // where it gossiped last, of one not heard yet
 	alive  bool
@@ -130,7 +131,6 @@ func Open(o Options) (*Gossip, error) {
 		own:     Record{Node: o.Node},
 		members: make(map[string]*member), problems: make(map[string]string),
 	}
-	g.view = g.makeView()
 	c := memberlist.DefaultLANConfig()
 	c.Name = o.Node.Name
 	c.BindAddr, c.BindPort = o.Bind.Addr().String(), int(o.Bind.Port())
@@ -207,7 +207,7 @@ func (g *Gossip) Publish(r Record) {
 	if !same {
 		g.own = r
 		g.generation++
-		g.view = g.makeView()
+		g.view = nil
 	}
 	g.mu.Unlock()
 	if same {
@@ -245,6 +245,9 @@ func equal(a, b *Record) bool {
 func (g *Gossip) View() *View {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.view == nil {
+		g.view = g.makeView()
+	}
 	return g.view
 }
 
@@ -307,7 +310,7 @@ func (g *Gossip) Seed(members []Member) {
 		g.members[x.Node.Name] = m
 		g.withdrawLater(x.Node.Name, m, g.o.TTL)
 	}
-	g.view = g.makeView()
+	g.view = nil
 }
 
 // makeView is called with mu held.
@@ -327,10 +330,10 @@ func (g *Gossip) makeView() *View {
 	return NewView(g.o.Node.Name, all)
 }
 
-// changed makes the view again. The caller holds mu, and calls the function that is
+// changed has the view made again. The caller holds mu, and calls the function that is
 // returned after it gave mu back.
 func (g *Gossip) changed() func() {
-	g.view = g.makeView()
+	g.view = nil
 	if g.closed {
 		return func() {}
 	}
@@ -491,7 +494,7 @@ func (g *Gossip) due() []question {
 	defer g.mu.Unlock()
 	var out []question
 	for _, m := range g.members {
-		if !m.alive || m.has == m.meta || m.nonce != "" && time.Since(m.since) < fetchWait {
+		if !m.alive || m.has == m.meta || m.bad == m.meta || m.nonce != "" && time.Since(m.since) < fetchWait {
 			continue
 		}
 		m.nonce, m.since = newNonce(), time.Now()
@@ -558,7 +561,7 @@ func (g *Gossip) take(r *reply) {
 		if err := r.Record.belongs(name, m.meta.VTEP); err != nil {
 			g.refused++
 			g.problems[about] = fmt.Sprintf("cluster: the record of member %s is refused: %v: what was known of it before holds", name, err)
-			m.has = m.meta // not to be asked for again before it changes
+			m.bad = m.meta // not to be asked for again before it changes
 			return
 		}
 		delete(g.problems, about)

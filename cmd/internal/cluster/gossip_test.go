@@ -339,5 +339,10 @@ func TestGossipOthersRecord(t *testing.T) {
 	forged.Node.VTEP = vtep(9)
 	a.take(&reply{Nonce: "n", Record: forged})
 	a.wantsProblem(t, "the record of member b is refused: it is one of b (192.0.2.9)")
+	// The next good one is taken again.
+	b.publish(map[encap.MAC]uint64{macB: 1, macA: 1})
+	a.wants(t, "192.0.2.2 02:00:00:00:01:01>192.0.2.2 02:00:00:00:01:02>192.0.2.2")
+	a.wantsProblem(t, "")
+	b.publish(map[encap.MAC]uint64{macB: 1})
 	a.wants(t, "192.0.2.2 02:00:00:00:01:02>192.0.2.2")
 }

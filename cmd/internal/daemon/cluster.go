@@ -20,9 +20,11 @@ import (
 const (
 	// publishEvery is how often what is attached is looked at, for what no order
 	// brought about: a container that ended.
-	publishEvery = 2 * time.Second
-	// settleView is how long changes of the view are gathered before they are applied.
+	publishEvery = 5 * time.Second
+	// settleView is how long changes of the view are gathered before they are applied,
+	// and applyApart how far apart two of these are.
 	settleView = 20 * time.Millisecond
+	applyApart = 200 * time.Millisecond
 	// bindAgain is after how long the sockets are tried again, which the daemon before
 	// may still have.
 	bindAgain = 200 * time.Millisecond
@@ -108,12 +110,14 @@ func (d *daemon) followCluster(ctx context.Context) error {
 	tick := time.NewTicker(publishEvery)
 	defer tick.Stop()
 	g.Publish(d.record(g.View()))
+	var applied time.Time
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-d.members.viewed:
-			time.Sleep(settleView)
+			time.Sleep(max(settleView, applyApart-time.Since(applied)))
 			d.applyView(g.View())
+			applied = time.Now()
 		case <-d.members.republish:
 			g.Publish(d.record(g.View()))
 		case <-tick.C:
