@@ -216,7 +216,7 @@ func (d *delegate) NotifyLeave(n *memberlist.Node) {
 		return // it left
 	}
 	m.alive = false
-	within := g.o.TTL * 2 / 3 // it was silent for the rest
+	within := g.o.TTL * 3 / 5 // it was silent for the rest
 	g.withdrawLater(n.Name, m, within)
 	notify := g.changed()
 	g.mu.Unlock()

@@ -141,9 +141,11 @@ func Open(o Options) (*Gossip, error) {
 		c.AdvertiseAddr = c.BindAddr
 	}
 	g.self = net.JoinHostPort(c.AdvertiseAddr, strconv.Itoa(c.AdvertisePort))
-	// A member that says nothing is found dead after about a third of the TTL.
-	c.ProbeInterval = max(o.TTL/15, 100*time.Millisecond)
+	// A member that says nothing is found dead after about two fifths of the TTL, and
+	// withdrawn after the rest.
+	c.ProbeInterval = max(o.TTL/20, 100*time.Millisecond)
 	c.ProbeTimeout = c.ProbeInterval / 2
+	c.SuspicionMult, c.SuspicionMaxTimeoutMult = 3, 2
 	c.DeadNodeReclaimTime = o.TTL
 	// A node that was away for less than is noticed learns of the others by this.
 	c.PushPullInterval = pushPull
