@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -161,6 +162,7 @@ func Open(o Options) (*Gossip, error) {
 			return nil, fmt.Errorf("taking the keys of %s: %w", o.KeyFile, err)
 		}
 		g.keys = c.Keyring
+		g.checkMode()
 	}
 	list, err := memberlist.Create(c)
 	if err != nil {
@@ -281,6 +283,7 @@ func (g *Gossip) Rekey() error {
 	if err != nil {
 		return err
 	}
+	g.checkMode()
 	for _, k := range keys {
 		if err := g.keys.AddKey(k); err != nil {
 			return fmt.Errorf("taking a key of %s: %w", g.o.KeyFile, err)
@@ -297,6 +300,15 @@ func (g *Gossip) Rekey() error {
 		}
 	}
 	return nil
+}
+
+// checkMode files a problem when other users can read the keys.
+func (g *Gossip) checkMode() {
+	problem := ""
+	if s, err := os.Stat(g.o.KeyFile); err == nil && s.Mode().Perm()&0o077 != 0 {
+		problem = fmt.Sprintf("cluster: %s has mode %04o: every user who reads it can be a member: chmod 600 %s", g.o.KeyFile, s.Mode().Perm(), g.o.KeyFile)
+	}
+	g.setProblem("mode", problem)
 }
 
 // Seed takes members over from a process before this one: they count as silent until

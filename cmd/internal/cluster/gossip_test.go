@@ -251,6 +251,20 @@ func TestGossipRekey(t *testing.T) {
 	}
 	b.publish(map[encap.MAC]uint64{macB: 1, macA: 1})
 	a.wants(t, "192.0.2.2 02:00:00:00:01:01>192.0.2.2 02:00:00:00:01:02>192.0.2.2")
+	if err := os.Chmod(pa, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Rekey(); err != nil {
+		t.Error(err)
+	}
+	a.wantsProblem(t, "has mode 0644")
+	if err := os.Chmod(pa, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Rekey(); err != nil {
+		t.Error(err)
+	}
+	a.wantsProblem(t, "")
 	if err := os.WriteFile(pa, []byte("no key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
